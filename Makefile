@@ -1,0 +1,33 @@
+# Everything a user or a developer does here, each in a line or two; `make` lists it.
+PREFIX ?= /usr/local
+VENV ?= .venv
+ARGS ?= trace tcpconnect --host
+export PREFIX
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+
+run: install ## install what is missing and trace until Ctrl-C (root); ARGS="trace tcpconnect -c web" runs anything else
+	@exec "$(PREFIX)/lib/ig/venv/bin/ig" $(ARGS)
+
+install: ## put ig and what it needs on this machine (root)
+	@sh scripts/setup install
+
+uninstall: ## take away everything that install and test put on this machine (root)
+	@sh scripts/setup uninstall
+
+check: venv ## format, lint, types, import layers and unit tests (no root)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pytest tests/unit
+
+test: ## install what the tests need and run them all, on this kernel and a real engine (root); PYTEST="-k name" for some
+	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
+	PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/pytest -p no:cacheprovider $(PYTEST)
+
+venv:
+	@sh scripts/venv "$(VENV)"
+
+.PHONY: help run install uninstall check test venv

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the programs share: reading kernel memory, the rings, the counters of what was lost, the
+ * filters, and who the current task is.
+ *
+ * The loader reads three kinds of lines, which are nothing to the compiler:
+ *   KERNEL_STRUCT(name, field, ...)	declares struct name as this kernel lays it out, with these fields
+ *   KERNEL_ENUM(name, value, ...)	defines KERNEL_value where this kernel has it
+ *   OPTIONAL_HOOK(function, "...")	a hook that may be refused, and what is not seen then
+ * A function called raw_tp__NAME is attached to that raw tracepoint, tp__CATEGORY__NAME to that
+ * tracepoint. What the preprocessor leaves out is not attached.
+ */
+#define KERNEL_STRUCT(...)
+#define KERNEL_ENUM(...)
+#define OPTIONAL_HOOK(...)
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define IPPROTO_MPTCP 262
+
+#define READ(p, field) ({ typeof((p)->field) _v; bpf_probe_read_kernel(&_v, sizeof(_v), &(p)->field); _v; })
+#define NTOHS(x) __builtin_bswap16(x)
+
+KERNEL_STRUCT(ns_common, inum)
+KERNEL_STRUCT(net, ns)
+KERNEL_STRUCT(mnt_namespace, ns)
+KERNEL_STRUCT(nsproxy, mnt_ns)
+KERNEL_STRUCT(kernfs_node, id, name, parent, __parent)
+KERNEL_STRUCT(cgroup, kn)
+KERNEL_STRUCT(cgroup_subsys_state, cgroup, serial_nr)
+KERNEL_STRUCT(css_set, dfl_cgrp, subsys)
+KERNEL_STRUCT(file, private_data)
+KERNEL_STRUCT(fdtable, fd, max_fds)
+KERNEL_STRUCT(files_struct, fdt)
+KERNEL_STRUCT(task_struct, nsproxy, files, cgroups, real_parent, tgid, comm)
+KERNEL_STRUCT(sock_common, skc_family, skc_state, skc_dport, skc_daddr, skc_rcv_saddr, skc_v6_daddr, skc_v6_rcv_saddr, skc_net)
+KERNEL_STRUCT(sock, __sk_common, sk_err, sk_protocol, sk_lock, sk_socket)
+KERNEL_STRUCT(inet_sock, inet_sport, inet_saddr)
+KERNEL_STRUCT(socket, sk, state, file)
+KERNEL_ENUM(cgroup_subsys_id, memory_cgrp_id, pids_cgrp_id, cpu_cgrp_id, cpuset_cgrp_id)
+
+#define CGROUP_LEVELS 16
+#define CGROUP_NAME 128
+
+struct owner {
+	u64 cgroup;
+	u32 pid, tid, uid, gid;
+	u32 parent_pid, mntns;
+	char comm[16], parent_comm[16];
+};
+
+/* A cgroup's name and those above it, leaf first; sent once, before any event of that cgroup. */
+struct cgroup_name {
+	u64 cgroup;
+	char names[CGROUP_LEVELS][CGROUP_NAME];
+};
+
+/* What user space has decided about a cgroup's events; until then they pass. */
+enum verdict { UNDECIDED, KEEP, DROP };
+
+enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_CALLS, LOST_CAUSES };
+
+/* Submitted without waking the reader, which would cost more than the event: it looks every 50 ms. */
+BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);
+BPF_RINGBUF_OUTPUT(cgroup_names, NAMES_PAGES);
+BPF_TABLE("lru_hash", u64, u32, cgroups, 16384);
+BPF_PERCPU_ARRAY(lost, u64, LOST_CAUSES);
+
+static __always_inline void count_lost(u32 cause)
+{
+	u64 *n = lost.lookup(&cause);
+
+	if (n)
+		(*n)++;
+}
+
+static __always_inline struct css_set *current_css_set(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return READ(task, cgroups);
+}
+
+static __always_inline void send_cgroup_name(u64 id, int legacy)
+{
+	struct cgroup_name *record = cgroup_names.ringbuf_reserve(sizeof(*record));
+	struct css_set *set = current_css_set();
+	struct cgroup *cgroup = READ(set, dfl_cgrp);
+	struct kernfs_node *node;
+	u32 verdict = UNDECIDED;
+
+	if (!record)
+		return; /* tried again at the next event */
+	cgroups.insert(&id, &verdict); /* before user space can write its verdict */
+	record->cgroup = id;
+#ifdef CGROUP_LEGACY
+	if (legacy) {
+		struct cgroup_subsys_state *css = READ(set, subsys[CGROUP_LEGACY]);
+
+		cgroup = READ(css, cgroup);
+	}
+#endif
+	node = READ(cgroup, kn);
+#pragma unroll
+	for (int level = 0; level < CGROUP_LEVELS; level++) {
+		record->names[level][0] = 0;
+		if (!node)
+			continue;
+		const char *name = (void *)READ(node, name);
+
+		bpf_probe_read_kernel_str(record->names[level], CGROUP_NAME, name);
+#ifdef HAVE_kernfs_node___parent
+		node = (void *)READ(node, __parent); /* renamed in 6.15: 633488947ef6 */
+#else
+		node = (void *)READ(node, parent);
+#endif
+	}
+	cgroup_names.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
+/*
+ * The cgroup that tells the container: of the unified hierarchy, or, where that knows only its
+ * root, of a legacy one, by a number that is not used again either (and the top bit).
+ */
+static __always_inline u64 current_cgroup(int *legacy)
+{
+	u64 id = bpf_get_current_cgroup_id();
+
+	*legacy = 0;
+#ifdef CGROUP_LEGACY
+	if (id <= 1) {
+		struct css_set *set = current_css_set();
+		struct cgroup_subsys_state *css = READ(set, subsys[CGROUP_LEGACY]);
+
+		*legacy = 1;
+		id = READ(css, serial_nr) | 1ull << 63;
+	}
+#endif
+	return id;
+}
+
+/* Whether the current task's events are wanted; says which cgroup it is in. */
+static __always_inline int current_wanted(u64 *cgroup)
+{
+	u32 *verdict;
+	int legacy;
+
+#ifdef FILTER_PID
+	if (bpf_get_current_pid_tgid() >> 32 != FILTER_PID)
+		return 0;
+#endif
+#ifdef FILTER_UID
+	if ((u32)bpf_get_current_uid_gid() != FILTER_UID)
+		return 0;
+#endif
+	*cgroup = current_cgroup(&legacy);
+	verdict = cgroups.lookup(cgroup);
+	if (!verdict)
+		send_cgroup_name(*cgroup, legacy);
+	else if (*verdict == DROP)
+		return 0;
+	return 1;
+}
+
+/* Only where the current task is the caller. */
+static __always_inline void read_owner(struct owner *owner, u64 cgroup)
+{
+	struct task_struct *task = (void *)bpf_get_current_task(), *parent;
+	struct nsproxy *namespaces = READ(task, nsproxy);
+	struct mnt_namespace *mntns = READ(namespaces, mnt_ns);
+	u64 id = bpf_get_current_pid_tgid();
+
+	owner->cgroup = cgroup;
+	owner->pid = id >> 32;
+	owner->tid = id;
+	id = bpf_get_current_uid_gid();
+	owner->uid = id;
+	owner->gid = id >> 32;
+	owner->mntns = READ(mntns, ns.inum);
+	bpf_get_current_comm(owner->comm, sizeof(owner->comm));
+	parent = READ(task, real_parent);
+	owner->parent_pid = READ(parent, tgid);
+	bpf_probe_read_kernel(owner->parent_comm, sizeof(owner->parent_comm), parent->comm);
+}
+
+/* Copies the socket behind a descriptor of the current task; false if it is none. */
+static __always_inline int current_socket(int fd, struct socket *socket)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct files_struct *files = READ(task, files);
+	struct fdtable *pointer = READ(files, fdt), table;
+	struct file *file = NULL;
+
+	bpf_probe_read_kernel(&table, sizeof(table), pointer);
+	if (fd < 0 || fd >= table.max_fds)
+		return 0;
+	bpf_probe_read_kernel(&file, sizeof(file), (struct file **)table.fd + fd);
+	if (!file)
+		return 0;
+	bpf_probe_read_kernel(socket, sizeof(*socket), READ(file, private_data));
+	return (void *)socket->file == file; /* not every file's private data is a socket */
+}
+
+/* Arguments of the tracepoints on a system call's way in and out. */
+struct enter_args { u64 common; int nr, pad; u64 args[6]; };
+struct exit_args { u64 common; int nr, pad; long ret; };

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The records and maps of tcp.c, and what a socket tells of itself. */
+#include "ig.h"
+
+#define SS_UNCONNECTED 1
+#define EFAULT 14
+#define EAGAIN 11
+#define ECONNREFUSED 111
+#define ETIMEDOUT 110
+#define EHOSTUNREACH 113
+#define ENETUNREACH 101
+#define ERESTARTSYS 512 /* this and what follows never leaves the kernel */
+
+#if defined(CONNECT_ONLY) || defined(FAILURE_ONLY)
+#undef TRACE_CLOSE
+#endif
+#ifdef CONNECT_ONLY
+#undef TRACE_ACCEPT
+#endif
+#ifdef ACCEPT_ONLY
+#undef TRACE_CONNECT
+#undef TRACE_CLOSE
+#endif
+
+KERNEL_STRUCT(tcp_sock, bytes_sent, bytes_retrans, bytes_received)
+
+OPTIONAL_HOOK(raw_tp__tcp_retransmit_skb, "SYNs that go unanswered are not told before the attempt ends")
+OPTIONAL_HOOK(tp__syscalls__sys_enter_connect, "connects that fail before a SYN is sent are not seen")
+OPTIONAL_HOOK(tp__syscalls__sys_exit_connect, "connects that fail before a SYN is sent are not seen")
+OPTIONAL_HOOK(tp__syscalls__sys_enter_accept, "the listener's descriptor and failed accepts are not seen")
+OPTIONAL_HOOK(tp__syscalls__sys_enter_accept4, "the listener's descriptor and failed accepts are not seen")
+
+enum state { ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, CLOSED = 7, CLOSE_WAIT, LAST_ACK, LISTEN };
+enum type { CONNECT = 1, ACCEPT, CLOSE, UNKNOWN };
+enum outcome { NONE, DONE, REFUSED, TIMED_OUT, UNREACHABLE, FAILED, ABANDONED, UNANSWERED };
+
+struct event {
+	u64 timestamp;		/* ns since boot; while an attempt lasts, when it began */
+	u64 latency;		/* ns from the SYN to the reply, 0 if there was none */
+	u64 duration;		/* ns from established (or accepted) to closed */
+	u64 sent, received;	/* bytes */
+	struct owner owner;
+	u32 netns, error;
+	s32 fd, accept_fd;
+	u8 saddr[16], daddr[16];
+	u16 sport, dport;	/* host order */
+	u8 version, type, outcome, retransmits;
+};
+
+/* What a connect() or accept() that has not returned yet was called with, by thread. */
+struct call {
+	struct sock *sk;	/* whose attempt ended in this call, which will say why; else NULL */
+	u64 address;
+	s32 fd;
+	u32 pad;
+};
+
+struct connection {
+	u64 since;
+	u64 closed;		/* when it was reset before it was accepted; 0 if not */
+	struct owner owner;	/* pid 0 until it is accepted */
+};
+
+BPF_HASH(attempts, struct sock *, struct event, 65536);
+BPF_HASH(calls, u32, struct call, 65536);
+#ifdef TRACE_CLOSE
+BPF_HASH(connections, struct sock *, struct connection, 131072);
+#endif
+
+static __always_inline void submit(struct event *event)
+{
+	if (events.ringbuf_output(event, sizeof(*event), BPF_RB_NO_WAKEUP))
+		count_lost(LOST_RING);
+}
+
+/* IPv4 in IPv6's clothes is IPv4 on the wire. */
+static __always_inline int is_mapped(const void *address)
+{
+	const u32 *word = address;
+
+	return !word[0] && !word[1] && word[2] == __builtin_bswap32(0xffff);
+}
+
+/* The parts of an event that the socket tells. */
+static __always_inline void read_socket(struct event *event, struct sock *sk)
+{
+	struct sock_common common;
+
+	bpf_probe_read_kernel(&common, sizeof(common), &sk->__sk_common);
+	event->netns = READ(common.skc_net.net, ns.inum);
+	event->dport = NTOHS(common.skc_dport);
+	if (common.skc_family == AF_INET6 && !is_mapped(&common.skc_v6_daddr)) {
+		event->version = 6;
+		__builtin_memcpy(event->saddr, &common.skc_v6_rcv_saddr, 16);
+		__builtin_memcpy(event->daddr, &common.skc_v6_daddr, 16);
+	} else {
+		event->version = 4;
+		__builtin_memcpy(event->saddr, &common.skc_rcv_saddr, 4);
+		__builtin_memcpy(event->daddr, &common.skc_daddr, 4);
+	}
+}
+
+static __always_inline u16 local_port(struct sock *sk)
+{
+	return NTOHS(READ((struct inet_sock *)sk, inet_sport)); /* skc_num is already 0 at CLOSE */
+}
+
+static __always_inline int is_tcp(struct sock *sk)
+{
+	u16 protocol = READ(sk, sk_protocol), family = READ(sk, __sk_common.skc_family);
+
+	return (family == AF_INET || family == AF_INET6) && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
+}
+
+static __always_inline int port_wanted(u16 port)
+{
+#ifdef FILTER_PORT
+	return port == FILTER_PORT;
+#endif
+	return 1;
+}
+
+static __always_inline u8 outcome_of(u32 error)
+{
+	switch (error) {
+	case 0: return ABANDONED;
+	case ECONNREFUSED: return REFUSED;
+	case ETIMEDOUT: return TIMED_OUT;
+	case EHOSTUNREACH: case ENETUNREACH: return UNREACHABLE;
+	default: return FAILED;
+	}
+}

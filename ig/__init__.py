@@ -1,0 +1,1 @@
+"""Which container connects where, how fast, and what fails."""

@@ -1,0 +1,307 @@
+"""The command line: builds the commands from the declared gadgets, turns errors into exit codes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ig.errors import IgError, UsageError
+from ig.gadget import Gadget, Param, View
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_SHORT_WITH_VALUE = re.compile(r"(-[A-Za-z])=(.*)", re.S)
+_LONG_WITH_TRUTH = re.compile(r"(--[a-z-]+)=(true|false)", re.I)
+
+_WHOSE = (
+    Param(
+        "containername", ("-c", "--containername"), "strings", "Containers: NAME, NAME-*, !NAME."
+    ),
+    Param("podname", ("--podname",), "strings", "Only these pods."),
+    Param("namespace", ("-n", "--namespace"), "strings", "Only these Kubernetes namespaces."),
+    Param("selector", ("-l", "--selector"), "strings", "Only containers with labels KEY=VALUE."),
+    Param("all_namespaces", ("-A", "--all-namespaces"), "flag", "Every namespace (the default)."),
+    Param("host", ("--host",), "flag", "Show the host's own processes too."),
+    Param("host_only", ("--host-only",), "flag", "Show only the host's own processes."),
+)
+_RUNTIMES = (
+    Param("runtimes", ("-r", "--runtimes"), "strings", "docker,containerd,podman,cri-o"),
+    Param("docker_socket", ("--docker-socketpath",), "string", "Docker's socket."),
+    Param("containerd_socket", ("--containerd-socketpath",), "string", "containerd's socket."),
+    Param("containerd_namespace", ("--containerd-namespace",), "string", "One of containerd's."),
+    Param("podman_socket", ("--podman-socketpath",), "string", "Podman's socket."),
+    Param("crio_socket", ("--crio-socketpath",), "string", "The socket of CRI-O or another CRI."),
+)
+_OUTPUT = (
+    Param(
+        "output",
+        ("-o", "--output"),
+        "string",
+        "columns, columns=A,B,…, json, jsonl, jsonpretty, yaml, csv",
+    ),
+    Param("filter", ("-F", "--filter"), "strings", "Show only rows where COLUMN==VALUE (…)."),
+    Param("ready_file", ("--ready-file",), "string", "Write this file once all is attached."),
+)
+_LIMITS = (
+    Param("timeout", ("-t", "--timeout"), "seconds", "End after so many seconds."),
+    Param("max_events", ("--max-events",), "count", "End after so many events."),
+)
+
+
+class _Command(TyperCommand):
+    """A command that also takes `-i=false`, `-P=42` and `--flag=true`, as Go's commands do."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        flags = {
+            name: param
+            for param in self.params
+            if getattr(param, "is_flag", False)
+            for name in (*param.opts, *param.secondary_opts)
+        }
+        plain: list[str] = []
+        for argument in args:
+            match = _SHORT_WITH_VALUE.fullmatch(argument) or _LONG_WITH_TRUTH.fullmatch(argument)
+            param = flags.get(match[1]) if match else None
+            if match and param and match[2].lower() in ("true", "false"):
+                on = match[2].lower() == "true"
+                plain += [param.opts[-1]] if on else param.secondary_opts[:1]
+            elif match and not param and match[1].count("-") == 1:
+                plain += [match[1], match[2]]
+            else:
+                plain.append(argument)
+        return super().parse_args(ctx, plain)
+
+
+def _duration(text: str) -> int:
+    from ig.durations import parse_duration
+
+    return parse_duration(text)
+
+
+def _ports(text: str) -> list[int]:
+    ports = []
+    for part in text.split(","):
+        if not part.strip().isdigit() or not 0 < int(part) < 65536:
+            raise UsageError(
+                f"{part.strip()!r} is no port.", "A port is a number from 1 to 65535.", ""
+            )
+        ports.append(int(part))
+    return ports
+
+
+_ANNOTATIONS: dict[str, Any] = {
+    "flag": bool,
+    "integer": int,
+    "count": int,
+    "string": str,
+    "duration": str,
+    "ports": str,
+    "port": str,
+    "seconds": float,
+    "strings": list[str],
+}
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "duration": _duration,
+    "ports": _ports,
+    "port": lambda text: _ports(text)[0],
+}
+
+
+def _parameter(param: Param) -> inspect.Parameter:
+    """Give a param as the parameter of a function that typer reads."""
+    kind = _ANNOTATIONS[param.kind]
+    flags = list(param.flags)
+    if param.kind == "flag":
+        flags[-1] += f"/--no-{flags[-1].lstrip('-')}"
+        annotation: Any = bool
+        default: Any = bool(param.default)
+    else:
+        annotation = kind | None
+        default = param.default
+    limits: dict[str, Any] = {"min": 1} if param.kind == "count" else {}
+    limits |= {"min": 0.0} if param.kind == "seconds" else {}
+    option = typer.Option(*flags, help=param.help, show_default=bool(param.default), **limits)
+    if param.kind == "flag" and not param.default:
+        option = typer.Option(*flags, help=param.help, show_default=False)
+    return inspect.Parameter(
+        param.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[annotation, option],
+    )
+
+
+def _function(
+    name: str, summary: str, params: Sequence[Param], body: Callable[[dict[str, Any]], None]
+) -> Callable[..., None]:
+    """Give a function with those parameters, for typer to build a command of."""
+
+    def command(**options: Any) -> None:
+        for param in params:
+            convert = _CONVERSIONS.get(param.kind)
+            if convert and options.get(param.name) is not None:
+                options[param.name] = convert(options[param.name])
+        body(options)
+
+    parameters = [_parameter(param) for param in params]
+    command.__name__ = name.replace("-", "_")
+    command.__doc__ = summary
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
+
+
+def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
+    """Give all options of a gadget's command: its own, then those that all have."""
+    limits = _LIMITS if gadget.source == "program" else ()
+    own = {flag for param in gadget.params for flag in param.flags}
+    shared = [*_WHOSE, *_RUNTIMES, *_OUTPUT, *limits]
+    return (
+        *gadget.params,
+        *(_without(param, own) for param in shared),
+    )
+
+
+def _without(param: Param, taken: set[str]) -> Param:
+    from dataclasses import replace
+
+    return replace(param, flags=tuple(flag for flag in param.flags if flag not in taken))
+
+
+def _add_gadget(app: typer.Typer, name: str, gadget: Gadget, view: View | None = None) -> None:
+    def body(options: dict[str, Any]) -> None:
+        from ig.invoke import run
+
+        run(gadget, view, options)
+
+    summary = view.summary if view else gadget.summary
+    fixed = view.fixed if view else {}
+    params = [
+        param if param.name not in fixed else _with_default(param, fixed[param.name])
+        for param in gadget_params(gadget)
+    ]
+    function = _function(name, summary, params, body)
+    app.command(name, help=summary, cls=_Command, context_settings=dict(_SETTINGS))(function)
+
+
+def _with_default(param: Param, value: Any) -> Param:
+    from dataclasses import replace
+
+    return replace(param, default=value)
+
+
+def _group(summary: str) -> typer.Typer:
+    return typer.Typer(
+        help=summary,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings=dict(_SETTINGS),
+    )
+
+
+_GROUPS = {"trace": "Show what happens, as it happens.", "snapshot": "Show what exists now."}
+
+
+def build() -> typer.Typer:
+    """Build the whole command line."""
+    from ig.gadgets import declared
+
+    app = _group("Show which container connects where, how fast, and what fails.")
+    groups: dict[str, typer.Typer] = {}
+    run = _group("Run a gadget by its name.")
+    for gadget in declared().values():
+        verb, noun = gadget.command
+        if verb not in groups:
+            groups[verb] = _group(_GROUPS.get(verb, ""))
+            app.add_typer(groups[verb], name=verb)
+        _add_gadget(groups[verb], noun, gadget)
+        _add_gadget(run, gadget.name, gadget)
+        for view in gadget.views:
+            _add_gadget(app, view.command, gadget, view)
+    app.add_typer(run, name="run")
+    app.command("list-gadgets", help="List the gadgets.")(_list_gadgets)
+    app.command("list-containers", help="List the containers.", cls=_Command)(_list_containers())
+    app.command("version", help="Show the version.")(_version)
+    return app
+
+
+def _list_gadgets() -> None:
+    from tabulate import tabulate
+
+    from ig.gadgets import declared
+
+    rows = [
+        (gadget.name, f"ig {' '.join(gadget.command)}", gadget.summary)
+        for gadget in declared().values()
+    ]
+    typer.echo(tabulate(rows, ("NAME", "COMMAND", "SHOWS"), tablefmt="plain"))
+
+
+def _list_containers() -> Callable[..., None]:
+    def body(options: dict[str, Any]) -> None:
+        from ig.inventory import show
+
+        show(options)
+
+    watch = Param("watch", ("-w", "--watch"), "flag", "Go on: a line for each that comes or goes.")
+    params = (watch, *(p for p in _WHOSE if not p.name.startswith("host")), *_RUNTIMES, *_OUTPUT)
+    return _function("list-containers", "List the containers.", params, body)
+
+
+def _version() -> None:
+    from importlib.metadata import version
+
+    typer.echo(f"ig {version('ig')}")
+
+
+def _known_gadget(arguments: list[str]) -> list[str]:
+    """Reduce `run REGISTRY/…/NAME:TAG` to the built-in gadget's name, and say so."""
+    if len(arguments) < 2 or arguments[0] != "run" or arguments[1].startswith("-"):
+        return arguments
+    from ig.gadgets import declared
+
+    asked = arguments[1]
+    name = asked.rpartition("/")[2].partition("@")[0].partition(":")[0].replace("-", "_")
+    if name not in declared():
+        raise UsageError(
+            f"There is no gadget {asked!r}.", f"Known gadgets: {', '.join(declared())}", ""
+        )
+    if name != asked:
+        sys.stderr.write(f"ig: The built-in {name} runs; {asked!r} is not fetched.\n")
+    return ["run", name, *arguments[2:]]
+
+
+def main() -> None:
+    """Run the command line; the only place where errors are printed and exit codes chosen."""
+    sys.exit(_guarded(sys.argv[1:]))
+
+
+def _guarded(arguments: list[str]) -> int:
+    from ig.output.stream import ReaderGone
+
+    try:
+        result = build()(_known_gadget(arguments), prog_name="ig", standalone_mode=False)
+    except IgError as error:
+        if os.environ.get("IG_DEBUG"):
+            raise
+        sys.stderr.write(f"ig: {error}\n")
+        return error.exit_code
+    except typer.TyperException as error:  # usage, as typer found it
+        if hasattr(error, "show"):
+            error.show()
+        return 2
+    except (ReaderGone, BrokenPipeError):
+        # Nobody reads any more; the interpreter must not complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        return 0
+    return int(result or 0)

@@ -1,0 +1,1 @@
+"""What containers there are, whatever runs them, and whose a cgroup is."""

@@ -1,0 +1,91 @@
+"""What `ig` knows of a container, whatever runtime told it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container; the empty strings and zeroes stand for what its runtime did not tell."""
+
+    id: str
+    name: str
+    runtime: str
+    image: str = ""
+    pid: int = 0
+    """The first process, in the host's process namespace; 0 while none runs."""
+    started: int = 0
+    """Nanoseconds since the epoch."""
+    running: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    addresses: tuple[str, ...] = ()
+    """The container's own IP addresses, as the runtime tells them."""
+    ports: tuple[tuple[str, int, int], ...] = ()
+    """Published ports: host address, host port, container port."""
+    pod_namespace: str = ""
+    pod_name: str = ""
+    pod_container: str = ""
+    pod_uid: str = ""
+    sandbox: bool = False
+    """A pause container: it holds a pod's namespaces and is hidden from lists."""
+    scope: str = ""
+    """What its id is unique in (a containerd namespace); empty for ids unique by themselves."""
+
+    @property
+    def named(self) -> bool:
+        """Whether its name says more than its id."""
+        return self.name not in ("", self.id, self.id[:12])
+
+    @property
+    def known(self) -> bool:
+        """Whether a runtime told of it; else only its cgroup showed that it is a container."""
+        return self.runtime != UNKNOWN_RUNTIME
+
+
+UNKNOWN_RUNTIME = "unknown"
+HOST = Container(id="", name="", runtime="")
+"""The owner of what belongs to no container."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that a runtime told: `container` as it is now, after `kind` happened to it.
+
+    `kind` is one of `exists` (it was there when watching began), `created`, `started`, `renamed`,
+    `updated` (its details became known), `exited`, `removed`, and `synced` (no container: all
+    that exist have been told; what was not told since the last `synced` is gone).
+    """
+
+    kind: str
+    container: Container = HOST
+
+
+class Runtime(Protocol):
+    """A container runtime that can be asked. None knows of the others."""
+
+    name: str
+    """What the runtime is called in columns and on the command line: `docker`, `podman`, …"""
+    socket: str
+    """Where it is asked: a path, or an address such as `tcp://…`."""
+
+    def watch(self, stopped: Callable[[], bool]) -> Iterator[Change]:
+        """Yield an `exists` for each container, one `synced`, then changes as they happen.
+
+        Subscribes before it lists, so nothing is missed in between. Yields until `stop` is
+        called or `stopped()` is true. Raises RuntimeUnavailable when the runtime does not answer,
+        or no longer does.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Make a blocked `watch` in another thread return soon."""
+        ...
+
+    def details(self, container: Container) -> Container:
+        """Give the container with what events and lists leave out: pid, start, addresses, ports.
+
+        Asks the runtime, so it may take seconds. Raises RuntimeUnavailable when it does not
+        answer, or no longer knows the container.
+        """
+        ...

@@ -1,0 +1,231 @@
+"""containerd, asked through its gRPC API, in all its namespaces.
+
+The API: https://github.com/containerd/containerd/tree/main/api (services/containers,
+services/events, services/namespaces, services/tasks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from ig.containers import answers, processes
+from ig.containers.cgroup import ID
+from ig.containers.container import Change, Container
+from ig.containers.grpc_api import PATIENCE, Connection, Metadata, connected, unavailable
+from ig.errors import RuntimeUnavailable
+
+NAME = "containerd"
+SOCKET = "/run/containerd/containerd.sock"
+
+_SERVICES = "/containerd.services"
+# RUNNING, PAUSED and PAUSING of api/types/task/task.proto
+_RUNNING = frozenset((2, 4, 5))
+_TOPICS = (
+    "/containers/create",
+    "/containers/update",
+    "/containers/delete",
+    "/tasks/start",
+    "/tasks/exit",
+)
+
+
+Key = tuple[str, str]
+
+
+class Containerd:
+    """containerd: the `Runtime` at the given socket, of one namespace or all."""
+
+    name = NAME
+
+    def __init__(self, socket: str | None = None, namespace: str | None = None) -> None:
+        self.socket = (socket or SOCKET).removeprefix("unix://")
+        self._namespace = namespace
+        self._stream: Any = None
+        self._stopped = False
+        self._seen: dict[Key, Container] = {}
+
+    def watch(self, stopped: Callable[[], bool]) -> Iterator[Change]:
+        """Yield the containers, then their changes: see `Runtime.watch`."""
+        self._stopped = False
+        try:
+            with connected(NAME, self.socket) as connection:
+                yield from self._watched(connection, stopped)
+        except RuntimeUnavailable:
+            if not self._stopped:
+                raise
+
+    def stop(self) -> None:
+        """Make a blocked `watch` in another thread return soon."""
+        self._stopped = True
+        stream = self._stream
+        if stream is not None:
+            stream.cancel()
+
+    def details(self, container: Container) -> Container:
+        """Give the container with its pid and start; containerd knows no addresses."""
+        from ig.containers.messages import containerd_pb2 as messages
+
+        with connected(NAME, self.socket) as connection:
+            task = connection.ask(
+                f"{_SERVICES}.tasks.v1.Tasks/Get",
+                messages.GetTaskRequest(container_id=container.id),
+                messages.GetTaskResponse,
+                _in(container.scope),
+            ).process
+        running = _runs(task)
+        pid = task.pid if running else 0
+        start = processes.started(pid) or container.started if running else 0
+        return replace(container, running=running, pid=pid, started=start)
+
+    def _watched(self, connection: Connection, stopped: Callable[[], bool]) -> Iterator[Change]:
+        from ig.containers.messages import containerd_pb2 as messages
+
+        request = messages.SubscribeRequest(filters=[f'topic=="{topic}"' for topic in _TOPICS])
+        # The server starts calls in the order in which it gets them, and each question of the
+        # list is a round trip: the subscription is in place before anything is listed.
+        stream = connection.stream(
+            f"{_SERVICES}.events.v1.Events/Subscribe", request, messages.Envelope
+        )
+        self._stream = stream
+        try:
+            if stopped():
+                return
+            yield from self._listed(connection)
+            yield Change("synced")
+            yield from self._told(connection, stream)
+        finally:
+            self._stream = None
+            stream.cancel()
+        raise unavailable(NAME, self.socket, "it ended its stream of events")
+
+    def _listed(self, connection: Connection) -> Iterator[Change]:
+        from ig.containers.messages import containerd_pb2 as messages
+
+        self._seen.clear()
+        found = connection.ask(
+            f"{_SERVICES}.namespaces.v1.Namespaces/List",
+            messages.Empty(),
+            messages.ListNamespacesResponse,
+        ).namespaces
+        names = [each.name for each in found][: answers.NAMESPACES]
+        for namespace in [self._namespace] if self._namespace else names:
+            tasks = connection.ask(
+                f"{_SERVICES}.tasks.v1.Tasks/List",
+                messages.Empty(),
+                messages.ListTasksResponse,
+                _in(namespace),
+            ).tasks
+            # Some versions fill only one of a task's two ids.
+            pids = {each.container_id or each.id: each.pid for each in tasks if _runs(each)}
+            stream = connection.stream(
+                f"{_SERVICES}.containers.v1.Containers/ListStream",
+                messages.Empty(),
+                messages.ContainerResponse,
+                _in(namespace),
+                PATIENCE,
+            )
+            for message in stream:
+                pid = pids.get(message.container.id, 0)
+                container = _container(namespace, message.container)
+                yield self._note("exists", replace(container, running=pid > 0, pid=pid))
+
+    def _told(self, connection: Connection, stream: Any) -> Iterator[Change]:
+        for envelope in stream:
+            if not self._namespace or envelope.namespace == self._namespace:
+                change = self._change(connection, envelope)
+                if change is not None:
+                    yield change
+
+    def _change(self, connection: Connection, envelope: Any) -> Change | None:
+        from google.protobuf.message import DecodeError
+
+        from ig.containers.messages import containerd_pb2 as messages
+
+        scope, content = answers.text(envelope.namespace), envelope.event.value
+        try:
+            if envelope.topic in ("/containers/create", "/containers/update"):
+                identifier = messages.ContainerEvent.FromString(content).id
+                return self._described(connection, scope, identifier, envelope.topic)
+            if envelope.topic == "/containers/delete":
+                identifier = messages.ContainerEvent.FromString(content).id
+                return self._note("removed", self._known(scope, identifier))
+            if envelope.topic == "/tasks/start":
+                start = messages.TaskStart.FromString(content)
+                running = replace(
+                    self._known(scope, start.container_id),
+                    running=True,
+                    pid=start.pid,
+                    started=max(0, envelope.timestamp.ToNanoseconds()),
+                )
+                return self._note("started", running)
+            if envelope.topic == "/tasks/exit":
+                end = messages.TaskExit.FromString(content)
+                if end.id == end.container_id:  # else it is the end of an exec
+                    known = self._known(scope, end.container_id)
+                    return self._note("exited", replace(known, running=False, pid=0, started=0))
+        except DecodeError:
+            pass
+        return None
+
+    def _described(self, connection: Connection, scope: str, identifier: str, topic: str) -> Change:
+        """Ask for what the event of a container leaves out: its labels, hence its name."""
+        from ig.containers.messages import containerd_pb2 as messages
+
+        answer = connection.ask_briefly(
+            f"{_SERVICES}.containers.v1.Containers/Get",
+            messages.GetContainerRequest(id=identifier),
+            messages.ContainerResponse,
+            _in(scope),
+        )
+        known = self._known(scope, identifier)
+        if answer is None:
+            container = known
+        else:
+            container = replace(
+                _container(scope, answer.container),
+                running=known.running,
+                pid=known.pid,
+                started=known.started,
+            )
+        if topic == "/containers/create":
+            return self._note("created", container)
+        return self._note("updated" if container.name == known.name else "renamed", container)
+
+    def _known(self, scope: str, identifier: str) -> Container:
+        found = self._seen.get((scope, identifier))
+        return found or _nameless(scope, answers.text(identifier))
+
+    def _note(self, kind: str, container: Container) -> Change:
+        key = (container.scope, container.id)
+        if kind == "removed":
+            self._seen.pop(key, None)
+        else:
+            self._seen[key] = container
+            answers.bounded(self._seen)
+        return Change(kind, container)
+
+
+def _container(scope: str, record: Any) -> Container:
+    labels = answers.labels(record.labels)
+    pod = answers.pod(labels)
+    container = _nameless(scope, answers.text(record.id))
+    # nerdctl and the kubelet name theirs by labels; a pause has no name but its pod's.
+    name = labels.get("nerdctl/name") or pod["pod_container"] or pod["pod_name"] or container.name
+    return replace(
+        container, name=answers.text(name), image=answers.text(record.image), labels=labels, **pod
+    )
+
+
+def _nameless(scope: str, identifier: str) -> Container:
+    name = identifier[:12] if ID.match(identifier) else identifier
+    return Container(identifier, name, NAME, scope=scope)
+
+
+def _runs(task: Any) -> bool:
+    return task.status in _RUNNING
+
+
+def _in(namespace: str) -> Metadata:
+    return (("containerd-namespace", namespace),)

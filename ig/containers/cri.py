@@ -1,0 +1,207 @@
+"""CRI-O, or any runtime that speaks Kubernetes' Container Runtime Interface, over gRPC.
+
+The interface is runtime.v1: pkg/apis/runtime/v1/api.proto of https://github.com/kubernetes/cri-api
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from ig.containers import answers, processes
+from ig.containers.cgroup import ID
+from ig.containers.container import Change, Container
+from ig.containers.grpc_api import Connection, connected
+
+NAME = "cri-o"
+SOCKET = "/run/crio/crio.sock"
+OFTEN = 1.0
+SELDOM = 15.0
+"""Seconds between lists: often while no event was ever seen, since many runtimes send none."""
+
+_SERVICE = "/runtime.v1.RuntimeService"
+_RUNNING = 1  # CONTAINER_RUNNING
+_READY = 0  # SANDBOX_READY
+
+
+class Cri:
+    """A runtime behind the CRI: the `Runtime` at the given socket, CRI-O's if None.
+
+    Its events only say that there is something new: what is known comes from lists.
+    """
+
+    name = NAME
+
+    def __init__(self, socket: str | None = None) -> None:
+        self.socket = (socket or SOCKET).removeprefix("unix://")
+        self._news = threading.Event()
+        self._stopped = False
+
+    def watch(self, stopped: Callable[[], bool]) -> Iterator[Change]:
+        """Yield the containers, then their changes: see `Runtime.watch`."""
+        self._stopped = False
+        with connected(NAME, self.socket) as connection:
+            events = _Events(connection, self._news)
+            try:
+                seen = _listed(connection)
+                yield from (Change("exists", container) for container in seen.values())
+                yield Change("synced")
+                while not (stopped() or self._stopped):
+                    self._news.wait(SELDOM if events.seen else OFTEN)
+                    self._news.clear()
+                    now = _listed(connection)
+                    yield from _differences(seen, now)
+                    seen = now
+            finally:
+                events.cancel()
+
+    def stop(self) -> None:
+        """Make a blocked `watch` in another thread return soon."""
+        self._stopped = True
+        self._news.set()
+
+    def details(self, container: Container) -> Container:
+        """Give the container with its pid and start, and its pod's addresses."""
+        from ig.containers.messages import cri_pb2 as messages
+
+        with connected(NAME, self.socket) as connection:
+            request = messages.StatusRequest(id=container.id, verbose=True)
+            if container.sandbox:
+                found = connection.ask(
+                    f"{_SERVICE}/PodSandboxStatus", request, messages.PodSandboxStatusResponse
+                )
+                running = found.status.state == _READY
+            else:
+                found = connection.ask(
+                    f"{_SERVICE}/ContainerStatus", request, messages.ContainerStatusResponse
+                )
+                running = found.status.state == _RUNNING
+            sandbox = container.id if container.sandbox else _sandbox(found.info)
+            addresses = _addresses(connection, sandbox) if running and sandbox else ()
+        pid = answers.number(_info(found.info).get("pid")) if running else 0
+        started = processes.started(pid) if pid else 0
+        return replace(container, running=running, pid=pid, started=started, addresses=addresses)
+
+
+class _Events:
+    """Listens for events in a thread of its own and sets `news` with each."""
+
+    def __init__(self, connection: Connection, news: threading.Event) -> None:
+        from ig.containers.messages import cri_pb2 as messages
+
+        self.seen = False
+        self._news = news
+        self._stream = connection.stream(
+            f"{_SERVICE}/GetContainerEvents", messages.Empty(), messages.ContainerEventResponse
+        )
+        threading.Thread(target=self._listen, name=f"ig-{NAME}-events", daemon=True).start()
+
+    def cancel(self) -> None:
+        self._stream.cancel()
+
+    def _listen(self) -> None:
+        import grpc
+
+        try:
+            for _ in self._stream:
+                self.seen = True
+                self._news.set()
+        except grpc.RpcError:
+            pass  # It has no events (containerd before 1.7), or is lost, as the next list shows.
+        self.seen = False
+
+
+def _listed(connection: Connection) -> dict[str, Container]:
+    """Give the pods' pauses and the containers by their ids."""
+    from ig.containers.messages import cri_pb2 as messages
+
+    nothing = messages.Empty()
+    pods = connection.ask(
+        f"{_SERVICE}/ListPodSandbox", nothing, messages.ListPodSandboxResponse
+    ).items
+    containers = connection.ask(
+        f"{_SERVICE}/ListContainers", nothing, messages.ListContainersResponse
+    ).containers
+    by_id = {pod.id: pod for pod in pods[: answers.CONTAINERS]}
+    found = [_pause(pod) for pod in by_id.values()]
+    found += (
+        _container(record, by_id.get(record.pod_sandbox_id))
+        for record in containers[: answers.CONTAINERS]
+    )
+    return {container.id: container for container in found if ID.match(container.id)}
+
+
+def _pause(pod: Any) -> Container:
+    return Container(
+        id=answers.text(pod.id),
+        name=answers.text(pod.metadata.name),
+        runtime=NAME,
+        running=pod.state == _READY,
+        labels=answers.labels(pod.labels),
+        sandbox=True,
+        **_pod(pod),
+    )
+
+
+def _container(record: Any, pod: Any) -> Container:
+    name = answers.text(record.metadata.name)
+    image = record.image.user_specified_image or record.image.image or record.image_ref
+    labels = answers.labels(record.labels)
+    told = {**answers.pod(labels), **(_pod(pod) if pod is not None else {})}
+    return Container(
+        id=answers.text(record.id),
+        name=name or answers.text(record.id)[:12],
+        runtime=NAME,
+        image=answers.text(image),
+        running=record.state == _RUNNING,
+        labels=labels,
+        **{**told, "pod_container": name, "sandbox": False},
+    )
+
+
+def _pod(pod: Any) -> dict[str, Any]:
+    return {
+        "pod_namespace": answers.text(pod.metadata.namespace),
+        "pod_name": answers.text(pod.metadata.name),
+        "pod_uid": answers.text(pod.metadata.uid),
+    }
+
+
+def _differences(before: dict[str, Container], now: dict[str, Container]) -> Iterator[Change]:
+    for identifier, container in before.items():
+        if identifier not in now:
+            yield Change("removed", container)
+    for identifier, container in now.items():
+        known = before.get(identifier)
+        if known is None:
+            yield Change("created", container)
+        elif container != known:
+            kind = {(False, True): "started", (True, False): "exited"}
+            yield Change(kind.get((known.running, container.running), "renamed"), container)
+
+
+def _info(info: Any) -> dict[str, Any]:
+    # What `verbose` adds is JSON of the runtime's own; containerd's and CRI-O's both have `pid`.
+    try:
+        return dict(answers.mapping(json.loads(info["info"])))
+    except (KeyError, ValueError, RecursionError):
+        return {}
+
+
+def _sandbox(info: Any) -> str:
+    return answers.text(_info(info).get("sandboxID"))
+
+
+def _addresses(connection: Connection, sandbox: str) -> tuple[str, ...]:
+    from ig.containers.messages import cri_pb2 as messages
+
+    network = connection.ask(
+        f"{_SERVICE}/PodSandboxStatus",
+        messages.StatusRequest(id=sandbox),
+        messages.PodSandboxStatusResponse,
+    ).status.network
+    given = (network.ip, *(each.ip for each in network.additional_ips[: answers.ADDRESSES]))
+    return tuple(dict.fromkeys(filter(None, map(answers.address, given))))

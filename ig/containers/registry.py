@@ -1,0 +1,125 @@
+"""Keep what several runtimes told of their containers, as one container each, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from ig.containers.answers import CONTAINERS
+from ig.containers.cgroup import ID
+from ig.containers.container import Change, Container
+
+Key = str | tuple[str, str]
+"""The id where it is unique by itself, else what it is unique in and the id."""
+
+REMOVED = 4096
+"""How many containers are remembered after their removal: their events arrive later."""
+
+
+def key_of(container: Container) -> Key:
+    """Give what the container is found by."""
+    if ID.match(container.id):
+        return container.id
+    return (container.scope, container.id)
+
+
+class Registry:
+    """What the runtimes told. One writer at a time; reading needs no lock, from any thread."""
+
+    def __init__(
+        self, runtimes: Sequence[str], limit: int = CONTAINERS, removed: int = REMOVED
+    ) -> None:
+        self._told: dict[str, OrderedDict[Key, Container]] = {
+            name: OrderedDict() for name in runtimes
+        }
+        self._unconfirmed: dict[str, set[Key]] = {name: set() for name in runtimes}
+        self._known: dict[Key, Container] = {}
+        self._gone: OrderedDict[Key, Container] = OrderedDict()
+        self._limit = limit
+        self._removed = removed
+
+    def get(self, key: Key) -> Container | None:
+        """Give the container, also if it was removed lately."""
+        return self._known.get(key) or self._gone.get(key)
+
+    def __iter__(self) -> Iterator[Container]:
+        """Go through those that exist now."""
+        return iter(list(self._known.values()))
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def begin(self, runtime: str) -> None:
+        """Note that the runtime tells all anew; what it leaves out until `synced` is gone."""
+        self._unconfirmed[runtime] = set(self._told[runtime])
+
+    def apply(self, runtime: str, change: Change) -> list[Change]:
+        """Take in what a runtime told and give what is different now, all runtimes taken together.
+
+        Raises KeyError for a runtime that was not announced.
+        """
+        told = self._told[runtime]
+        if change.kind == "synced":
+            vanished, self._unconfirmed[runtime] = self._unconfirmed[runtime], set()
+            return [each for key in vanished for each in self._remove(runtime, key)]
+        container = change.container
+        key = key_of(container)
+        if isinstance(key, tuple) and not all(key):
+            # An id such as `system.slice` without a scope would claim a cgroup of the host's.
+            return []
+        if change.kind == "removed":
+            return self._remove(runtime, key)
+        if change.kind == "updated" and key not in told:
+            return []
+        if change.kind != "exists":
+            container = _carried(told.get(key), container)
+        self._unconfirmed[runtime].discard(key)
+        told[key] = container
+        changes = self._merged(key, change.kind)
+        if len(told) > self._limit:
+            changes += self._remove(runtime, next(iter(told)))
+        return changes
+
+    def _remove(self, runtime: str, key: Key) -> list[Change]:
+        self._unconfirmed[runtime].discard(key)
+        if self._told[runtime].pop(key, None) is None:
+            return []
+        return self._merged(key, "removed")
+
+    def _merged(self, key: Key, kind: str) -> list[Change]:
+        tellings = [told[key] for told in self._told.values() if key in told]
+        before = self._known.get(key)
+        if not tellings:
+            return [Change("removed", self._bury(key, before))] if before else []
+        # Docker's containers are containerd's too, where they have no name.
+        now = next((each for each in tellings if each.named), tellings[0])
+        if now == before:
+            return []
+        self._known[key] = now
+        self._gone.pop(key, None)
+        if kind == "removed" or (before is not None and kind in ("exists", "created")):
+            kind = "updated"
+        return [Change(kind, now)]
+
+    def _bury(self, key: Key, container: Container) -> Container:
+        buried = replace(container, running=False)
+        # First the new place, then the old one: a reader must find it in either.
+        self._gone[key] = buried
+        del self._known[key]
+        if len(self._gone) > self._removed:
+            self._gone.popitem(last=False)
+        return buried
+
+
+def _carried(before: Container | None, now: Container) -> Container:
+    """Keep the details of a running container that an event did not repeat."""
+    if before is None or not (before.running and now.running):
+        return now
+    return replace(
+        now,
+        pid=now.pid or before.pid,
+        started=now.started or before.started,
+        addresses=now.addresses or before.addresses,
+        ports=now.ports or before.ports,
+    )

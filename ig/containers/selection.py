@@ -1,0 +1,168 @@
+"""Choose containers by name, id, pod, namespace, label and runtime, and the host or not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+from functools import lru_cache
+
+from ig.containers.container import HOST, Container
+from ig.errors import UsageError
+
+_ID = re.compile(r"[0-9a-f]{4,64}\Z")
+"""What may be the beginning of an id: four digits at least, so that short names stay names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """What names must be: any of `wanted`, if there are any, and none of `unwanted`."""
+
+    wanted: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.wanted or self.unwanted)
+
+    def allow(self, names: Sequence[str], identifier: str = "") -> bool:
+        """Say whether something with those names, and perhaps an id, is wanted."""
+        if any(_fits(pattern, names, identifier) for pattern in self.unwanted):
+            return False
+        return not self.wanted or any(_fits(each, names, identifier) for each in self.wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One requirement of a label: it has, or has not, a value; None is any value."""
+
+    key: str
+    value: str | None
+    equal: bool = True
+
+    def allows(self, container: Container) -> bool:
+        """Say whether the container's labels are as required."""
+        has = container.labels.get(self.key)
+        return (has is not None if self.value is None else has == self.value) == self.equal
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Whose events are wanted.
+
+    By default every container's and nothing of the host's. `host` adds the host's processes, also
+    beside a choice of containers; `host_only` leaves nothing else. Everything that is given must
+    hold. A container that no runtime told of passes `runtimes`, since it may be one of theirs
+    that could not be asked; it has no pod and no labels.
+    """
+
+    names: Patterns = Patterns()
+    pods: Patterns = Patterns()
+    namespaces: Patterns = Patterns()
+    labels: tuple[Label, ...] = ()
+    runtimes: frozenset[str] = frozenset()
+    host: bool = False
+    host_only: bool = False
+
+    @property
+    def narrow(self) -> bool:
+        """Whether some containers are not wanted."""
+        return bool(
+            self.names
+            or self.pods
+            or self.namespaces
+            or self.labels
+            or self.runtimes
+            or self.host_only
+        )
+
+    def wants(self, container: Container) -> bool:
+        """Say whether events of the container, or of the host if it is HOST, are wanted."""
+        if container is HOST or not container.id:
+            return self.host or self.host_only
+        if self.host_only:
+            return False
+        if self.runtimes and container.known and container.runtime not in self.runtimes:
+            return False
+        return (
+            self.names.allow((container.name, container.pod_container), container.id)
+            and self.pods.allow((container.pod_name,))
+            and self.namespaces.allow((container.pod_namespace,))
+            and all(label.allows(container) for label in self.labels)
+        )
+
+
+def select(
+    names: Sequence[str] = (),
+    *,
+    pods: Sequence[str] = (),
+    namespaces: Sequence[str] = (),
+    selectors: Sequence[str] = (),
+    runtimes: Iterable[str] = (),
+    host: bool = False,
+    host_only: bool = False,
+) -> Selection:
+    """Give the selection that command line options describe, each possibly with commas inside.
+
+    A name may be a glob (`web-*`), be excluded (`!web`), carry Docker's leading slash, or be the
+    first four or more digits of an id. A selector is `key=value`, `key!=value`, `key` (the label
+    is there) or `!key` (it is not). Raises UsageError for what makes no sense.
+    """
+    selection = Selection(
+        names=_patterns(names, "container's name"),
+        pods=_patterns(pods, "pod's name"),
+        namespaces=_patterns(namespaces, "namespace"),
+        labels=tuple(_label(part) for part in _parts(selectors, "selector")),
+        runtimes=frozenset(runtimes),
+        host=host,
+        host_only=host_only,
+    )
+    choosy = selection.names or selection.pods or selection.namespaces or selection.labels
+    if host_only and choosy:
+        raise UsageError(
+            "Nothing would be shown: the host's processes are in no container.",
+            remedy="Use --host to see the host's processes beside the chosen containers.",
+        )
+    return selection
+
+
+def _parts(values: Sequence[str], what: str) -> list[str]:
+    parts = [part.strip() for value in values for part in value.split(",")]
+    if not all(parts):
+        raise UsageError(f"A {what} is empty in {','.join(values)!r}.")
+    return parts
+
+
+def _patterns(values: Sequence[str], what: str) -> Patterns:
+    wanted: list[str] = []
+    unwanted: list[str] = []
+    for part in _parts(values, what):
+        excluded = part.startswith("!")
+        name = part.removeprefix("!").removeprefix("/")
+        if not name:
+            raise UsageError(f"A {what} is missing in {part!r}.")
+        (unwanted if excluded else wanted).append(name)
+    return Patterns(tuple(wanted), tuple(unwanted))
+
+
+def _label(part: str) -> Label:
+    if "=" in part:
+        key, _, value = part.replace("==", "=", 1).partition("=")
+        label = Label(key.removesuffix("!").strip(), value.strip(), not key.endswith("!"))
+    else:
+        label = Label(part.removeprefix("!").strip(), None, not part.startswith("!"))
+    if not label.key:
+        raise UsageError(f"A label's name is missing in {part!r}.", remedy="Write key=value.")
+    return label
+
+
+def _fits(pattern: str, names: Sequence[str], identifier: str) -> bool:
+    # An empty name is no name: not even `*` is meant to find it.
+    if any(name and _glob(pattern)(name.removeprefix("/")) for name in names):
+        return True
+    return bool(identifier and identifier.startswith(pattern) and _ID.match(pattern))
+
+
+@lru_cache(maxsize=256)
+def _glob(pattern: str) -> Callable[[str], object]:
+    return re.compile(translate(pattern)).match

@@ -1,0 +1,160 @@
+r"""Filters on columns, as users type them (`comm==wget`, `port:>=1024`, `latency>10ms`).
+
+An expression is a column's name, an operator and a value; several, by comma or by repetition, must
+all hold. A comma that belongs to a value is written `\,`. Operators are `== != < <= > >= ~ !~`,
+where `~` searches a regular expression, or a colon with an operator after it: `comm:wget`,
+`comm:!wget`, `port:>=1024`, `comm:~re`, `comm:!~re`.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from ig.columns import Cache
+from ig.durations import SECOND, parse_duration
+from ig.errors import UsageError
+from ig.gadget import Batch, Column, Kind
+from ig.names import find_column
+from ig.values import BOOLEANS, texts
+
+Predicate = Callable[[Batch], Sequence[bool]]
+
+_EXPRESSION = re.compile(r"\s*([^\s=!<>~:,]+)\s*(==|!=|<=|>=|!~|~|<|>|:)(.*)", re.DOTALL)
+_CLASSIC = re.compile(r"\s*(!~|!|<=|>=|<|>|~|)(.*)", re.DOTALL)
+_FROM_CLASSIC = {"": "==", "!": "!="}
+_SEPARATOR = re.compile(r"(?<!\\),")
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}|0[xX][0-9a-fA-F]{1,16}")
+_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?"
+    r"(?:[Zz]|([+-][0-9]{2}:[0-9]{2}))"
+)
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+_SHOWN = 64
+"""Characters of a user's text that are repeated in a message."""
+
+
+def parse(expressions: Sequence[str], columns: Sequence[Column]) -> Predicate | None:
+    """Give what says for each event of a batch whether all expressions hold; None for none.
+
+    Columns have the names that `find_column` accepts. Numbers and times compare as numbers,
+    strings by code point. A duration is `10ms` or whole nanoseconds, and one that there was none
+    of (0) is not less than any; a time is RFC 3339 or nanoseconds since the epoch. Raises
+    UsageError for an unknown column, a missing operator, and a value that the column cannot have.
+    """
+    parts = [part for expression in expressions for part in _SEPARATOR.split(expression)]
+    predicates = [_predicate(part.replace("\\,", ","), columns) for part in parts]
+    if not predicates:
+        return None
+    if len(predicates) == 1:
+        return predicates[0]
+
+    def all_hold(batch: Batch) -> Sequence[bool]:
+        return list(map(all, zip(*[predicate(batch) for predicate in predicates], strict=True)))
+
+    return all_hold
+
+
+def _predicate(expression: str, columns: Sequence[Column]) -> Predicate:
+    match = _EXPRESSION.fullmatch(expression)
+    if not match:
+        raise UsageError(
+            f"The filter {expression[:_SHOWN]!r} makes no sense.",
+            "It has no column, operator and value." if expression.strip() else "It is empty.",
+            "Write it as comm==wget or comm:wget. Operators: == != < <= > >= ~ !~ : :! :>= :~ ...",
+        )
+    name, symbol, value = match.groups()
+    if symbol == ":":
+        symbol, value = _classic(value)
+    column = find_column(name, columns)
+    if symbol in ("~", "!~"):
+        return _search(column, value.strip(), wanted=symbol == "~")
+    return _comparison(column, symbol, _operand(column, symbol, value.strip()))
+
+
+def _classic(text: str) -> tuple[str, str]:
+    match = _CLASSIC.fullmatch(text)
+    assert match  # every part may be empty
+    return _FROM_CLASSIC.get(match[1], match[1]), match[2]
+
+
+def _search(column: Column, pattern: str, *, wanted: bool) -> Predicate:
+    try:
+        search = re.compile(pattern).search
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(
+            f"{pattern[:_SHOWN]!r} is no regular expression (filter on {column.name}).",
+            f"{error}.",
+            "Use Python's syntax for regular expressions; a comma inside is written \\,",
+        ) from error
+    found: Cache[str, bool] = Cache(lambda text: (search(text) is not None) == wanted, 4096)
+    return lambda batch: found.of(texts(column, batch))
+
+
+def _comparison(column: Column, symbol: str, operand: Any) -> Predicate:
+    compare = _COMPARE[symbol]
+    if column.kind is Kind.DURATION and symbol in ("<", "<="):
+        return lambda batch: [v != 0 and compare(v, operand) for v in batch.read(column)]
+    return lambda batch: [compare(v, operand) for v in batch.read(column)]
+
+
+def _operand(column: Column, symbol: str, text: str) -> Any:
+    if column.kind is Kind.STRING:
+        return text
+    if column.kind is Kind.BOOLEAN:
+        return _boolean(column, symbol, text)
+    if _INTEGER.fullmatch(text):
+        return int(text, 16 if text[1:2] in ("x", "X") else 10)
+    if column.kind is Kind.DURATION:
+        return parse_duration(text)
+    if column.kind is Kind.TIMESTAMP:
+        return _time(text)
+    raise _no_value(column, text, "a whole number")
+
+
+def _boolean(column: Column, symbol: str, text: str) -> bool:
+    if symbol not in ("==", "!="):
+        raise UsageError(
+            f"{column.name} is true or false and has no order.",
+            f"The filter compares it by {symbol}",
+            "Use == or !=.",
+        )
+    for value, name in BOOLEANS.items():
+        if text.lower() == name:
+            return value
+    raise _no_value(column, text, "true or false")
+
+
+def _time(text: str) -> int:
+    match = _TIME.fullmatch(text)
+    try:
+        if match:
+            date, time, fraction, zone = match.groups()
+            elapsed = datetime.fromisoformat(f"{date}T{time}{zone or '+00:00'}") - _EPOCH
+            whole = elapsed.days * 86_400 + elapsed.seconds
+            return whole * SECOND + int((fraction or "").ljust(9, "0"))
+    except ValueError:
+        pass
+    raise UsageError(
+        f"{text[:_SHOWN]!r} is no time.",
+        "",
+        "Write it with its zone, as in 2026-11-20T20:33:04Z or 2026-11-20T20:33:04.5+01:00.",
+    )
+
+
+def _no_value(column: Column, text: str, wanted: str) -> UsageError:
+    return UsageError(
+        f"{text[:_SHOWN]!r} is no value of the column {column.name} (filter on {column.name}).",
+        f"Its values are {column.kind.value}s: {wanted} is wanted.",
+    )

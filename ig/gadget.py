@@ -1,0 +1,138 @@
+"""What a gadget declares: its columns, its parameters, and where its events come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import compress
+from typing import Any
+
+from ig.containers.container import Container
+
+
+class Kind(Enum):
+    """What a column's values are, hence how they compare, read and print."""
+
+    STRING = "string"
+    INTEGER = "integer"
+    DURATION = "duration"  # nanoseconds; 0 is "there was none"
+    TIMESTAMP = "timestamp"  # nanoseconds since the epoch
+    BOOLEAN = "boolean"
+
+
+class Batch:
+    """Events, column by column: `fields[name][i]` is that field of event i.
+
+    The names are those of the C struct (or of the source's own records); `owners[i]` is the
+    container that event i belongs to, HOST if none. Columns work on whole lists because a Python
+    function call for each event and column costs more than all else together.
+    """
+
+    __slots__ = ("_read", "fields", "owners")
+
+    def __init__(self, fields: Mapping[str, Sequence[Any]], owners: Sequence[Container]) -> None:
+        self.fields = fields
+        self.owners = owners
+        self._read: dict[str, Sequence[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    def read(self, column: Column) -> Sequence[Any]:
+        """Give the column's values, computed once a batch."""
+        values = self._read.get(column.name)
+        if values is None:
+            values = column.read(self) if column.read else self.fields[column.name]
+            self._read[column.name] = values
+        return values
+
+    def select(self, keep: Sequence[object]) -> Batch:
+        """Give the events whose place in `keep` is true."""
+        fields = {name: list(compress(values, keep)) for name, values in self.fields.items()}
+        return Batch(fields, list(compress(self.owners, keep)))
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: a table's, a filter's and a JSON key at once."""
+
+    name: str
+    """The short name, as in `-o columns=pid` and `-F pid==1`."""
+    path: str = ""
+    """Where it stands in the JSON object (`proc.pid`), also a name for it; not there if empty."""
+    kind: Kind = Kind.STRING
+    heading: str = ""
+    """The table's heading; the name in capitals if empty."""
+    width: int = 16
+    """Characters it is given in a table before the terminal's width is shared out."""
+    hidden: bool = True
+    """Shown only when asked for (the JSON object has it all the same)."""
+    right: bool = False
+    """Aligned to the right."""
+    read: Callable[[Batch], Sequence[Any]] | None = None
+    """Gives the values of a batch; the field of that name if None. One that reads no field must
+    depend on the owner alone: it is asked once for each container."""
+    json: Callable[[Batch], Sequence[str]] | None = None
+    """Gives encoded JSON values, where the kind's own encoding is not what is wanted."""
+    raw: bool = True
+    """Whether a duration or timestamp has its number beside it in JSON, as `<path>_raw`."""
+    show_if: Callable[[Mapping[str, Any]], bool] | None = None
+    """Shown although hidden when this holds for the options."""
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One option of a gadget's command."""
+
+    name: str
+    flags: tuple[str, ...]
+    kind: str
+    """`flag`, `integer`, `count`, `string`, `strings`, `port`, `ports` (a list), `seconds`, or
+    `duration` (given as 1.5s, kept as ns)."""
+    help: str
+    default: Any = None
+    define: str = ""
+    """The C macro that carries a value that was given into the program."""
+    excludes: tuple[str, ...] = ()
+    """Names of parameters that it cannot be combined with."""
+    implies: Mapping[str, Any] = field(default_factory=dict)
+    """Values that other parameters take when this one is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A classic name of a gadget: its own columns and its own flat JSON keys, same events."""
+
+    command: str
+    summary: str
+    columns: tuple[Column, ...]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Values that parameters have in this view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gadget:
+    """A gadget: what its command is called, what it shows, and what gives its events."""
+
+    name: str
+    """As in `ig run NAME`: `trace_tcpconnect`."""
+    command: tuple[str, str]
+    """As in `ig trace tcpconnect`."""
+    summary: str
+    columns: tuple[Column, ...]
+    shown: tuple[str, ...] = ()
+    """The order of a table's columns where it is not that of the JSON object; others follow."""
+    params: tuple[Param, ...] = ()
+    program: str = ""
+    """The C file in `ebpf/` whose events it shows; empty if `source` gives them."""
+    source: str = "program"
+    """`program`, or `sockets` (the sockets that exist now)."""
+    defines: Mapping[str, int] = field(default_factory=dict)
+    """C macros that select the gadget's part of its program."""
+    views: tuple[View, ...] = ()
+
+
+GROUP = "ig.gadgets"
+"""The entry point group in which other packages offer gadgets."""

@@ -1,0 +1,138 @@
+"""`ig snapshot socket`: every TCP and UDP socket that exists now, and whose it is."""
+
+from __future__ import annotations
+
+import json
+import pwd
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ig.columns import Cache, integer, owner_columns
+from ig.gadget import Batch, Column, Gadget, Kind, Param
+
+
+def _end(name: str, address: str, port: str) -> tuple[Column, ...]:
+    """Give the columns of one end; unlike other gadgets' its protocol is the row's.
+
+    In JSON each part is its own column: most are the same in many rows, and so cost nothing.
+    """
+
+    def both(batch: Batch) -> Sequence[str]:
+        return [
+            f"[{a}]:{p}" if ":" in a else f"{a}:{p}"
+            for a, p in zip(batch.fields[address], batch.fields[port], strict=True)
+        ]
+
+    return (
+        Column(name, width=22, hidden=False, read=both),
+        Column(f"{name}.addr", f"{name}.addr", read=lambda batch: batch.fields[address]),
+        integer(f"{name}.port", f"{name}.port", port, width=5, right=True),
+        Column(f"{name}.proto", f"{name}.proto", read=lambda batch: batch.fields["proto"], width=5),
+        integer(f"{name}.version", f"{name}.version", "version", width=3),
+    )
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+_USERS: Cache[int, str] = Cache(_user)
+
+
+def _optional(name: str, missing: Any) -> Callable[[Batch], Sequence[Any]]:
+    return lambda batch: batch.fields.get(name) or [missing] * len(batch)
+
+
+def _encoded_holders(held: tuple[tuple[int, str], ...]) -> str:
+    processes = [{"pid": pid, "comm": comm} for pid, comm in held]
+    text = json.dumps(processes, separators=(",", ":"))
+    return text.replace("\x7f", "\\u007f")
+
+
+_HOLDERS: Cache[tuple[tuple[int, str], ...], str] = Cache(_encoded_holders)
+
+
+def _holders(batch: Batch) -> Sequence[str]:
+    held = _optional("processes", ())(batch)
+    return [",".join(f"{comm}/{pid}" for pid, comm in each) for each in held]
+
+
+def _holders_encoded(batch: Batch) -> Sequence[str]:
+    held = _optional("processes", ())(batch)
+    return list(map(_HOLDERS.__getitem__, held))
+
+
+def _processes(options: Mapping[str, Any]) -> bool:
+    return bool(options.get("processes"))
+
+
+def _info(options: Mapping[str, Any]) -> bool:
+    return bool(options.get("info"))
+
+
+def _of_info(name: str, description: str, kind: Kind = Kind.INTEGER, width: int = 10) -> Column:
+    read = _optional(name, 0)
+    return Column(
+        name, name, kind, width=width, read=read, show_if=_info, description=description, right=True
+    )
+
+
+GADGET = Gadget(
+    name="snapshot_socket",
+    command=("snapshot", "socket"),
+    summary="Show the TCP and UDP sockets of containers.",
+    source="sockets",
+    columns=(
+        *owner_columns(),
+        Column("proto", width=5, hidden=False),
+        *_end("src", "saddr", "sport"),
+        *_end("dst", "daddr", "dport"),
+        Column("state", "state", width=11, hidden=False),
+        integer("state_raw", "state_raw", width=9, description="The kernel's number of the state."),
+        integer("netns", "netns_id", "netns_id", width=10),
+        integer("ino", "ino", width=10, description="The socket's inode, as in /proc/PID/fd."),
+        integer("uid", "uid", width=6),
+        Column("user", "user", width=10, read=lambda batch: _USERS.of(batch.fields["uid"])),
+        integer("recv_q", "recv_q", right=True, description="Bytes; of a listener, waiting."),
+        integer("send_q", "send_q", right=True, description="Bytes; of a listener, its limit."),
+        integer("mark", "mark"),
+        Column("interface", "interface", width=10, description="What the socket is bound to."),
+        Column("cgroup", "cgroup", width=32, description="Path of the version 2 cgroup."),
+        Column(
+            "shared",
+            "shared",
+            Kind.BOOLEAN,
+            width=6,
+            description="Owned by one of those that share the namespace, unknown which.",
+        ),
+        Column(
+            "pid", "proc.pid", Kind.INTEGER, width=8, read=_optional("pid", 0), show_if=_processes
+        ),
+        Column("comm", "proc.comm", read=_optional("comm", ""), show_if=_processes),
+        Column(
+            "processes",
+            "processes",
+            width=24,
+            read=_holders,
+            json=_holders_encoded,
+            show_if=_processes,
+            description="All processes that hold the socket; pid and comm are the first of them.",
+        ),
+        _of_info("rtt", "Smoothed round trip time.", Kind.DURATION),
+        _of_info("retransmits", "Segments sent again, in all."),
+        _of_info("cwnd", "Congestion window, in segments.", width=6),
+        _of_info("bytes_sent", "Bytes sent, those sent again included."),
+        _of_info("bytes_received", "Bytes received."),
+    ),
+    params=(
+        Param("proto", ("--proto",), "string", "Show only this protocol: tcp, udp, all.", "all"),
+        Param("state", ("--state",), "strings", "Show only these states: listen,established,…"),
+        Param("processes", ("-p", "--processes"), "flag", "Show who holds the sockets."),
+        Param("info", ("-i", "--info"), "flag", "Show round trip time, retransmits, bytes."),
+        Param("sort", ("--sort",), "strings", "Order by these columns, -COLUMN downwards."),
+        Param("watch", ("-w", "--watch"), "seconds", "Show again every so many seconds."),
+    ),
+)

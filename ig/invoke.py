@@ -1,0 +1,285 @@
+"""Carry out one command: bring the runtimes, the kernel, the gadget and the output together."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+import threading
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ig import filters, output
+from ig.attribution import Attribution
+from ig.containers import runtimes
+from ig.containers.index import Index
+from ig.containers.selection import Selection, select
+from ig.errors import IgError, KernelRefused, UsageError
+from ig.gadget import Batch, Column, Gadget, View
+from ig.names import find_column
+from ig.output.stream import Stream
+
+_SYNC_PATIENCE = 2.0  # seconds for the runtimes to list what they have
+_CAP_PERFMON, _CAP_BPF, _CAP_SYS_ADMIN = 38, 39, 21
+
+
+def say(line: str) -> None:
+    """Tell the user something on stderr, whatever it contains made harmless."""
+    safe = "".join(
+        c
+        if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
+        else f"\\u{ord(c):04x}"
+        for c in line
+    )
+    sys.stderr.write(f"ig: {safe}\n")
+    sys.stderr.flush()
+
+
+class Stop:
+    """Whether the user wants to end: set by SIGINT and SIGTERM."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._event.set())
+
+    def __call__(self) -> bool:
+        """Say whether it was asked for."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait that long, or until stopped; say whether stopped."""
+        return self._event.wait(seconds)
+
+
+def selection(options: Mapping[str, Any]) -> Selection:
+    """Give the containers that the options choose."""
+    return select(
+        options.get("containername") or (),
+        pods=options.get("podname") or (),
+        namespaces=options.get("namespace") or (),
+        selectors=options.get("selector") or (),
+        runtimes=_names(options.get("runtimes")) or (),
+        host=bool(options.get("host")),
+        host_only=bool(options.get("host_only")),
+    )
+
+
+def _names(values: Sequence[str] | None) -> list[str] | None:
+    names = [name.strip() for value in values or () for name in value.split(",") if name.strip()]
+    return names or None
+
+
+def make_index(options: Mapping[str, Any], detailed: bool = False) -> Index:
+    """Give an index of the runtimes that the options choose, not started yet."""
+    sockets = {
+        name: options.get(name)
+        for name in ("docker_socket", "containerd_socket", "podman_socket", "crio_socket")
+    }
+    names = _names(options.get("runtimes"))
+    found = runtimes.discover(
+        names, **sockets, containerd_namespace=options.get("containerd_namespace")
+    )
+    return Index(found, say, runtimes.asked(names, **sockets), detailed=detailed)
+
+
+def _terminal_width() -> int | None:
+    return os.get_terminal_size(1).columns if os.isatty(1) else None
+
+
+class Shape:
+    """How a command's events are shown: the columns, the mode, the filter."""
+
+    def __init__(self, gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
+        columns = view.columns if view else gadget.columns
+        mode = options.get("output") or "columns"
+        self.named: list[Column] = []
+        if "=" in mode:
+            self.named += output.parse_output(mode, columns)[1]
+        expressions = options.get("filter") or ()
+        self.keep = filters.parse(expressions, gadget.columns)
+        shown: Sequence[Column] = output.shown_columns(columns, options)
+        if view is None and gadget.shown:
+            order = {name: place for place, name in enumerate(gadget.shown)}
+            shown = sorted(shown, key=lambda column: order.get(column.name, len(order)))
+        self.mode, self.shown = output.parse_output(mode, columns, shown)
+        self.columns = columns
+
+    def formatter(self, array: bool = False, columns: Sequence[Column] = ()) -> output.Formatter:
+        """Give the formatter; with `array`, `json` is one array."""
+        return output.formatter(
+            self.mode,
+            columns or self.columns,
+            self.shown,
+            width=_terminal_width(),
+            array=array,
+        )
+
+
+def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
+    """Trace until the user stops it, or as long as the options say."""
+    from ig.kernel.probes import Loading
+    from ig.pipeline import Pipeline, defines
+
+    shape = Shape(gadget, view, options)
+    chosen = selection(options)
+    _need_privileges()
+    stop = Stop()
+    index = make_index(options)
+    # Forks before the index has threads; compiles while the runtimes are asked.
+    loading = Loading(gadget.program, defines(gadget, options))
+    index.start()
+    try:
+        with _source(loading, index) as source:
+            if not chosen.host and not chosen.host_only:
+                _tell_if_alone(index)
+            stream = Stream(1, stop)
+            pipeline = Pipeline(
+                source,
+                Attribution(index.find, lambda: index.version, chosen.wants, source.decide),
+                shape.formatter(),
+                stream,
+                shape.keep,
+                stop,
+                lambda lost: _tell_lost(lost, shape.mode),
+                max_events=options.get("max_events") or 0,
+            )
+            _write_ready_file(options.get("ready_file"))
+            pipeline.run(options.get("timeout") or 0.0)
+    finally:
+        index.close()
+
+
+@contextmanager
+def _source(loading: Any, index: Index) -> Iterator[Any]:
+    from ig.kernel.source import Source
+
+    probes = loading.result()
+    for line in sorted(set(probes.refused)):
+        say(f"Not all is seen: {line}.")
+    index.wait_synced(_SYNC_PATIENCE)
+    # What lives until the end need not be looked at by every collection.
+    gc.collect()
+    gc.freeze()
+    source = Source(probes)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _tell_if_alone(index: Index) -> None:
+    if not any(container.running for container in index.containers()):
+        say("No container is running yet; those that start are shown. --host shows the host's own.")
+
+
+def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
+    if mode.startswith("json"):
+        counts = {"type": "lost", "count": sum(lost.values()), "causes": dict(lost)}
+        sys.stderr.write(json.dumps(counts) + "\n")
+        sys.stderr.flush()
+    else:
+        for cause, count in lost.items():
+            say(f"{count} events were lost so far: {cause}.")
+
+
+def _need_privileges() -> None:
+    """Raise KernelRefused unless this process may load programs that read the kernel's memory."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(status.partition("CapEff:")[2].split(None, 1)[0], 16)
+    has = [bool(effective >> bit & 1) for bit in (_CAP_SYS_ADMIN, _CAP_BPF, _CAP_PERFMON)]
+    if not (has[0] or (has[1] and has[2])):
+        raise KernelRefused(
+            "Tracing needs root.",
+            f"This process runs as uid {os.geteuid()} without CAP_SYS_ADMIN, or CAP_BPF and "
+            "CAP_PERFMON.",
+            "Run it with sudo.",
+        )
+
+
+def _write_ready_file(path: str | None) -> None:
+    if not path:
+        return
+    try:
+        Path(path).write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        raise IgError(
+            f"The ready file {path} could not be written: {error.strerror}.",
+            remedy="Name a file in a folder that exists and can be written to.",
+        ) from error
+
+
+def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
+    """Show what exists now, once or again and again."""
+    from ig import order
+    from ig.snapshot import DEFAULT_ORDER, asked_by_columns, collect, watch
+
+    chosen = selection(options)
+    sort = _names(options.get("sort")) or list(DEFAULT_ORDER)
+    named = [find_column(key.lstrip("-"), gadget.columns) for key in sort]
+    named += Shape(gadget, view, options).named
+    options = asked_by_columns({**options, "state": _names(options.get("state"))}, named)
+    shape = Shape(gadget, view, options)
+    stop = Stop()
+    index = make_index(options)
+    index.start()
+    index.wait_synced(_SYNC_PATIENCE)
+    gc.disable()  # one pass over plain lists: nothing to collect, much to look at
+    if not chosen.host and not chosen.host_only:
+        _tell_if_alone(index)
+
+    def take() -> Batch:
+        batch = collect(options, index.find, chosen.wants, index.containers(), say)
+        if shape.keep:
+            batch = batch.select(shape.keep(batch))
+        return order.sort(batch, gadget.columns, sort)
+
+    show = _shower(shape, options, Stream(1, stop))
+    _write_ready_file(options.get("ready_file"))
+    try:
+        if options.get("watch"):
+            watch(options["watch"], take, show, stop.wait)
+        else:
+            show(take())
+    finally:
+        index.close()
+
+
+def _shower(shape: Shape, options: Mapping[str, Any], stream: Stream) -> Callable[[Batch], None]:
+    """Give a function that prints a snapshot, on a terminal in the last one's place."""
+    from ig.snapshot import portions
+
+    columns = [c for c in shape.columns if c.show_if is None or c.show_if(options)]
+    formatter = shape.formatter(array=True, columns=columns)
+
+    def show(batch: Batch) -> None:
+        if options.get("watch") and os.isatty(1):
+            stream.write("\x1b[H\x1b[2J")
+        stream.write(formatter.header())
+        for part in portions(batch):
+            stream.write(formatter.format(part))
+        stream.write(formatter.footer())
+
+    return show
+
+
+def run(gadget: Gadget, view: View | None, options: dict[str, Any]) -> None:
+    """Carry out a gadget's command. Raises IgError."""
+    for param in gadget.params:
+        given = options.get(param.name) not in (None, False, [])
+        if given:
+            options |= param.implies
+        clash = [name for name in param.excludes if given and options.get(name)]
+        if clash:
+            flags = {other.name: other.flags[-1] for other in gadget.params}
+            raise UsageError(
+                f"{param.flags[-1]} and {flags[clash[0]]} exclude each other.",
+                remedy="Give one of them.",
+            )
+    carry_out: Callable[..., None] = trace if gadget.source == "program" else snapshot
+    carry_out(gadget, view, options)

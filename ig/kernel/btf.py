@@ -1,0 +1,191 @@
+"""Layouts of kernel structs, read from the running kernel's BTF through libbpf.
+
+A program says `KERNEL_STRUCT(sock, sk_err, …)` and gets a `struct sock` that holds only those
+fields, each where, and of the type that, this kernel has it. A field that this kernel does not
+have is left out; for those that it has there is a macro `HAVE_sock_sk_err`.
+Source: Documentation/bpf/btf.rst.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from ig.errors import KernelRefused
+from ig.kernel.libbpf import library
+
+INT, PTR, ARRAY, STRUCT, UNION, ENUM, _FWD, TYPEDEF, VOLATILE, CONST, RESTRICT = range(1, 12)
+TYPE_TAG, ENUM64 = 18, 19
+_TRANSPARENT = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
+_STRUCT_REQUEST = re.compile(r"^KERNEL_STRUCT\(([^)]*)\)", re.M)
+_ENUM_REQUEST = re.compile(r"^KERNEL_ENUM\(([^)]*)\)", re.M)
+
+
+class _Type(ctypes.Structure):
+    _fields_ = [
+        ("name_off", ctypes.c_uint32),
+        ("info", ctypes.c_uint32),
+        ("size_or_type", ctypes.c_uint32),
+    ]
+
+
+class _Triple(ctypes.Structure):
+    """A member (name, type, offset) or an array (type, index type, elements)."""
+
+    _fields_ = [(name, ctypes.c_uint32) for name in ("first", "second", "third")]
+
+
+class Type:
+    """One BTF type with typedefs and qualifiers stripped."""
+
+    def __init__(self, btf: Btf, type_id: int) -> None:
+        while True:
+            self.address: int = library().btf__type_by_id(btf.handle, type_id)
+            header = _Type.from_address(self.address)
+            self.kind = header.info >> 24 & 0x1F
+            if self.kind not in _TRANSPARENT:
+                break
+            type_id = header.size_or_type
+        self.name = btf.string(header.name_off)
+        self.count = header.info & 0xFFFF
+        self.has_bits = bool(header.info >> 31)
+        self.size = self.target = header.size_or_type
+
+    def triples(self) -> Iterator[_Triple]:
+        """Yield the member records behind the type's header."""
+        size = ctypes.sizeof(_Triple)
+        for index in range(self.count):
+            yield _Triple.from_address(self.address + ctypes.sizeof(_Type) + size * index)
+
+
+class Btf:
+    """The running kernel's types. Raises KernelRefused where the kernel shows none."""
+
+    def __init__(self) -> None:
+        self.handle: int | None = library().btf__load_vmlinux_btf()
+        # libbpf before 1.0 gives the error as a pointer.
+        if not self.handle or self.handle > 2**64 - 4096:
+            raise KernelRefused(
+                "The kernel's type information (BTF) cannot be read.",
+                "Looked at /sys/kernel/btf/vmlinux.",
+                "Use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as the distributions' are; "
+                "`ig snapshot socket` works without.",
+            )
+
+    def string(self, offset: int) -> str:
+        """Give the string at an offset of BTF's string section."""
+        text: bytes = library().btf__name_by_offset(self.handle, offset)
+        return text.decode()
+
+    def find(self, name: str, kind: int) -> Type | None:
+        """Give the type of that name and kind, None if this kernel has none."""
+        type_id = library().btf__find_by_name_kind(self.handle, name.encode(), kind)
+        return Type(self, type_id) if type_id > 0 else None
+
+    def members(self, of: Type, base: int = 0) -> Iterator[tuple[str, int, int, int]]:
+        """Yield (name, offset in bits, bit-field's width, type id), through anonymous members."""
+        for member in of.triples():
+            offset = member.third & 0xFFFFFF if of.has_bits else member.third
+            width = member.third >> 24 if of.has_bits else 0
+            if name := self.string(member.first):
+                yield name, base + offset, width, member.second
+            else:
+                yield from self.members(Type(self, member.second), base + offset)
+
+    def declaration(self, type_id: int, field: str, known: Iterable[str]) -> str:
+        """Give C text that declares `field`, by its type or at least its size."""
+        found = Type(self, type_id)
+        if found.kind == PTR:
+            target = Type(self, found.target) if found.target else None
+            named = target is not None and target.kind == STRUCT and target.name
+            return f"struct {target.name} *{field}" if target and named else f"void *{field}"
+        if found.kind == ARRAY:
+            array = _Triple.from_address(found.address + ctypes.sizeof(_Type))
+            return self.declaration(array.first, f"{field}[{array.third}]", known)
+        if found.kind in (INT, ENUM, ENUM64):
+            return f"u{found.size * 8} {field}"
+        if found.kind == STRUCT and found.name in known:
+            return f"struct {found.name} {field}"
+        if found.kind == STRUCT and not found.name:
+            members = [m for m in self.members(found) if not m[2]]
+            return f"struct {{ {self._union(members, known)} }} {field}"
+        return f"u8 {field}[{found.size}]"
+
+    def _union(self, members: Sequence[tuple[str, int, int, int]], known: Iterable[str]) -> str:
+        """Give a union whose alternatives each hold one member behind its padding."""
+        parts = [
+            f"struct {{ u8 before_{name}[{offset // 8}]; "
+            f"{self.declaration(type_id, name, known)}; }} __attribute__((packed));"
+            for name, offset, _, type_id in members
+        ]
+        return "union { " + " ".join(parts) + " };"
+
+    def declare(self, program: str) -> str:
+        """Give C declarations of what `program` asks for by KERNEL_STRUCT and KERNEL_ENUM.
+
+        Raises KernelRefused for a struct that this kernel does not have.
+        """
+        wanted: dict[str, list[str]] = {}
+        for name, *fields in _requests(_STRUCT_REQUEST, program):
+            wanted.setdefault(name, []).extend(f for f in fields if f not in wanted.get(name, []))
+        lines = [f"struct {name};" for name in wanted]
+        for name, fields in _embedded_first(self, wanted):
+            lines += self._declare_struct(name, fields, wanted)
+        for name, *values in _requests(_ENUM_REQUEST, program):
+            lines += self._declare_enum(name, values)
+        return "\n".join(lines) + "\n"
+
+    def _declare_struct(
+        self, name: str, fields: Sequence[str], wanted: Mapping[str, Sequence[str]]
+    ) -> Iterator[str]:
+        found = self.find(name, STRUCT)
+        if found is None:
+            raise KernelRefused(
+                f"The kernel's type information has no struct {name}.",
+                "It was asked for by the program to be loaded.",
+                "Report it with the output of `uname -r`.",
+            )
+        members = {member[0]: member for member in self.members(found)}
+        present = [members[field] for field in fields if field in members]
+        for field, offset, width, _ in present:
+            yield f"#define HAVE_{name}_{field} 1"
+            if width:
+                yield f"#define BIT_OFFSET_{name}_{field} {offset}"
+        plain = [member for member in present if not member[2]]
+        yield f"struct {name} {{ {self._union(plain, wanted) if plain else ''} }};"
+
+    def _declare_enum(self, name: str, values: Sequence[str]) -> Iterator[str]:
+        found = self.find(name, ENUM)
+        if found is None:
+            return
+        for index in range(found.count):
+            # struct btf_enum: name offset, value.
+            entry = (ctypes.c_uint32 * 2).from_address(found.address + 12 + 8 * index)
+            if self.string(entry[0]) in values:
+                yield f"#define KERNEL_{self.string(entry[0])} {entry[1]}"
+
+
+def _requests(pattern: re.Pattern[str], program: str) -> Iterator[list[str]]:
+    for match in pattern.finditer(program):
+        yield [word.strip() for word in match[1].split(",")]
+
+
+def _embedded_first(btf: Btf, wanted: Mapping[str, list[str]]) -> list[tuple[str, list[str]]]:
+    """Order the structs so that one that stands inside another comes before it."""
+    ordered: dict[str, list[str]] = {}
+
+    def add(name: str) -> None:
+        if name in ordered or name not in wanted:
+            return
+        found = btf.find(name, STRUCT)
+        for field, _, _, type_id in btf.members(found) if found else ():
+            if field in wanted[name]:
+                inner = Type(btf, type_id)
+                if inner.kind == STRUCT:
+                    add(inner.name)
+        ordered[name] = wanted[name]
+
+    for name in wanted:
+        add(name)
+    return list(ordered.items())

@@ -1,0 +1,77 @@
+"""The layout of a program's records, read from the C text that declares them.
+
+The C struct is the wire format: its fields' names are the columns', the filters' and JSON's.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_BODY = r"^struct %s \{\n(.*?)^\};"
+_COMMENT = re.compile(r"/\*.*?\*/", re.S)
+_FIELD = re.compile(r"(?:(struct)\s+)?(\w+)\s+([^;]+);")
+_DECLARATOR = re.compile(r"(\w+)((?:\[\w+\])*)$")
+_CONSTANT = r"^#define %s (\d+)$"
+_CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "s32": "i", "s64": "q", "char": "s"}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A record: the names of its fields, in order, and the format that unpacks them."""
+
+    names: tuple[str, ...]
+    format: str
+    """For the struct module, native byte order, no padding."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of one record."""
+        return struct.calcsize("=" + self.format)
+
+
+def parse(text: str, name: str = "event") -> Layout:
+    """Read `struct name` from C text; nested ones are flattened, arrays of u8 and char are bytes.
+
+    Raises ValueError for what no record may have: a hole, a bit-field, an unknown type.
+    """
+    names: list[str] = []
+    formats: list[str] = []
+    offset = 0
+    for field, code, size, alignment in _fields(_COMMENT.sub("", text), name):
+        if offset % alignment:
+            raise ValueError(f"struct {name} has a hole before {field}")
+        offset += size
+        names.append(field)
+        formats.append(code)
+    if offset % 8:
+        raise ValueError(f"struct {name} has a hole at its end")
+    return Layout(tuple(names), "".join(formats))
+
+
+def _fields(text: str, name: str) -> Iterator[tuple[str, str, int, int]]:
+    """Yield (name, format code, bytes, alignment) of each field."""
+    body = re.search(_BODY % re.escape(name), text, re.M | re.S)
+    if body is None:
+        raise ValueError(f"no struct {name} in the program")
+    for nested, kind, declarators in _FIELD.findall(body[1]):
+        if nested:
+            yield from _fields(text, kind)
+            continue
+        if kind not in _CODES:
+            raise ValueError(f"struct {name}: unknown type {kind}")
+        size = struct.calcsize("=" + _CODES[kind])
+        for declarator in declarators.split(","):
+            match = _DECLARATOR.match(declarator.strip())
+            if match is None:
+                raise ValueError(f"struct {name}: cannot read {declarator.strip()!r}")
+            count = 1
+            for dimension in re.findall(r"\w+", match[2]):
+                constant = re.search(_CONSTANT % dimension, text, re.M)
+                count *= int(constant[1] if constant else dimension)
+            code = f"{count}s" if match[2] and size == 1 else _CODES[kind]
+            if match[2] and size != 1:
+                raise ValueError(f"struct {name}: only bytes may be arrays, not {match[1]}")
+            yield match[1], code, size * count, size

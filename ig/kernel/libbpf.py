@@ -1,0 +1,66 @@
+"""The few functions of libbpf that are called directly: BTF queries, and maps by descriptor.
+
+BCC links libbpf, so it is there wherever BCC is. Source: libbpf's btf.h and bpf.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+
+from ig.errors import KernelRefused
+
+_POINTER = ctypes.c_void_p
+_SIGNATURES = {
+    "btf__load_vmlinux_btf": ([], _POINTER),
+    "btf__find_by_name_kind": ([_POINTER, ctypes.c_char_p, ctypes.c_uint32], ctypes.c_int32),
+    "btf__type_by_id": ([_POINTER, ctypes.c_uint32], _POINTER),
+    "btf__name_by_offset": ([_POINTER, ctypes.c_uint32], ctypes.c_char_p),
+    "bpf_map_lookup_elem": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
+    "bpf_map_update_elem": ([ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64], ctypes.c_int),
+    "bpf_map_delete_elem": ([ctypes.c_int, _POINTER], ctypes.c_int),
+    "bpf_obj_get_info_by_fd": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
+    "libbpf_num_possible_cpus": ([], ctypes.c_int),
+}
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """Load libbpf and declare what is used of it. Raises KernelRefused if it is not installed."""
+    for name in ("libbpf.so.1", "libbpf.so.0"):
+        try:
+            found = ctypes.CDLL(name, use_errno=True)
+        except OSError:
+            continue
+        for function, (arguments, result) in _SIGNATURES.items():
+            getattr(found, function).argtypes = arguments
+            getattr(found, function).restype = result
+        return found
+    raise KernelRefused(
+        "libbpf could not be loaded.",
+        "Looked for libbpf.so.1 and libbpf.so.0.",
+        "Install it: apt-get install libbpf1 (Debian, Ubuntu 24.04), libbpf0 (Ubuntu 22.04).",
+    )
+
+
+def map_update(descriptor: int, key: bytes, value: bytes) -> None:
+    """Set a map's element. Raises OSError."""
+    if library().bpf_map_update_elem(descriptor, key, value, 0) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def map_delete(descriptor: int, key: bytes) -> None:
+    """Remove a map's element, if it is there."""
+    library().bpf_map_delete_elem(descriptor, key)
+
+
+def percpu_sum(descriptor: int, index: int) -> int:
+    """Add up one u64 element of a per-CPU array over all possible CPUs. Raises OSError."""
+    values = (ctypes.c_uint64 * library().libbpf_num_possible_cpus())()
+    key = ctypes.c_uint32(index)
+    if library().bpf_map_lookup_elem(descriptor, ctypes.byref(key), values) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return sum(values)

@@ -1,0 +1,71 @@
+"""Where the kernel's own file systems are mounted."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ig.errors import KernelRefused
+
+_CLONE_NEWNS = 0x00020000
+_MS_REC_SLAVE = 0x4000 | 0x80000
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of /proc/self/mounts."""
+
+    point: str
+    kind: str
+    options: tuple[str, ...]
+
+
+def mounts() -> Iterator[Mount]:
+    """Yield what is mounted in this mount namespace."""
+    for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines():
+        _, point, kind, options, *_ = line.split(" ")
+        yield Mount(point, kind, tuple(options.split(",")))
+
+
+def legacy_cgroup_controller() -> str | None:
+    """Name a controller whose cgroup v1 hierarchy is mounted here, None where there is no v1."""
+    found = {option for mount in mounts() if mount.kind == "cgroup" for option in mount.options}
+    return next((name for name in ("memory", "pids", "cpu", "cpuset") if name in found), None)
+
+
+def reach_tracefs() -> None:
+    """Make tracefs reachable where BCC looks for it.
+
+    Where it is not mounted it is mounted in a mount namespace of this process alone, so it is gone
+    with the process. Raises KernelRefused.
+    """
+    # BCC before 0.25 looks under debugfs only.
+    wanted = {"/sys/kernel/tracing": b"tracefs", "/sys/kernel/debug": b"debugfs"}
+    missing = [point for point in wanted if not _has_events(point)]
+    if len(missing) < len(wanted):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _MS_REC_SLAVE, None):
+        _refuse(ctypes.get_errno())
+    refused = 0
+    for point in missing:
+        if libc.mount(b"none", point.encode(), wanted[point], 0, None):
+            refused = ctypes.get_errno()
+    if not any(map(_has_events, wanted)):
+        _refuse(refused)
+
+
+def _has_events(point: str) -> bool:
+    return any(os.path.isdir(f"{point}/{folder}") for folder in ("events", "tracing/events"))
+
+
+def _refuse(number: int) -> None:
+    raise KernelRefused(
+        "tracefs, where the kernel lists its tracepoints, cannot be reached.",
+        f"It is not mounted at /sys/kernel/tracing, and mounting it failed: {os.strerror(number)}.",
+        "Mount it: mount -t tracefs tracefs /sys/kernel/tracing. A kernel in lockdown "
+        "(confidentiality) does not allow tracing at all; `ig snapshot socket` works there.",
+    )

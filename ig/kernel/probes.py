@@ -1,0 +1,229 @@
+"""Load a BPF program and attach its hooks: the only place that knows BCC.
+
+A child process compiles, loads and attaches, hands the descriptors over and ends. So the compiler's
+100 MB never burden the process that runs on, its messages can be shown as ours, nothing that it
+mounts or changes stays, and the parent has its hands free meanwhile. What was attached lives as
+long as the descriptors do: nothing is left behind by a killed `ig`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ig.errors import IgError, KernelRefused
+from ig.kernel import layout
+from ig.kernel.btf import Btf
+from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
+
+EVENTS_BYTES = 8 << 20
+NAMES_BYTES = 512 << 10
+_MOST_DESCRIPTORS = 64
+_MOST_MESSAGE = 1 << 20
+_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
+_MAP = re.compile(r'^BPF_(?:TABLE\("\w+", \w+, \w+, |\w+\()(\w+)', re.M)
+_OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """A loaded and attached program.
+
+    `maps` are descriptors by the map's name, `hooks` those that keep the program attached,
+    `refused` says what is not seen because an optional hook was refused.
+    """
+
+    maps: Mapping[str, int]
+    hooks: tuple[int, ...]
+    refused: tuple[str, ...]
+    event: layout.Layout
+    cgroup_name: layout.Layout
+
+    def close(self) -> None:
+        """Detach and unload everything."""
+        for descriptor in (*self.hooks, *self.maps.values()):
+            os.close(descriptor)
+
+
+def source_dir() -> Path:
+    """Give the folder of the C files: the installed one, else the checkout's."""
+    installed = Path(__file__).parents[1] / "ebpf"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "ebpf"
+
+
+def source(program: str) -> str:
+    """Give a program's text with our own headers put in place of their #include lines."""
+    folder = source_dir()
+
+    def expand(name: str) -> str:
+        text = (folder / name).read_text()
+        text = _INCLUDE.sub(lambda match: expand(match[1]), text)
+        return f'#line 1 "{name}"\n{text}'
+
+    return expand(program)
+
+
+class Loading:
+    """A program on its way into the kernel, in a process of its own."""
+
+    def __init__(self, program: str, defines: Mapping[str, int | str]) -> None:
+        self._text = source(program)
+        self._defines = dict(defines)
+        self._receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MOST_MESSAGE)
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_MESSAGE)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._child = os.fork()
+        if self._child == 0:
+            self._receiver.close()
+            _run_child(sender, self._text, self._defines)
+        sender.close()
+
+    def result(self) -> Probes:
+        """Wait for the program to be attached. Raises IgError with whoever's reason it is."""
+        with self._receiver:
+            message, descriptors, _, _ = socket.recv_fds(
+                self._receiver, _MOST_MESSAGE, _MOST_DESCRIPTORS
+            )
+        _, status = os.waitpid(self._child, 0)
+        if not message:
+            raise IgError(
+                "The process that loads the BPF program ended without an answer.",
+                f"Its exit status: {os.waitstatus_to_exitcode(status)}.",
+            )
+        answer: dict[str, Any] = json.loads(message)
+        if "error" in answer:
+            raise KernelRefused(*answer["error"])
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        names = answer["maps"]
+        return Probes(
+            maps=dict(zip(names, descriptors, strict=False)),
+            hooks=tuple(descriptors[len(names) :]),
+            refused=tuple(answer["refused"]),
+            event=layout.parse(self._text),
+            cgroup_name=layout.parse(self._text, "cgroup_name"),
+        )
+
+
+def _run_child(sender: socket.socket, text: str, defines: Mapping[str, int | str]) -> None:
+    """Be the child: load, answer, and end without running anybody's exit handlers."""
+    status = 1
+    try:
+        with tempfile.TemporaryFile() as messages:
+            os.dup2(messages.fileno(), 1)
+            os.dup2(messages.fileno(), 2)
+            try:
+                answer, descriptors = _load(text, defines)
+            except IgError as error:
+                answer, descriptors = {"error": error.args}, []
+            except Exception as error:
+                answer, descriptors = {"error": _explain(error, messages)}, []
+        if descriptors:
+            socket.send_fds(sender, [json.dumps(answer).encode()], descriptors)
+        else:
+            sender.send(json.dumps(answer).encode())
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
+    """Give the parts of an IgError for what BCC, the compiler or the kernel said."""
+    messages.seek(0)
+    said = messages.read(1 << 16).decode(errors="replace").strip()
+    if os.environ.get("IG_DEBUG"):
+        said += "\n" + traceback.format_exc()
+    lines = said.splitlines()
+    shown = "\n".join(lines if os.environ.get("IG_DEBUG") else lines[-12:])
+    return (
+        f"The BPF program could not be loaded: {error}",
+        shown,
+        "`ig doctor` shows what this kernel allows; IG_DEBUG=1 shows all that was said.",
+    )
+
+
+def _import_bcc() -> Any:
+    """Import the distribution's BCC, not PyPI's namesake."""
+    os.environ["BCC_KERNEL_SOURCE"] = str(source_dir() / "headers")
+    remedy = (
+        "Install the distribution's package, python3-bpfcc (Debian, Ubuntu), and run ig with a "
+        "Python that sees it: /usr/bin/python3, or a venv made from it with --system-site-packages."
+    )
+    try:
+        import bcc
+    except ImportError as error:
+        raise KernelRefused("The BCC Python binding is missing.", str(error), remedy) from error
+    if not hasattr(bcc, "BPF"):
+        raise KernelRefused(
+            "The BCC Python binding is missing.",
+            f"Found another package of the same name at {bcc.__file__}: PyPI's `bcc` is not BCC.",
+            remedy,
+        )
+    return bcc
+
+
+def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], list[int]]:
+    """Compile, load and attach; give the parent's answer and the descriptors that it lists."""
+    bcc = _import_bcc()
+    from bcc.libbcc import lib
+
+    reach_tracefs()
+    declarations = Btf().declare(text)
+    size = layout.parse(text).size
+    flags = [f"-D{name}={value}" for name, value in {**_constants(declarations), **defines}.items()]
+    program = bcc.BPF(
+        text=f"{declarations}\n{text}\n_Static_assert(sizeof(struct event) == {size}, "
+        f'"struct event is not laid out as its text says");\n',
+        cflags=["-fms-extensions", "-Wno-everything", *flags],
+    )
+    maps = {}
+    for name in _MAP.findall(text):
+        descriptor = lib.bpf_table_fd(program.module, name.encode())
+        if descriptor >= 0:  # the preprocessor leaves out what is not asked for
+            maps[name] = descriptor
+    refused = _attach(program, dict(_OPTIONAL.findall(text)))
+    hooks = [*program.raw_tracepoint_fds.values(), *program.tracepoint_fds.values()]
+    return {"maps": list(maps), "refused": refused}, [*maps.values(), *hooks]
+
+
+def _constants(declarations: str) -> dict[str, int | str]:
+    """Give the macros that every program gets."""
+    constants: dict[str, int | str] = {
+        "EVENTS_PAGES": EVENTS_BYTES // os.sysconf("SC_PAGE_SIZE"),
+        "NAMES_PAGES": NAMES_BYTES // os.sysconf("SC_PAGE_SIZE"),
+    }
+    subsystem = f"KERNEL_{legacy_cgroup_controller()}_cgrp_id"
+    if f"#define {subsystem} " in declarations:
+        constants["CGROUP_LEGACY"] = subsystem
+    return constants
+
+
+def _attach(program: Any, optional: Mapping[str, str]) -> list[str]:
+    """Attach each function to the hook that its name says; give what optional ones refused."""
+    from bcc.libbcc import lib
+
+    refused = []
+    for index in range(lib.bpf_num_functions(program.module)):
+        function = lib.bpf_function_name(program.module, index).decode()
+        try:
+            match function.split("__", 2):
+                case ["raw_tp", name]:
+                    program.attach_raw_tracepoint(tp=name, fn_name=function)
+                case ["tp", category, name]:
+                    program.attach_tracepoint(tp=f"{category}:{name}", fn_name=function)
+        except Exception as error:
+            if function not in optional:
+                raise
+            refused.append(f"{optional[function]} ({function.rsplit('__', 1)[1]}: {error})")
+    return refused

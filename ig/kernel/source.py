@@ -1,0 +1,59 @@
+"""Events from a loaded program: its records, the cgroups that they name, and what was lost."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ig.kernel.libbpf import map_update, percpu_sum
+from ig.kernel.probes import EVENTS_BYTES, NAMES_BYTES, Probes
+from ig.kernel.ring import Ring
+
+KEEP, DROP = 1, 2  # enum verdict in ig.h
+LOST = (  # enum lost in ig.h
+    "the ring buffer was full",
+    "too many connects were waiting for an answer",
+    "too many connections were open",
+    "too many threads were in a call",
+)
+_NAME_BYTES = 128  # CGROUP_NAME in ig.h
+
+
+class Source:
+    """The reading end of a program. Closing it detaches and unloads the program."""
+
+    def __init__(self, probes: Probes) -> None:
+        self._probes = probes
+        self.fields = probes.event.names
+        self._events = Ring(probes.maps["events"], probes.event, EVENTS_BYTES)
+        self._names = Ring(probes.maps["cgroup_names"], probes.cgroup_name, NAMES_BYTES)
+
+    def records(self) -> Iterator[tuple[Any, ...]]:
+        """Unpack the records submitted since the last call; their first field is the time."""
+        return self._events.records()
+
+    def cgroups(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Yield (id, names from the root's child down to the cgroup) of cgroups not told before."""
+        for cgroup, names in self._names.records():
+            parts = (names[at : at + _NAME_BYTES] for at in range(0, len(names), _NAME_BYTES))
+            texts = [part.split(b"\0", 1)[0].decode(errors="backslashreplace") for part in parts]
+            yield cgroup, tuple(text for text in reversed(texts) if text not in ("", "/"))
+
+    def decide(self, cgroup: int, keep: bool) -> None:
+        """Tell the kernel whether a cgroup's events are wanted."""
+        value = struct.pack("=I", KEEP if keep else DROP)
+        map_update(self._probes.maps["cgroups"], struct.pack("=Q", cgroup), value)
+
+    def lost(self) -> Mapping[str, int]:
+        """Give how many events could not be delivered so far, by cause; those of 0 left out."""
+        counts = {
+            cause: percpu_sum(self._probes.maps["lost"], index) for index, cause in enumerate(LOST)
+        }
+        return {cause: count for cause, count in counts.items() if count}
+
+    def close(self) -> None:
+        """Detach the program and give its memory back."""
+        self._events.close()
+        self._names.close()
+        self._probes.close()

@@ -1,0 +1,87 @@
+"""Put a batch in order by some of its columns."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
+from typing import Any
+
+from ig.gadget import Batch, Column, Kind
+from ig.names import find_column
+
+_EXACT = 2**53  # whole numbers below are exact as floats, which sort faster
+
+
+def sort(batch: Batch, columns: Sequence[Column], keys: Sequence[str]) -> Batch:
+    """Give the batch ordered by the columns named in `keys`; `-` before a name is from the largest.
+
+    `src` and `dst` go by address, then port, as numbers. Equal ones keep their order. Raises
+    UsageError for a name that is none.
+    """
+    places: list[float] = []
+    for key in keys:
+        descending = key.startswith("-")
+        for column in _parts(find_column(key.lstrip("+-"), columns), columns):
+            places = _refined(places, batch.read(column), _order(column), descending)
+    if not places:
+        return batch
+    pick = itemgetter(*sorted(range(len(batch)), key=places.__getitem__))
+    fields = {name: _picked(values, pick) for name, values in batch.fields.items()}
+    return Batch(fields, _picked(batch.owners, pick))
+
+
+def _parts(column: Column, columns: Sequence[Column]) -> list[Column]:
+    """Give an end of a connection as its address and its port."""
+    parts = [
+        each for each in columns if each.name in (f"{column.name}.addr", f"{column.name}.port")
+    ]
+    return parts or [column]
+
+
+def _order(column: Column) -> Callable[[Iterable[Any]], list[Any]]:
+    if column.name.endswith(".addr"):
+        return lambda values: sorted(values, key=_address)
+    if column.kind is Kind.STRING:
+        return lambda values: sorted(values, key=lambda text: (text.casefold(), text))
+    return sorted
+
+
+def _address(text: str) -> tuple[int, bytes]:
+    for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+        try:
+            return version, socket.inet_pton(family, text)
+        except OSError:
+            continue
+    return 0, text.encode("utf-8", "surrogateescape")
+
+
+def _refined(
+    places: list[float],
+    values: Sequence[Any],
+    order: Callable[[Iterable[Any]], list[Any]],
+    descending: bool,
+) -> list[float]:
+    """Make one number of what was compared until now and the values' ranks."""
+    distinct = order(set(values))
+    count = len(distinct)
+    if count <= 1:
+        return places
+    if descending:
+        distinct.reverse()
+    rank = dict(zip(distinct, map(float, range(count)), strict=True))
+    ranks = list(map(rank.__getitem__, values))
+    if not places:
+        return ranks
+    if max(places) * count >= _EXACT:
+        known = {place: float(number) for number, place in enumerate(sorted(set(places)))}
+        places = list(map(known.__getitem__, places))
+    return [place * count + number for place, number in zip(places, ranks, strict=True)]
+
+
+def _picked(values: Sequence[Any], pick: itemgetter[Any]) -> Sequence[Any]:
+    # Most columns of most snapshots are the same everywhere: no need to move anything.
+    if values.count(values[0]) == len(values):
+        return values
+    moved: Sequence[Any] = pick(values)
+    return moved

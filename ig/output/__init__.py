@@ -1,0 +1,92 @@
+"""What is printed: a table, JSON, YAML or CSV, as a function of columns and batches of events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+from ig.errors import UsageError
+from ig.gadget import Batch, Column
+from ig.names import find_column
+from ig.output.csv import CsvFormatter
+from ig.output.json import JsonFormatter
+from ig.output.table import TableFormatter
+from ig.output.yaml import YamlFormatter
+
+MODES = ("columns", "custom-columns", "json", "jsonl", "jsonpretty", "yaml", "csv")
+_WITH_COLUMNS = ("columns", "custom-columns", "csv")
+
+
+class Formatter(Protocol):
+    """Turns batches into text that always encodes to UTF-8 and has no raw controls but newlines."""
+
+    def header(self) -> str:
+        """Give what comes before the first event; a formatter begins anew with it."""
+        ...
+
+    def format(self, batch: Batch) -> str:
+        """Give the text of all events of the batch, for one write; empty for an empty batch."""
+        ...
+
+    def footer(self) -> str:
+        """Give what comes after the last event."""
+        ...
+
+
+def formatter(
+    mode: str,
+    columns: Sequence[Column],
+    shown: Sequence[Column],
+    *,
+    width: int | None,
+    array: bool = False,
+) -> Formatter:
+    """Give the formatter of a mode that `parse_output` gave.
+
+    `columns` are all of the gadget's (or view's), `shown` those of tables and CSV. `width` is the
+    terminal's in cells, None when stdout is none. With `array`, `json` and `jsonpretty` are one
+    array, as a snapshot is printed.
+    """
+    if mode == "csv":
+        return CsvFormatter(shown)
+    if mode == "yaml":
+        return YamlFormatter(columns)
+    if mode in ("json", "jsonl", "jsonpretty"):
+        return JsonFormatter(columns, array=array and mode != "jsonl", pretty=mode == "jsonpretty")
+    return TableFormatter(columns, shown, width=width)
+
+
+def shown_columns(columns: Sequence[Column], options: Mapping[str, Any]) -> tuple[Column, ...]:
+    """Give the columns that are shown when none are named, with these options of the gadget."""
+    return tuple(c for c in columns if not c.hidden or (c.show_if and c.show_if(options)))
+
+
+def parse_output(
+    text: str, columns: Sequence[Column], default: Sequence[Column] | None = None
+) -> tuple[str, tuple[Column, ...]]:
+    """Give the mode (of MODES, not `custom-columns`) and the shown columns that `-o TEXT` means.
+
+    Where it names none these are `default`, or those not hidden. Raises UsageError for an unknown
+    mode or column, and for a list where the mode takes none.
+    """
+    mode, equals, names = text.strip().partition("=")
+    mode = mode.strip().lower()
+    if mode not in MODES:
+        near = get_close_matches(mode[:64], MODES, n=1)
+        raise UsageError(
+            f"There is no output mode {mode[:64]!r}.",
+            "Known modes: " + ", ".join(MODES),
+            f"Did you mean {near[0]!r}?" if near else "",
+        )
+    if equals and mode not in _WITH_COLUMNS:
+        raise UsageError(
+            f"Output mode {mode!r} takes no list of columns.",
+            f"It was given {names[:64]!r}; it always has all columns.",
+            f"Choose columns with columns={names[:64]} or csv={names[:64]}.",
+        )
+    if equals:
+        shown = tuple(find_column(name, columns) for name in names.split(","))
+    else:
+        shown = shown_columns(columns, {}) if default is None else tuple(default)
+    return ("columns" if mode == "custom-columns" else mode), shown

@@ -1,0 +1,276 @@
+"""Events as JSON (RFC 8259): one object a line, or one array, or spread out for reading.
+
+The object's text is compiled once into a `%` template; values are encoded a column at a time, and
+one `%` fills the template for many events. What depends on nothing but an event's owner is encoded
+once an owner, and what is the same in a whole batch once a batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple, Union
+
+from ig.columns import Cache
+from ig.containers.container import HOST, Container
+from ig.durations import format_durations
+from ig.gadget import Batch, Column, Kind
+from ig.output.text import json_string
+from ig.values import BOOLEANS, format_timestamps
+
+Read = Callable[[Batch], Sequence[Any]]
+Encode = Callable[[Sequence[Any]], Sequence[Any]]
+Tree = dict[str, Union[Column, "Tree"]]
+
+
+class Slot(NamedTuple):
+    """A place in the template that values go to."""
+
+    placeholder: str
+    read: Read
+    encode: Encode | None = None
+    """Makes of values what the placeholder takes; the values themselves if None."""
+    by_owner: bool = False
+    """Whether the values depend on the events' owners only."""
+
+
+class JsonFormatter:
+    """One object a line; with `array` one array, header to footer; with `pretty` indented."""
+
+    def __init__(
+        self, columns: Sequence[Column], *, array: bool = False, pretty: bool = False
+    ) -> None:
+        self._objects = compile_objects(columns, ",\n" if array and not pretty else "\n")
+        self._array = array
+        self._pretty = pretty
+        self._empty = True
+
+    def header(self) -> str:
+        """Give what comes before the first event."""
+        self._empty = True
+        return "[" if self._array else ""
+
+    def format(self, batch: Batch) -> str:
+        """Give the text of the batch's events; in an array newlines come before them, not after."""
+        text = self._objects(batch)
+        if self._pretty:
+            depth = 1 if self._array else 0
+            end = ",\n" if self._array else "\n"
+            objects = [pretty(json.loads(line), depth) for line in text.split("\n")[:-1]]
+            text = "".join(f"{'  ' * depth}{shown}{end}" for shown in objects)
+        if not self._array or not text:
+            return text
+        start = "\n" if self._empty else ",\n"
+        self._empty = False
+        return start + text.removesuffix(",\n")
+
+    def footer(self) -> str:
+        """Give what comes after the last event."""
+        if not self._array:
+            return ""
+        return "]\n" if self._empty else "\n]\n"
+
+
+def compile_objects(columns: Sequence[Column], end: str = "\n") -> Callable[[Batch], str]:
+    """Give a function from a batch to each event's JSON object, without newlines but for `end`.
+
+    The object nests as the columns' paths do, in the columns' order; columns without a path are
+    left out. Raises ValueError when two columns claim the same key.
+    """
+    return _compile(_by_owner(list(_object(_tree(columns)))), end)
+
+
+def pretty(value: Any, depth: int = 0) -> str:
+    """Write what `json.loads` gave, indented by two spaces, unprintable characters escaped."""
+    inner, outer = "\n" + "  " * (depth + 1), "\n" + "  " * depth
+    if isinstance(value, dict) and value:
+        members = [f"{_STRINGS[key]}: {pretty(item, depth + 1)}" for key, item in value.items()]
+        return "{" + inner + f",{inner}".join(members) + outer + "}"
+    if isinstance(value, list) and value:
+        members = [pretty(item, depth + 1) for item in value]
+        return "[" + inner + f",{inner}".join(members) + outer + "]"
+    return scalar(value, _STRINGS)
+
+
+def scalar(value: Any, strings: Cache[str, str]) -> str:
+    """Write what has no members, strings by `strings`; JSON's other scalars are YAML's too."""
+    if isinstance(value, str):
+        return strings[value]
+    return str(value) if type(value) is int else json.dumps(value)
+
+
+def _tree(columns: Sequence[Column]) -> Tree:
+    root: Tree = {}
+    for column in columns:
+        if not column.path:
+            continue
+        *parents, key = column.path.split(".")
+        node = root
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if isinstance(child, Column):
+                raise ValueError(f"{parent} of {column.path} is another column's")
+            node = child
+        if key in node:
+            raise ValueError(f"{column.path} is two columns' path")
+        node[key] = column
+    return root
+
+
+def _object(tree: Tree) -> Iterator[str | Slot]:
+    before = "{"
+    for key, child in tree.items():
+        yield f"{before}{json_string(key)}:"
+        if isinstance(child, Column):
+            yield from _member(key, child)
+        else:
+            yield from _object(child)
+        before = ","
+    yield "}" if tree else "{}"
+
+
+def _member(key: str, column: Column) -> Iterator[str | Slot]:
+    if column.json:
+        yield Slot("%s", column.json, None, _reads_no_field(column.json))
+        return
+
+    def read(batch: Batch) -> Sequence[Any]:
+        return batch.read(column)
+
+    placeholder, encode = _ENCODED[column.kind]
+    yield Slot(placeholder, read, encode, column.read is not None and _reads_no_field(column.read))
+    if column.raw and column.kind in (Kind.DURATION, Kind.TIMESTAMP):
+        yield f",{json_string(key + '_raw')}:"
+        yield Slot("%d", read)
+
+
+def _compile(pieces: Sequence[str | Slot], end: str) -> Callable[[Batch], str]:
+    parts = [p.replace("%", "%%") if isinstance(p, str) else p.placeholder for p in pieces]
+    slots = [(place, piece) for place, piece in enumerate(pieces) if isinstance(piece, Slot)]
+
+    def lines(batch: Batch) -> str:
+        template = parts.copy()
+        varying = []
+        for place, slot in slots:
+            values = slot.read(batch)
+            same = _constant(values)
+            if same:
+                values = values[:1]
+            if slot.encode:
+                values = slot.encode(values)
+            if same:
+                template[place] = (slot.placeholder % values[0]).replace("%", "%%")
+            else:
+                varying.append(values)
+        return _fill("".join(template) + end, varying, len(batch))
+
+    return lines
+
+
+def _constant(values: Sequence[Any]) -> bool:
+    """Say whether all are equal; a look at three answers for most that are not."""
+    if not values:
+        return False
+    first = values[0]
+    if values[-1] != first or values[len(values) // 2] != first:
+        return False
+    return values.count(first) == len(values)
+
+
+def _fill(template: str, columns: Sequence[Sequence[Any]], count: int) -> str:
+    """Fill the template for `count` events, many at a time: it saves each line's own string."""
+    if not columns:
+        return template % () * count
+    values = chain.from_iterable(zip(*columns, strict=True))
+    chunks = []
+    for start in range(0, count, _CHUNK):
+        size = min(_CHUNK, count - start)
+        chunks.append(template * size % tuple(islice(values, size * len(columns))))
+    return "".join(chunks)
+
+
+def _by_owner(pieces: Sequence[str | Slot]) -> list[str | Slot]:
+    """Join runs of slots that depend on the owner only, and the text between, into one slot."""
+    joined: list[str | Slot] = []
+    run: list[str | Slot] = []
+    for piece in pieces:
+        if run if isinstance(piece, str) else piece.by_owner:
+            run.append(piece)
+        else:
+            joined += _fragment(run)
+            run = []
+            joined.append(piece)
+    return joined + _fragment(run)
+
+
+def _fragment(run: list[str | Slot]) -> list[str | Slot]:
+    if not run:
+        return []
+    last = max(place for place, piece in enumerate(run) if isinstance(piece, Slot))
+    fragments = _OwnerFragments(_compile(run[: last + 1], "\n"))
+    return [Slot("%s", fragments.read, by_owner=True), *run[last + 1 :]]
+
+
+class _OwnerFragments:
+    """Encoded text, remembered by the owner's identity: cheaper than hashing all its fields."""
+
+    _LIMIT = 4096
+
+    def __init__(self, encode: Callable[[Batch], str]) -> None:
+        self._encode = encode
+        self._fragments: dict[int, str] = {}
+        self._owners: list[Container] = []  # kept alive: an identity is not given to another
+
+    def read(self, batch: Batch) -> list[str]:
+        keys = list(map(id, batch.owners))
+        try:
+            return list(map(self._fragments.__getitem__, keys))
+        except KeyError:
+            self._learn(dict(zip(keys, batch.owners, strict=True)))
+        return list(map(self._fragments.__getitem__, keys))
+
+    def _learn(self, owners: dict[int, Container]) -> None:
+        if len(self._fragments) + len(owners) > self._LIMIT:
+            self._fragments.clear()
+            self._owners.clear()
+        new = [owner for key, owner in owners.items() if key not in self._fragments]
+        self._owners += new
+        fragments = self._encode(Batch({}, new)).split("\n")[:-1]
+        self._fragments.update(zip(map(id, new), fragments, strict=True))
+
+
+class _FieldWantedError(Exception):
+    pass
+
+
+class _NoFields(dict[str, Sequence[Any]]):
+    def _refuse(self, *_: object) -> Any:
+        raise _FieldWantedError
+
+    __getitem__ = __contains__ = __iter__ = __len__ = get = keys = values = items = _refuse
+
+
+def _reads_no_field(read: Read) -> bool:
+    """Ask by doing: with one event of the host that has no fields."""
+    try:
+        read(Batch(_NoFields(), [HOST]))
+    except _FieldWantedError:
+        return False
+    return True
+
+
+def _booleans(values: Sequence[object]) -> list[str]:
+    return [BOOLEANS[bool(value)] for value in values]
+
+
+_CHUNK = 128
+"""Events to one `%`: their text stays in the processor's cache and below what malloc maps."""
+_STRINGS: Cache[str, str] = Cache(json_string, 8192)
+_ENCODED: dict[Kind, tuple[str, Encode | None]] = {
+    Kind.STRING: ("%s", _STRINGS.of),
+    Kind.INTEGER: ("%d", None),
+    Kind.BOOLEAN: ("%s", _booleans),
+    Kind.DURATION: ('"%s"', format_durations),
+    Kind.TIMESTAMP: ('"%s"', format_timestamps),
+}

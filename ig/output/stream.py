@@ -1,0 +1,70 @@
+"""Write to stdout without ever hanging on a reader that does not read."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import time
+from collections.abc import Callable
+
+from ig.errors import IgError
+
+_PIECE = 4096  # PIPE_BUF: what a pipe that polls as writable takes without blocking
+_PATIENCE = 2.0  # seconds that a reader has to take the last events
+
+
+class ReaderGone(Exception):
+    """Whoever read stdout has closed it: nothing failed, there is just nobody left to tell."""
+
+
+class Stream:
+    """A file descriptor that text is written to.
+
+    `stopping` says that the user wants to end: then a reader that does not read is given up.
+    """
+
+    def __init__(self, descriptor: int, stopping: Callable[[], bool]) -> None:
+        self._descriptor = descriptor
+        self._stopping = stopping
+        mode = os.fstat(descriptor).st_mode
+        self._blocks = not stat.S_ISREG(mode)
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._gone = select.poll()
+        self._gone.register(descriptor, 0)
+
+    def write(self, text: str) -> None:
+        """Write all of it. Raises ReaderGone, and IgError if the file takes no more."""
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
+        try:
+            while data:
+                if self._blocks:
+                    self._wait_writable()
+                    written = os.write(self._descriptor, data[:_PIECE])
+                else:
+                    written = os.write(self._descriptor, data)
+                data = data[written:]
+        except BrokenPipeError:
+            raise ReaderGone from None
+        except OSError as error:
+            raise IgError(
+                f"The output could not be written: {error.strerror}.",
+                "What was written before is whole up to its last line.",
+                "Make room, or send the output elsewhere.",
+            ) from error
+
+    def rest(self, seconds: float) -> None:
+        """Wait that long. Raises ReaderGone as soon as nobody reads any more."""
+        for _, event in self._gone.poll(seconds * 1000):
+            if event & select.POLLERR and self._blocks:
+                raise ReaderGone
+            time.sleep(seconds)  # something else than a pipe, that always reports
+
+    def _wait_writable(self) -> None:
+        given_up = 0.0
+        while not self._poll.poll(100):
+            if self._stopping():
+                given_up = given_up or time.monotonic() + _PATIENCE
+                if time.monotonic() > given_up:
+                    raise ReaderGone

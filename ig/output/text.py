@@ -1,0 +1,121 @@
+"""Text made harmless and fitting: escapes for terminals, JSON and YAML, display width, shortening.
+
+Names come from the kernel and from runtimes, so whoever names a process or an image chooses them.
+What `str.isprintable` calls unprintable (controls, bidi overrides and marks, lone surrogates,
+private and unassigned characters, every space but the ASCII one) never leaves raw.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+from ig.columns import Cache
+
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+ELLIPSIS = "…"
+
+
+def visible(text: str) -> str:
+    r"""Give the text, unprintable characters as `\n`, `\xNN`, `\uNNNN` or `\UNNNNNNNN`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _visible_escape(c) for c in text)
+
+
+def json_string(text: str) -> str:
+    """Give the text as a quoted JSON string (RFC 8259), unprintable characters escaped.
+
+    A lone surrogate, which many parsers refuse even as an escape, becomes text as in `visible`.
+    """
+    return _quoted(text, _json_escape)
+
+
+def yaml_string(text: str) -> str:
+    """Give the text as a double-quoted YAML scalar (YAML 1.2, 7.3.1).
+
+    It differs from `json_string` beyond the 16-bit plane, where YAML has no surrogate pairs.
+    """
+    return _quoted(text, _yaml_escape)
+
+
+def display_width(text: str) -> int:
+    """Give how many cells of a terminal printable text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_CELLS.__getitem__, text))
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut the text's end, marked with `…`, so that it takes at most `width` cells."""
+    if display_width(text) <= width:
+        return text
+    return _head(text, width - 1) + ELLIPSIS if width > 0 else ""
+
+
+def shorten_endpoint(text: str, width: int) -> str:
+    """Cut `ADDR:PORT` to `width` cells in the address's middle; the port stays if it fits."""
+    if display_width(text) <= width:
+        return text
+    address, colon, port = text.rpartition(":")
+    keep = width - len(colon + port) - 1
+    if not colon or not port.isdigit() or keep < 0 or not address.isascii():
+        return shorten(text, width)
+    end = keep // 2
+    return address[: keep - end] + ELLIPSIS + address[len(address) - end :] + colon + port
+
+
+def pad(text: str, width: int, right: bool = False) -> str:
+    """Fill printable text with spaces to `width` cells, on its left if it is to stand right."""
+    fill = " " * (width - display_width(text))
+    return fill + text if right else text + fill
+
+
+def _quoted(text: str, escape: Cache[str, str]) -> str:
+    quoted = json.dumps(text, ensure_ascii=False)
+    if quoted.isprintable():
+        return quoted
+    return "".join(c if c.isprintable() else escape[c] for c in quoted)
+
+
+def _visible_escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8, kept by "surrogateescape"
+        code -= 0xDC00
+    if character in _NAMED:
+        return _NAMED[character]
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _as_json_escape(character: str) -> str:
+    code = ord(character)
+    if 0xD800 <= code <= 0xDFFF:
+        return "\\" + _visible_escape(character)
+    return f"\\u{code:04x}" if code < 0x10000 else json.dumps(character)[1:-1]
+
+
+def _as_yaml_escape(character: str) -> str:
+    code = ord(character)
+    return f"\\U{code:08x}" if code >= 0x10000 else _as_json_escape(character)
+
+
+def _cells(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+def _head(text: str, width: int) -> str:
+    taken = 0
+    for place, character in enumerate(text):
+        taken += _CELLS[character]
+        if taken > width:
+            return text[:place]
+    return text
+
+
+_json_escape: Cache[str, str] = Cache(_as_json_escape, 1024)
+_yaml_escape: Cache[str, str] = Cache(_as_yaml_escape, 1024)
+_CELLS: Cache[str, int] = Cache(_cells, 4096)

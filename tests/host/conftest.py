@@ -1,0 +1,109 @@
+"""What tests of this kernel and of a real engine share."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host.engine import Engine, PrivateEngine, users_engine
+from tests.host.namespace import Namespace, stop_programs
+from tests.host.tracer import IG, Tracer
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs root where there is none."""
+    if os.geteuid() == 0:
+        return
+    skip = pytest.mark.skip(reason="needs root: sudo make test")
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _no_program_stays() -> Iterator[None]:
+    yield
+    stop_programs()
+
+
+@pytest.fixture(scope="session")
+def _shared_engine() -> Iterator[Engine]:
+    socket = users_engine()
+    private = None if socket else PrivateEngine()
+    try:
+        if private:
+            private.start()
+        shared = Engine(socket or private.socket)  # type: ignore[union-attr]
+        try:
+            yield shared
+        finally:
+            shared.close()
+    finally:
+        if private:
+            private.remove()
+
+
+@pytest.fixture
+def engine(_shared_engine: Engine) -> Iterator[Engine]:
+    """An engine to run containers with; those left at the test's end are removed."""
+    yield _shared_engine
+    _shared_engine.clear()
+
+
+@pytest.fixture
+def private_engine() -> Iterator[PrivateEngine]:
+    """An engine of the test's own, not yet started, that it may stop and start again."""
+    private = PrivateEngine()
+    try:
+        yield private
+    finally:
+        private.remove()
+
+
+@pytest.fixture
+def new_namespace() -> Iterator[Callable[[], Namespace]]:
+    """Make network namespaces, for tests that need several."""
+    made: list[Namespace] = []
+
+    def make() -> Namespace:
+        made.append(Namespace())
+        return made[-1]
+
+    yield make
+    for namespace in made:
+        namespace.remove()
+
+
+@pytest.fixture
+def namespace(new_namespace: Callable[[], Namespace]) -> Namespace:
+    """A network namespace of the test's own: nothing but `lo`."""
+    return new_namespace()
+
+
+@pytest.fixture
+def start_ig() -> Iterator[Callable[..., Tracer]]:
+    """Start the real command (see Tracer); it ends with the test at the latest."""
+    assert IG.exists(), f"{IG} is not there: run the tests by `make test`"
+    started: list[Tracer] = []
+
+    def start(*arguments: object, **options: object) -> Tracer:
+        started.append(Tracer(*arguments, **options))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for tracer in started:
+        tracer.kill()
+
+
+@pytest.fixture
+def ig(start_ig: Callable[..., Tracer], engine: Engine) -> Callable[..., Tracer]:
+    """Start the real command against the tests' engine (by DOCKER_HOST), JSON out."""
+
+    def start(*arguments: object, **options: object) -> Tracer:
+        options.setdefault("environment", {"DOCKER_HOST": engine.socket})
+        return start_ig(*arguments, "-o", "json", **options)
+
+    return start

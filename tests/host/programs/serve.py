@@ -1,0 +1,51 @@
+"""Listen on a TCP port, say which in a JSON line, and accept until SIGTERM.
+
+`serve.py HOST PORT`; port 0 takes any. With `--deaf` nothing is ever accepted. With `--reset` what
+was accepted is closed with a reset, else in the ordinary way once the client has closed.
+"""
+
+import argparse
+import json
+import signal
+import socket
+import struct
+import sys
+import threading
+
+
+def serve(connection: socket.socket, reset: bool) -> None:
+    with connection:
+        if reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return
+        try:
+            while connection.recv(4096):
+                pass
+        except ConnectionError:
+            pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("host", nargs="?", default="::")
+    parser.add_argument("port", nargs="?", type=int, default=0)
+    parser.add_argument("--backlog", type=int, default=128)
+    parser.add_argument("--deaf", action="store_true")
+    parser.add_argument("--reset", action="store_true")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((options.host, options.port))
+        listener.listen(options.backlog)
+        print(json.dumps({"ready": True, "port": listener.getsockname()[1]}), flush=True)
+        while options.deaf:
+            signal.pause()
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=serve, args=(connection, options.reset), daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

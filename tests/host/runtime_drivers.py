@@ -1,0 +1,151 @@
+"""What each engine under test is told to do, in its own command's words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ig.containers.container import Runtime
+from ig.containers.containerd import Containerd
+from ig.containers.docker import Docker
+from ig.containers.podman import Podman
+from tests.host.runtimes import BRIEF, IMAGE, SLEEP, Server, command, need
+
+
+class DockerEngine:
+    """A dockerd in a network namespace of its own, hence without effect on the host's bridges."""
+
+    renames = True
+
+    def __init__(self, folder: Path) -> None:
+        need("dockerd", "docker", "unshare")
+        self.socket = f"{folder}/docker.sock"
+        self.containerd = f"{folder}/exec/containerd/containerd.sock"
+        self.server = Server(
+            (
+                "unshare",
+                "--net",
+                "dockerd",
+                f"--host=unix://{self.socket}",
+                f"--data-root={folder}/data",
+                f"--exec-root={folder}/exec",
+                f"--pidfile={folder}/pid",
+                "--iptables=false",
+            ),
+            "API listen on",
+        )
+
+    def call(self, *words: str) -> str:
+        return command("docker", "-H", f"unix://{self.socket}", *words)
+
+    def load(self, image: Path) -> None:
+        self.call("load", "-i", str(image))
+
+    def runtime(self) -> Runtime:
+        return Docker(self.socket)
+
+    def run(self, name: str) -> None:
+        self.call("run", "-d", "--name", name, "-l", "ig.test=1", IMAGE, *SLEEP)
+
+    def run_briefly(self, name: str) -> None:
+        self.call("run", "--rm", "--name", name, IMAGE, *BRIEF)
+
+    def rename(self, name: str, other: str) -> None:
+        self.call("rename", name, other)
+
+    def restart(self, name: str) -> None:
+        self.call("restart", "-t", "0", name)
+
+    def remove(self, name: str) -> None:
+        self.call("rm", "-f", name)
+
+
+class PodmanEngine(DockerEngine):
+    """Podman's service with a storage of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        need("podman", "runc")
+        self.socket = f"{folder}/podman.sock"
+        # Where root may not raise its limits, Podman's defaults do not start.
+        configuration = folder / "containers.conf"
+        configuration.write_text(
+            '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
+        )
+        self._environment = {"CONTAINERS_CONF": str(configuration)}
+        self.server = Server(
+            (
+                "podman",
+                f"--root={folder}/root",
+                f"--runroot={folder}/run",
+                f"--tmpdir={folder}/tmp",
+                "--runtime=runc",
+                "--cgroup-manager=cgroupfs",
+                "--events-backend=file",
+                "--log-level=info",
+                "system",
+                "service",
+                "--time=0",
+                f"unix://{self.socket}",
+            ),
+            "API service listening",
+            **self._environment,
+        )
+
+    def call(self, *words: str) -> str:
+        return command("podman", "--url", f"unix://{self.socket}", *words, **self._environment)
+
+    def runtime(self) -> Runtime:
+        return Podman(self.socket)
+
+    def run(self, name: str) -> None:
+        labels = ("-l", "ig.test=1", "--network=none")
+        self.call("run", "-d", "--name", name, *labels, IMAGE, *SLEEP)
+
+    def run_briefly(self, name: str) -> None:
+        self.call("run", "--rm", "--name", name, "--network=none", IMAGE, *BRIEF)
+
+    def remove(self, name: str) -> None:
+        self.call("rm", "-f", "-t", "0", name)
+
+
+class ContainerdEngine:
+    """A containerd with folders of its own, driven by `ctr` in a namespace of its own."""
+
+    renames = False
+    namespace = "ig-test"
+
+    def __init__(self, folder: Path, configuration: str = "") -> None:
+        need("containerd", "ctr", "runc")
+        self.socket = f"{folder}/containerd.sock"
+        written = folder / "config.toml"
+        written.write_text(
+            f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\n'
+            + (configuration or 'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
+            + f'[grpc]\naddress = "{self.socket}"\n[ttrpc]\naddress = "{self.socket}.ttrpc"\n'
+        )
+        self.server = Server(("containerd", "-c", str(written)), "successfully booted")
+
+    def call(self, *words: str) -> str:
+        return command("ctr", "-a", self.socket, "-n", self.namespace, *words)
+
+    def load(self, image: Path) -> None:
+        self.call("image", "import", str(image))
+
+    def runtime(self) -> Runtime:
+        return Containerd(self.socket)
+
+    def run(self, name: str) -> None:
+        self.call("run", "-d", "--label", "ig.test=1", IMAGE, name, *SLEEP)
+
+    def run_briefly(self, name: str) -> None:
+        self.call("run", "--rm", IMAGE, name, *BRIEF)
+
+    def restart(self, name: str) -> None:
+        self.call("task", "rm", "-f", name)
+        self.call("task", "start", "-d", name)
+
+    def remove(self, name: str) -> None:
+        self.call("task", "rm", "-f", name)
+        self.call("container", "rm", name)
+
+
+Engine = DockerEngine | PodmanEngine | ContainerdEngine

@@ -1,0 +1,158 @@
+"""Pods made through containerd's own CRI plugin, as seen by the CRI and by containerd's API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ig.containers.containerd import Containerd
+from ig.containers.cri import Cri
+from tests.host.runtime_drivers import ContainerdEngine
+from tests.host.runtimes import IMAGE, SLEEP, archive, cgroup_of, followed, unmount
+
+SERVICE = "/runtime.v1.RuntimeService/"
+HOST_NETWORK = 2  # NamespaceMode.NODE: no network plugin is needed
+
+
+def field(number: int, *values: str | bytes | int) -> bytes:
+    """Encode a protobuf field, by hand: what is sent must not rest on the code under test."""
+    encoded = b""
+    for value in values:
+        if isinstance(value, int):
+            encoded += bytes([number << 3, value])
+            continue
+        content = value.encode() if isinstance(value, str) else value
+        size = bytes([len(content) & 0x7F | 0x80, len(content) >> 7])
+        encoded += bytes([number << 3 | 2]) + size + content
+    return encoded
+
+
+def labels(number: int, **entries: str) -> bytes:
+    """Encode a map; the kubelet's labels begin with `io.kubernetes.`."""
+    pairs = (
+        field(1, "io.kubernetes." + key.replace("_", ".")) + field(2, value)
+        for key, value in entries.items()
+    )
+    return field(number, *pairs)
+
+
+class Kubelet(ContainerdEngine):
+    """A containerd with its CRI plugin, and the few calls that a kubelet would make."""
+
+    namespace = "k8s.io"
+
+    def __init__(self, folder: Path) -> None:
+        plugin = 'plugins."io.containerd.grpc.v1.cri"'
+        super().__init__(
+            folder,
+            f'[{plugin}]\nsandbox_image = "{IMAGE}"\nrestrict_oom_score_adj = true\n'
+            f'[{plugin}.cni]\nbin_dir = "{folder}"\nconf_dir = "{folder}/net.d"\n',
+        )
+        self.folder = folder
+
+    def tell(self, method: str, request: bytes) -> str:
+        import grpc
+
+        with grpc.insecure_channel(f"unix://{self.socket}") as channel:
+            call: Any = channel.unary_unary(SERVICE + method)
+            answer: bytes = call(request, timeout=30, wait_for_ready=True)
+        return answer[2 : 2 + answer[1]].decode() if answer else ""
+
+    def pod(self, name: str) -> tuple[str, bytes]:
+        network = field(8, field(2, field(1, field(1, HOST_NETWORK))))
+        metadata = field(1, name) + field(2, f"uid-{name}") + field(3, "prod")
+        config = (
+            field(1, metadata)
+            + field(3, str(self.folder))
+            + labels(6, pod_name=name, pod_namespace="prod", pod_uid=f"uid-{name}")
+            + network
+        )
+        return self.tell("RunPodSandbox", field(1, config)), config
+
+    def container(self, pod: str, config: bytes, name: str, pod_name: str) -> str:
+        network = field(15, field(2, field(3, field(1, HOST_NETWORK))))
+        kubernetes = labels(
+            9,
+            container_name=name,
+            pod_name=pod_name,
+            pod_namespace="prod",
+            pod_uid=f"uid-{pod_name}",
+        )
+        wanted = (
+            field(1, field(1, name))
+            + field(2, field(1, IMAGE))
+            + field(3, *SLEEP)
+            + kubernetes
+            + network
+        )
+        made = self.tell("CreateContainer", field(1, pod) + field(2, wanted) + field(3, config))
+        self.tell("StartContainer", field(1, made))
+        return made
+
+    def remove_pod(self, pod: str) -> None:
+        self.tell("StopPodSandbox", field(1, pod))
+        self.tell("RemovePodSandbox", field(1, pod))
+
+
+@pytest.fixture(scope="module")
+def kubelet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
+    folder = tmp_path_factory.mktemp("k")
+    image = archive(tmp_path_factory.mktemp("image"))
+    started = Kubelet(folder)
+    started.server.start()
+    try:
+        started.load(image)
+        yield started
+    finally:
+        started.server.stop()
+        unmount(folder)
+
+
+@pytest.mark.parametrize("kind", [Cri, Containerd])
+def test_a_pods_container_has_its_kubernetes_names(
+    kubelet: Kubelet, kind: type[Cri] | type[Containerd]
+) -> None:
+    with followed(kind(kubelet.socket)) as following:
+        pod, config = kubelet.pod("api-0")
+        try:
+            made = kubelet.container(pod, config, "server", "api-0")
+            started = following.until(lambda change: change.container.id == made)
+            while not started.running:
+                started = following.until(lambda change: change.container.id == made)
+            container = following.named("server")
+            assert (container.pod_namespace, container.pod_name) == ("prod", "api-0")
+            assert (container.pod_container, container.pod_uid) == ("server", "uid-api-0")
+            assert container.image == IMAGE
+            assert container.pid > 0
+            assert container.started > 0
+            found, final = following.index.find(cgroup_of(container.pid))
+            assert (found.id, final) == (made, True)
+            assert [each.name for each in following.index.containers()] == ["server"]
+            pause = [each for each in following.index.containers(sandboxes=True) if each.sandbox]
+            assert [each.id for each in pause] == [pod]
+            assert following.index.details(pause[0]).pid not in (0, container.pid)
+        finally:
+            kubelet.remove_pod(pod)
+        following.until(lambda change: (change.kind, change.container.id) == ("removed", made))
+
+
+def test_pods_that_were_there_are_known_at_once(kubelet: Kubelet) -> None:
+    pod, config = kubelet.pod("api-1")
+    try:
+        kubelet.container(pod, config, "server", "api-1")
+        with followed(Cri(kubelet.socket), Containerd(kubelet.socket)) as following:
+            # Two runtimes tell of the same container: it is one.
+            assert following.named("server").pod_name == "api-1"
+    finally:
+        kubelet.remove_pod(pod)
+
+
+def test_a_cri_runtime_that_goes_is_told(kubelet: Kubelet) -> None:
+    with followed(Cri(kubelet.socket)) as following:
+        kubelet.server.stop()
+        assert "does not answer" in following.said.get(timeout=30)
+        kubelet.server.start()
+        assert "answers again" in following.said.get(timeout=30)

@@ -1,0 +1,137 @@
+"""Docker, containerd and Podman as they are: what each tells of its containers is known in time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ig.containers.container import HOST
+from tests.host.runtime_drivers import ContainerdEngine, DockerEngine, Engine, PodmanEngine
+from tests.host.runtimes import BOUND, archive, cgroup_of, followed, unmount
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archive(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="module", params=[DockerEngine, ContainerdEngine, PodmanEngine])
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, image: Path
+) -> Iterator[Engine]:
+    folder = tmp_path_factory.mktemp("e")
+    started: Engine = request.param(folder)
+    started.server.start()
+    try:
+        started.load(image)
+        yield started
+    finally:
+        started.server.stop()
+        unmount(folder)
+
+
+@pytest.fixture
+def web(engine: Engine) -> Iterator[str]:
+    engine.run("web")
+    yield "web"
+    engine.remove("web")
+
+
+def test_a_container_that_was_there_is_known_at_once(engine: Engine, web: str) -> None:
+    with followed(engine.runtime()) as following:
+        container = following.named(web)
+        assert container.runtime == engine.runtime().name
+        assert container.image.endswith("ig-box:latest")
+        assert container.labels["ig.test"] == "1"
+        assert container.started > 0
+        path = cgroup_of(container.pid)
+        found, final = following.index.find(path)
+        assert (found.id, found.name, final) == (container.id, "web", True)
+        assert following.index.find([*path, "container", "init.scope"])[0].id == container.id
+        assert following.index.find(cgroup_of(1)) == (HOST, True)
+
+
+def test_a_new_container_is_told_as_it_comes_and_goes(engine: Engine) -> None:
+    with followed(engine.runtime()) as following:
+        engine.run("fresh")
+        try:
+            following.expect("created", "fresh")
+            following.expect("started", "fresh")
+            assert following.named("fresh").pid > 0
+        finally:
+            engine.remove("fresh")
+        following.expect("removed", "fresh")
+        assert not following.index.containers()
+
+
+def test_a_container_that_lived_an_instant_is_still_found(engine: Engine) -> None:
+    with followed(engine.runtime()) as following:
+        for number in range(3):
+            engine.run_briefly(f"shorty-{number}")
+            gone = following.expect("removed", f"shorty-{number}")
+            found, final = following.index.find([gone.scope, gone.id])
+            assert (found.name, final) == (f"shorty-{number}", True)
+
+
+def test_a_container_may_be_renamed(engine: Engine, web: str) -> None:
+    with followed(engine.runtime()) as following:
+        if isinstance(engine, ContainerdEngine):  # it has no other names than ids
+            assert following.named(web).id == web
+            return
+        engine.rename(web, "shop")
+        try:
+            container = following.expect("renamed", "shop")
+            assert following.index.find([container.id])[0].name == "shop"
+        finally:
+            engine.rename("shop", web)
+
+
+def test_a_restarted_container_has_its_new_process(engine: Engine, web: str) -> None:
+    with followed(engine.runtime()) as following:
+        before = following.named(web)
+        engine.restart(web)
+        following.expect("exited", web)
+        following.expect("started", web)
+        after = following.named(web)
+        assert after.id == before.id
+        assert after.pid not in (0, before.pid)
+        assert after.started > before.started
+
+
+def test_an_engine_may_stop_and_come_back(engine: Engine) -> None:
+    with followed(engine.runtime()) as following:
+        engine.server.stop()
+        assert "does not answer" in following.said.get(timeout=BOUND)
+        engine.server.start()
+        assert "answers again" in following.said.get(timeout=BOUND)
+        assert following.said.empty()
+        engine.run("later")
+        try:
+            container = following.expect("started", "later")
+            assert following.index.find([container.scope, container.id])[0].name == "later"
+        finally:
+            engine.remove("later")
+
+
+def test_a_blocked_watch_ends_when_it_is_stopped(engine: Engine) -> None:
+    runtime = engine.runtime()
+    synced = threading.Event()
+
+    def follow() -> None:
+        for change in runtime.watch(lambda: False):
+            if change.kind == "synced":
+                synced.set()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    assert synced.wait(BOUND)
+    # The watch may not yet be reading again: it is told until it ends.
+    for _ in range(10):
+        runtime.stop()
+        thread.join(BOUND / 10)
+        if not thread.is_alive():
+            break
+    assert not thread.is_alive()

@@ -1,0 +1,139 @@
+"""Several runtimes at once, and many containers of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ig.containers.containerd import Containerd
+from ig.containers.docker import Docker
+from ig.containers.index import Index
+from tests.host.runtime_drivers import ContainerdEngine, DockerEngine
+from tests.host.runtimes import BOUND, IMAGE, SLEEP, archive, cgroup_of, followed, unmount
+
+MANY = 500
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archive(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="module")
+def docker(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[DockerEngine]:
+    folder = tmp_path_factory.mktemp("d")
+    engine = DockerEngine(folder)
+    engine.server.start()
+    try:
+        engine.load(image)
+        yield engine
+    finally:
+        engine.server.stop()
+        unmount(folder)
+
+
+@pytest.fixture
+def containerd(tmp_path: Path, image: Path) -> Iterator[ContainerdEngine]:
+    engine = ContainerdEngine(tmp_path)
+    engine.server.start()
+    try:
+        engine.load(image)
+        yield engine
+    finally:
+        engine.server.stop()
+
+
+def test_a_container_of_the_same_name_in_two_runtimes_is_two(
+    docker: DockerEngine, containerd: ContainerdEngine
+) -> None:
+    docker.run("twin")
+    containerd.run("twin")
+    try:
+        with followed(docker.runtime(), containerd.runtime()) as following:
+            twins = [following.index.details(each) for each in following.index.containers()]
+            assert sorted(twin.runtime for twin in twins) == ["containerd", "docker"]
+            assert [twin.name for twin in twins] == ["twin", "twin"]
+            for twin in twins:
+                assert following.index.find(cgroup_of(twin.pid))[0].runtime == twin.runtime
+    finally:
+        docker.remove("twin")
+        containerd.remove("twin")
+
+
+def test_docker_and_its_containerd_show_one_container_with_dockers_name(
+    docker: DockerEngine,
+) -> None:
+    # containerd first: its word must not count for more because it is heard first.
+    with followed(Containerd(docker.containerd), Docker(docker.socket)) as following:
+        docker.run("once")
+        try:
+            started = following.until(
+                lambda change: change.container.name == "once" and change.container.running
+            )
+            assert following.index.find([started.id]) == (started, True)
+            assert [each.name for each in following.index.containers()] == ["once"]
+            assert following.named("once").runtime == "docker"
+        finally:
+            docker.remove("once")
+
+
+def test_a_lost_docker_leaves_its_names_while_its_containerd_goes_on(
+    docker: DockerEngine, containerd: ContainerdEngine
+) -> None:
+    containerd.run("steady")
+    try:
+        with followed(docker.runtime(), containerd.runtime()) as following:
+            docker.server.stop()
+            assert following.said.get(timeout=BOUND).startswith("docker ")
+            containerd.run("newcomer")
+            try:
+                following.expect("started", "newcomer")
+            finally:
+                containerd.remove("newcomer")
+            docker.server.start()
+            assert "docker answers again" in following.said.get(timeout=BOUND)
+    finally:
+        containerd.remove("steady")
+
+
+def test_details_of_a_container_that_starts_are_asked_for(docker: DockerEngine) -> None:
+    with followed(docker.runtime(), detailed=True) as following:
+        docker.run("asked")
+        try:
+            # This engine has no bridge, so the pid is what shows that it was asked.
+            assert following.expect("updated", "asked").pid > 0
+        finally:
+            docker.remove("asked")
+
+
+def test_five_hundred_containers_are_ready_within_a_second(docker: DockerEngine) -> None:
+    from docker import APIClient
+
+    client = APIClient(f"unix://{docker.socket}", version="auto")
+    made = [
+        client.create_container(IMAGE, list(SLEEP), name=f"many-{number}", labels={"n": "1"})["Id"]
+        for number in range(MANY)
+    ]
+    try:
+        said: list[str] = []
+        index = Index([docker.runtime()], said.append)
+        began = time.monotonic()
+        index.start()
+        index.wait_synced(BOUND)
+        taken = time.monotonic() - began
+        assert len(index.containers(stopped=True)) == MANY
+        assert taken < 1.0
+        paths = [["docker", identifier] for identifier in made]
+        began = time.perf_counter()
+        for path in paths:
+            assert index.find(path)[1]
+        # An owner is looked up once a cgroup and kept by the caller: this is the dear way.
+        assert (time.perf_counter() - began) / MANY < 10e-6
+        index.close()
+    finally:
+        for identifier in made:
+            client.remove_container(identifier)
+        client.close()

@@ -1,0 +1,20 @@
+"""Wait, with a bound, for what tells nobody when it happens."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+PATIENCE = 30.0
+"""Seconds that anything may take on a slow, busy machine before it counts as not happening."""
+
+
+def until(condition: Callable[[], Value], what: str, seconds: float = PATIENCE) -> Value:
+    """Give the condition's first true value; raise TimeoutError, saying `what`, after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:g} s in vain for {what}")
+        time.sleep(0.01)
+    return value

@@ -1,0 +1,146 @@
+"""What an engine's records say, and that nothing an engine could say breaks the reader."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ig.containers import answers
+from ig.containers.container import Container
+from ig.containers.engine_records import detailed, listed, told
+
+ID = "a" * 64
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+LISTED = {
+    "Id": ID,
+    "Names": ["/other/alias", "/web"],
+    "Image": "nginx:1.27",
+    "State": "running",
+    "Labels": {"com.docker.compose.service": "web"},
+    "Ports": [
+        {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"},
+        {"PrivatePort": 443, "Type": "tcp"},
+        {"IP": "::", "PrivatePort": 53, "PublicPort": 53, "Type": "udp"},
+    ],
+    "NetworkSettings": {
+        "Networks": {
+            "bridge": {"IPAddress": "172.17.0.2", "GlobalIPv6Address": ""},
+            "six": {"IPAddress": "", "GlobalIPv6Address": "fd00:0::2"},
+        }
+    },
+}
+
+
+def event(action: str, **attributes: str) -> dict[str, object]:
+    return {
+        "Type": "container",
+        "Action": action,
+        "Actor": {"ID": ID, "Attributes": attributes},
+        "timeNano": 1_700_000_000_123_456_789,
+    }
+
+
+def test_a_listed_container_has_its_name_image_addresses_and_ports() -> None:
+    container = listed("docker", LISTED)
+    assert container is not None
+    assert (container.name, container.image, container.running) == ("web", "nginx:1.27", True)
+    assert container.addresses == ("172.17.0.2", "fd00::2")
+    assert container.ports == (("0.0.0.0", 8080, 80),)
+    assert container.labels == {"com.docker.compose.service": "web"}
+
+
+def test_a_stopped_container_has_no_addresses() -> None:
+    container = listed("docker", {**LISTED, "State": "exited"})
+    assert container is not None
+    assert not container.running
+    assert not container.addresses
+    assert not container.ports
+
+
+def test_the_events_of_a_container_tell_its_life() -> None:
+    seen: dict[str, Container] = {}
+    kinds = []
+    for action, name in [
+        ("create", "web"),
+        ("start", "web"),
+        ("rename", "shop"),
+        ("die", "shop"),
+        ("destroy", "shop"),
+    ]:
+        change = told("docker", event(action, name=name, image="nginx", tier="front"), seen)
+        assert change is not None
+        kinds.append((change.kind, change.container.name, change.container.running))
+        assert change.container.labels == {"tier": "front"}
+    assert kinds == [
+        ("created", "web", False),
+        ("started", "web", True),
+        ("renamed", "shop", True),
+        ("exited", "shop", False),
+        ("removed", "shop", False),
+    ]
+    assert not seen
+
+
+def test_a_start_tells_when() -> None:
+    change = told("docker", event("start", name="web"), {})
+    assert change is not None
+    assert change.container.started == 1_700_000_000_123_456_789
+
+
+def test_other_events_tell_nothing() -> None:
+    assert told("docker", event("exec_create: sh"), {}) is None
+    assert told("docker", {**event("create"), "Actor": {"ID": "system.slice"}}, {}) is None
+
+
+def test_an_inspected_container_has_its_pid_start_and_ports() -> None:
+    ports = {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "81/tcp": None}
+    networks = {"bridge": {"IPAddress": "172.17.0.2"}}
+    state = {"Running": True, "Pid": 4242, "StartedAt": "2026-11-20T20:33:04.123456789Z"}
+    record = {"State": state, "NetworkSettings": {"Ports": ports, "Networks": networks}}
+    container = detailed(Container(ID, "web", "docker"), record)
+    assert (container.pid, container.started) == (4242, 1_795_206_784_123_456_789)
+    assert container.ports == (("127.0.0.1", 8080, 80),)
+    assert container.addresses == ("172.17.0.2",)
+
+
+def test_pauses_are_recognised_by_every_engines_mark() -> None:
+    marks = [
+        {"io.cri-containerd.kind": "sandbox"},
+        {"io.kubernetes.docker.type": "podsandbox"},
+        {"io.kubernetes.container.name": "POD"},
+    ]
+    assert all(answers.pod(mark)["sandbox"] for mark in marks)
+    assert not answers.pod({"io.kubernetes.container.name": "server"})["sandbox"]
+
+
+def test_times_that_go_prints_are_read_to_the_nanosecond() -> None:
+    assert answers.timestamp("1970-01-01T00:00:01.5Z") == 1_500_000_000
+    assert answers.timestamp("1970-01-01T01:00:00.000000001+01:00") == 1
+    assert answers.timestamp("0001-01-01T00:00:00Z") == 0
+    assert answers.timestamp("yesterday") == 0
+
+
+def test_names_are_short_and_can_be_printed() -> None:
+    assert answers.text("x" * 1000) == "x" * 256
+    assert answers.text("\ud800").encode() == b"?"
+
+
+@given(JSON, JSON)
+def test_no_record_of_an_engine_breaks_the_reader(record: object, inner: object) -> None:
+    seen: dict[str, Container] = {}
+    wrong = dict.fromkeys(LISTED, inner)
+    for each in (record, wrong, {**LISTED, "Ports": [inner], "Labels": inner, "Names": [inner]}):
+        listed("docker", each)
+        detailed(Container(ID, "web", "docker"), each)
+    actor = {"ID": ID, "Attributes": inner}
+    for action in ("create", "start", "destroy", inner):
+        told("docker", {"Action": action, "Actor": actor, "timeNano": record}, seen)
+    networks = {"Networks": {"a": inner, "b": {"IPAddress": inner}}, "Ports": {"80/tcp": [inner]}}
+    detailed(
+        Container(ID, "web", "docker"),
+        {"State": {"Running": True, "Pid": inner, "StartedAt": inner}, "NetworkSettings": networks},
+    )

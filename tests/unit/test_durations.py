@@ -1,0 +1,101 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ig.durations import format_duration, format_durations, parse_duration
+from ig.errors import UsageError
+
+AS_GO_PRINTS = [
+    (0, "0s"),
+    (1, "1ns"),
+    (999, "999ns"),
+    (1_000, "1µs"),
+    (47_069, "47.069µs"),
+    (47_060, "47.06µs"),
+    (999_999, "999.999µs"),
+    (1_000_000, "1ms"),
+    (7_820_966, "7.820966ms"),
+    (100_000_000, "100ms"),
+    (999_999_999, "999.999999ms"),
+    (1_006_814_808, "1.006814808s"),
+    (10_000_000_000, "10s"),
+    (62_500_000_000, "1m2.5s"),
+    (120_000_000_000, "2m0s"),
+    (3_600_000_000_000, "1h0m0s"),
+    (5_400_000_000_001, "1h30m0.000000001s"),
+    (-1_500_000, "-1.5ms"),
+]
+
+
+@pytest.mark.parametrize(("nanoseconds", "text"), AS_GO_PRINTS)
+def test_durations_print_as_go_prints_them(nanoseconds: int, text: str) -> None:
+    assert format_duration(nanoseconds) == text
+
+
+@given(st.lists(st.one_of(st.integers(0, 2**63 - 1), st.integers(0, 2_000_000_000))))
+def test_a_column_of_durations_prints_as_each_alone_but_for_zero(values: list[int]) -> None:
+    assert format_durations(values) == [format_duration(n) if n else "" for n in values]
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_what_is_printed_is_read_back(nanoseconds: int) -> None:
+    assert parse_duration(format_duration(nanoseconds)) == nanoseconds
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"),
+    [
+        ("0", 0),
+        ("10ms", 10_000_000),
+        ("1.5s", 1_500_000_000),
+        ("2m", 120_000_000_000),
+        ("1h30m", 5_400_000_000_000),
+        ("3us", 3_000),
+        ("3µs", 3_000),
+        ("3\u03bcs", 3_000),
+        (".5s", 500_000_000),
+        ("1.s", 1_000_000_000),
+        (" 7ns ", 7),
+        ("0.1234567891s", 123_456_789),
+    ],
+)
+def test_durations_are_read(text: str, nanoseconds: int) -> None:
+    assert parse_duration(text) == nanoseconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "10",
+        "1.5",
+        "ms",
+        ".s",
+        "-1s",
+        "1s2",
+        "1 s",
+        "10 parsecs",
+        "1e3s",
+        "٣s",
+        "300000000h",
+    ],
+)
+def test_nonsense_is_refused_with_an_example_of_what_is_right(text: str) -> None:
+    with pytest.raises(UsageError, match=r"10ms, 1\.5s or 1h30m"):
+        parse_duration(text)
+
+
+def test_a_missing_unit_is_named() -> None:
+    with pytest.raises(UsageError, match="10ms, or 10s"):
+        parse_duration("10")
+
+
+@given(st.text(alphabet="0123456789.nuµmsh-+ e", max_size=100) | st.text())
+def test_any_text_is_a_duration_or_a_usage_error(text: str) -> None:
+    message = ""
+    try:
+        assert 0 <= parse_duration(text) < 2**63
+    except UsageError as error:
+        message = str(error)
+    assert len(message) < 500

@@ -1,0 +1,156 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ig import filters
+from ig.containers.container import HOST
+from ig.errors import UsageError
+from ig.gadget import Column, Kind
+from tests.unit.output_samples import COLUMNS, WEB, WHEN, events
+
+BATCH = events(
+    {"comm": "wget", "pid": 7, "latency": 0, "type": "a,b", "sport": 100, "dport": 80},
+    {
+        "comm": "nginx",
+        "pid": 70,
+        "latency": 5_000_000,
+        "shared": True,
+        "dport": 443,
+        "error": "EIO",
+    },
+    {
+        "comm": "python3",
+        "pid": 700,
+        "latency": 50_000_000,
+        "timestamp": WHEN + 10**9,
+        "dport": 8080,
+    },
+    owners=[WEB, HOST, WEB],
+)
+
+
+def kept(*expressions: str) -> list[int]:
+    predicate = filters.parse(expressions, COLUMNS)
+    assert predicate
+    return [place for place, keep in enumerate(predicate(BATCH)) if keep]
+
+
+@pytest.mark.parametrize(
+    ("expression", "places"),
+    [
+        ("comm==wget", [0]),
+        ("comm!=wget", [1, 2]),
+        ("comm<p", [1]),
+        ("comm>=python3", [0, 2]),
+        ("comm~^(wget|nginx)$", [0, 1]),
+        ("comm!~n", [0]),
+        ("comm:wget", [0]),
+        ("comm:!wget", [1, 2]),
+        ("comm:~^n", [1]),
+        ("comm:!~^n", [0, 2]),
+        ("error:", [0, 2]),
+        ("error==", [0, 2]),
+        ("error!=", [1]),
+        ("pid>7", [1, 2]),
+        ("pid:>=70", [1, 2]),
+        ("pid:<70", [0]),
+        ("pid<=0x46", [0, 1]),
+        ("pid==700", [2]),
+        ("pid~^7.$", [1]),
+        ("proc.pid==7", [0]),
+        (" PID == 7 ", [0]),
+        ("port:>=1024", [2]),
+        ("dport==443", [1]),
+        ("sport==100", [0]),
+        ("dst.port==80", [0]),
+        ("src:172.17.0.2:100", [0]),
+        ("daddr==93.184.215.14", [0, 1, 2]),
+        ("runtime.containerName==web", [0, 2]),
+        ("container:!web", [1]),
+        ("latency>10ms", [2]),
+        ("latency>=5000000", [1, 2]),
+        ("latency<10ms", [1]),
+        ("latency<=50ms", [1, 2]),
+        ("latency==0", [0]),
+        ("latency!=0s", [1, 2]),
+        ("latency~ms$", [1, 2]),
+        ("timestamp>2026-11-20T20:33:04.5Z", [2]),
+        ("timestamp<2026-11-20T21:33:04.5+01:00", [0, 1]),
+        ("timestamp==2026-11-20T20:33:04.123456789Z", [0, 1]),
+        (f"timestamp_raw=={WHEN}", [0, 1]),
+        ("shared==true", [1]),
+        ("shared:!True", [0, 2]),
+        ("shared~^f", [0, 2]),
+        ("type==a\\,b", [0]),
+        ("comm~^.{5\\,7}$", [1, 2]),
+        ("comm!=wget,pid<700", [1]),
+    ],
+)
+def test_events_are_kept_for_which_it_holds(expression: str, places: list[int]) -> None:
+    assert kept(expression) == places
+
+
+def test_repeated_expressions_must_all_hold() -> None:
+    assert kept("pid>=7", "pid<700,comm!=nginx", "shared==false") == [0]
+
+
+def test_no_expressions_are_no_filter() -> None:
+    assert filters.parse([], COLUMNS) is None
+
+
+def test_a_columns_own_name_comes_before_a_shorthand() -> None:
+    columns = (*COLUMNS, Column("port", kind=Kind.INTEGER, read=lambda batch: [1] * len(batch)))
+    predicate = filters.parse(["port==1"], columns)
+    assert predicate
+    assert list(predicate(BATCH)) == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("", "(?s)''.*empty.*comm==wget"),
+        ("comm==wget,", "empty"),
+        ("comm", "(?s)'comm'.*operator"),
+        ("comm=wget", "(?s)'comm=wget'.*=="),
+        ("==wget", "operator"),
+        ("com==wget", "(?s)'com'.*Known columns: timestamp,.*mean 'comm'"),
+        ("pid==seven", "(?s)'seven'.*pid.*whole number"),
+        ("pid:>=", "(?s)''.*whole number"),
+        ("pid==1.5", "whole number"),
+        ("pid==" + "9" * 5000, "whole number"),
+        ("latency>10 parsecs", "(?s)10 parsecs.*1h30m"),
+        ("timestamp>yesterday", "(?s)'yesterday'.*2026-11-20T20:33:04Z"),
+        ("timestamp>2026-13-40T99:99:99Z", "is no time"),
+        ("shared==maybe", "(?s)'maybe'.*true or false"),
+        ("shared>true", "(?s)no order.*=="),
+        ("comm~[", "(?s)'\\['.*regular expression"),
+        ("comm:~(", "regular expression"),
+    ],
+)
+def test_what_makes_no_sense_is_told_with_what_would(expression: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        filters.parse([expression], COLUMNS)
+
+
+@given(
+    st.text()
+    | st.builds(
+        "".join,
+        st.tuples(
+            st.sampled_from([column.name for column in COLUMNS]),
+            st.sampled_from(
+                ["==", "!=", "<", "<=", ">", ">=", "~", "!~", ":", ":!", ":>", ":~", "="]
+            ),
+            st.text(max_size=20),
+        ),
+    )
+)
+def test_any_text_is_a_filter_or_a_usage_error(expression: str) -> None:
+    message = ""
+    try:
+        predicate = filters.parse([expression], COLUMNS)
+        assert predicate
+        assert len(predicate(BATCH)) == len(BATCH)
+    except UsageError as error:
+        message = str(error)
+    assert len(message) < 1000

@@ -1,0 +1,322 @@
+"""The index: whose a cgroup is, by what the runtimes told, and what becomes of it over time."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from ig.containers.cgroup import container_id
+from ig.containers.container import HOST, Change, Container
+from ig.containers.index import Index
+from ig.containers.registry import Registry
+from ig.errors import RuntimeUnavailable
+
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+WEB = Container(A, "web", "docker", running=True)
+BOUND = 5.0
+
+
+class Script:
+    """A runtime that tells what a test puts into its queue; an exception is raised."""
+
+    def __init__(self, name: str = "docker", socket: str = "/nonexistent/engine.sock") -> None:
+        self.name = name
+        self.socket = socket
+        self.lines: queue.Queue[Change | Exception | None] = queue.Queue()
+
+    def watch(self, stopped: Callable[[], bool]) -> Iterator[Change]:
+        while (line := self.lines.get(timeout=BOUND)) is not None and not stopped():
+            if isinstance(line, Exception):
+                raise line
+            yield line
+
+    def stop(self) -> None:
+        self.lines.put(None)
+
+    def details(self, container: Container) -> Container:
+        return replace(container, pid=42)
+
+
+class Witness:
+    """Remembers what an index says and changes, and waits for it."""
+
+    def __init__(self) -> None:
+        self.said: queue.Queue[str] = queue.Queue()
+        self.changes: queue.Queue[Change] = queue.Queue()
+
+    def next(self) -> tuple[str, Container]:
+        change = self.changes.get(timeout=BOUND)
+        return change.kind, change.container
+
+
+def quiet(_line: str) -> None:
+    """Say nothing."""
+
+
+def told(*changes: Change, runtimes: tuple[str, ...] = ("docker",)) -> Index:
+    """Give an index that was told of the changes by the first runtime, and no thread."""
+    index = Index([Script(name) for name in runtimes], quiet)
+    for change in changes:
+        index.apply(runtimes[0], change)
+    return index
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ["docker", A],
+        ["", "docker", A],
+        ["system.slice", f"docker-{A}.scope"],
+        ["kubepods.slice", "kubepods-pod1.slice", f"cri-containerd-{A}.scope"],
+        ["kubepods", "besteffort", "pod1", A],
+        ["kubepods.slice", f"crio-{A}.scope", "container"],
+        ["kubepods", f"crio-{A}"],
+        ["machine.slice", f"libpod-{A}.scope", "container"],
+        ["machine.slice", f"libpod-{A}.scope", "init.scope", "system.slice", "a.service"],
+        ["system.slice", f"nerdctl-{A}.scope"],
+    ],
+)
+def test_a_cgroup_of_any_driver_is_its_containers(path: list[str]) -> None:
+    assert told(Change("exists", WEB)).find(path) == (WEB, True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        [],
+        [""],
+        ["", "user.slice", "user-0.slice", "session-1.scope"],
+        ["system.slice", f"crio-conmon-{A}.scope"],
+        ["machine.slice", f"libpod-conmon-{A}.scope"],
+        ["system.slice", "docker.service"],
+        ["system.slice", "docker-" + "a" * 63 + ".scope"],
+        ["system.slice", "a" * 65],
+        ["system.slice", "A" * 64],
+        ["system.slice", A + "\n"],
+    ],
+)
+def test_other_cgroups_are_the_hosts(path: list[str]) -> None:
+    assert told(Change("exists", WEB)).find(path) == (HOST, True)
+
+
+def test_the_outermost_known_container_wins() -> None:
+    inner = Container(B, "inner", "docker")
+    index = told(Change("exists", WEB), Change("exists", inner))
+    assert index.find(["docker", A, "docker", B])[0] == WEB
+    assert index.find(["docker", C, "docker", B])[0] == inner
+
+
+def test_an_unknown_container_has_its_short_id() -> None:
+    owner, _ = told().find(["docker", B, "docker", C])
+    assert (owner.id, owner.name, owner.runtime, owner.known) == (B, B[:12], "unknown", False)
+
+
+def test_unknown_is_final_only_when_no_runtime_could_tell_more() -> None:
+    index = told(Change("synced"), runtimes=("docker", "podman"))
+    assert not index.find([A])[1]
+    before = index.version
+    index.lost("docker")
+    assert not index.find([A])[1]
+    index.lost("podman")
+    assert index.find([A])[1]
+    assert index.version > before
+
+
+def test_an_id_in_words_needs_its_namespace_as_parent() -> None:
+    web = Container("web", "web", "containerd", scope="default")
+    index = Index([Script("containerd")], quiet)
+    index.apply("containerd", Change("exists", web))
+    assert index.find(["", "default", "web"])[0] == web
+    assert index.find(["", "default", "web", "child"])[0] == web
+    assert index.find(["", "system.slice", "web"]) == (HOST, True)
+    assert index.find(["", "web"]) == (HOST, True)
+    assert index.find(["web"]) == (HOST, True)
+
+
+def test_the_same_id_in_two_namespaces_is_two_containers() -> None:
+    one = Container("web", "web", "containerd", scope="one")
+    two = Container("web", "web", "containerd", scope="two")
+    index = Index([Script("containerd")], quiet)
+    index.apply("containerd", Change("exists", one))
+    index.apply("containerd", Change("exists", two))
+    index.apply("containerd", Change("removed", one))
+    assert index.find(["two", "web"])[0] == two
+    assert index.containers(stopped=True) == [two]
+
+
+def test_an_id_in_words_without_a_scope_claims_nothing() -> None:
+    liar = Container("system.slice", "liar", "docker")
+    assert told(Change("exists", liar)).find(["", "system.slice", "a.service"]) == (HOST, True)
+
+
+def test_a_container_of_two_runtimes_has_the_name_that_one_gave() -> None:
+    nameless = Container(A, A[:12], "containerd", running=True, scope="moby")
+    index = Index([Script("containerd"), Script("docker")], quiet)
+    index.apply("containerd", Change("created", nameless))
+    assert index.find([A]) == (nameless, False)
+    index.apply("docker", Change("created", WEB))
+    assert index.find([A]) == (WEB, True)
+    assert index.containers() == [WEB]
+    index.apply("docker", Change("removed", WEB))
+    assert index.find([A])[0] == nameless
+
+
+def test_a_removed_container_is_still_found_but_not_listed() -> None:
+    index = told(Change("created", WEB), Change("removed", WEB))
+    assert index.find([A]) == (replace(WEB, running=False), True)
+    assert index.containers(stopped=True) == []
+
+
+def test_memory_is_bounded_over_ten_thousand_containers() -> None:
+    registry = Registry(["docker"], removed=64)
+    for number in range(10_007):
+        container = Container(f"{number:064x}", f"c{number}", "docker")
+        registry.apply("docker", Change("created", container))
+        registry.apply("docker", Change("removed", container))
+    assert len(registry) == 0
+    kept = [number for number in range(10_007) if registry.get(f"{number:064x}")]
+    assert kept == list(range(10_007 - 64, 10_007))
+
+
+def test_an_endless_runtime_is_believed_only_so_many_containers() -> None:
+    registry = Registry(["docker"], limit=100, removed=10)
+    for number in range(1009):
+        registry.apply("docker", Change("exists", Container(f"{number:064x}", "x", "docker")))
+    assert len(registry) == 100
+    assert registry.get(f"{1008:064x}")
+    assert not registry.get(f"{0:064x}")
+
+
+def test_lists_leave_out_what_does_not_run_and_pauses_unless_asked() -> None:
+    stopped = Container(B, "stopped", "docker")
+    pause = Container(C, "pause", "docker", running=True, sandbox=True)
+    index = told(*(Change("exists", each) for each in (WEB, stopped, pause)))
+    assert index.containers() == [WEB]
+    assert index.containers(stopped=True, sandboxes=True) == [WEB, stopped, pause]
+
+
+def test_the_version_grows_only_when_an_answer_could_differ() -> None:
+    index = told(Change("exists", WEB), Change("synced"))
+    version = index.version
+    index.apply("docker", Change("exists", WEB))
+    assert index.version == version
+    index.apply("docker", Change("renamed", replace(WEB, name="shop")))
+    assert index.version > version
+    assert index.find([A])[0].name == "shop"
+
+
+def test_details_are_kept_while_it_runs_and_forgotten_when_it_exits() -> None:
+    index = told(Change("exists", WEB))
+    assert index.details(WEB).pid == 42
+    index.apply("docker", Change("renamed", replace(WEB, name="shop")))
+    assert [(each.name, each.pid) for each in index.containers()] == [("shop", 42)]
+    index.apply("docker", Change("exited", replace(WEB, running=False)))
+    index.apply("docker", Change("started", WEB))
+    assert [each.pid for each in index.containers()] == [0]
+
+
+@pytest.fixture
+def followed() -> Iterator[tuple[Script, Witness, Index]]:
+    script, witness = Script(), Witness()
+    index = Index([script], witness.said.put, asked=["docker"])
+    index.subscribe(witness.changes.put)
+    index.start()
+    yield script, witness, index
+    index.close()
+
+
+def test_a_lost_runtime_is_told_once_and_so_is_its_return(
+    followed: tuple[Script, Witness, Index],
+) -> None:
+    script, witness, index = followed
+    gone = RuntimeUnavailable("docker does not answer", "connection refused")
+    for line in (Change("exists", WEB), Change("synced"), gone, gone, gone, Change("synced")):
+        script.lines.put(line)
+    assert "connection refused" in witness.said.get(timeout=BOUND)
+    assert "answers again" in witness.said.get(timeout=BOUND)
+    assert witness.said.empty()
+    index.wait_synced(BOUND)
+
+
+def test_names_outlive_a_lost_connection_and_the_next_list_corrects_them(
+    followed: tuple[Script, Witness, Index],
+) -> None:
+    script, witness, index = followed
+    shop = Container(B, "shop", "docker", running=True)
+    for line in (Change("exists", WEB), Change("synced"), RuntimeUnavailable("gone")):
+        script.lines.put(line)
+    assert witness.next() == ("exists", WEB)
+    witness.said.get(timeout=BOUND)
+    assert index.find([A])[0] == WEB
+    script.lines.put(Change("exists", shop))
+    assert witness.next() == ("exists", shop)
+    assert index.containers() == [WEB, shop]
+    script.lines.put(Change("synced"))
+    assert witness.next() == ("removed", replace(WEB, running=False))
+    assert index.containers() == [shop]
+
+
+def test_a_default_runtime_without_a_socket_is_not_mentioned() -> None:
+    script, said = Script(), Witness().said
+    index = Index([script], said.put)
+    index.start()
+    script.lines.put(RuntimeUnavailable("docker does not answer"))
+    index.wait_synced(BOUND)
+    assert index.find([A])[1]
+    index.close()
+    assert said.empty()
+
+
+def test_a_hung_runtime_delays_the_start_no_longer_than_asked() -> None:
+    index = Index([Script()], quiet)
+    index.start()
+    index.wait_synced(0.05)
+    assert not index.find([A])[1]
+    index.close()
+
+
+def test_reading_while_a_runtime_tells_always_finds_what_is_there() -> None:
+    index = told(Change("exists", WEB))
+    stop, missed = threading.Event(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            index.containers()
+            if index.find(["docker", A])[0].name != "web":
+                missed.append(1)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(2003):
+        index.apply("docker", Change("removed", WEB))
+        index.apply("docker", Change("created", WEB))
+    stop.set()
+    reader.join(BOUND)
+    assert not missed
+
+
+def test_a_container_id_needs_sixty_four_hexadecimal_digits() -> None:
+    assert container_id(A) == A
+    assert container_id(f"docker-{A}.scope") == A
+    assert not any(map(container_id, ["", "a" * 63, "g" * 64, f"-{A}", f"{A}.service", "é" * 64]))
+
+
+def test_details_of_what_runs_are_asked_for_when_wanted() -> None:
+    script, witness = Script(), Witness()
+    index = Index([script], quiet, detailed=True)
+    index.subscribe(witness.changes.put)
+    index.start()
+    script.lines.put(Change("exists", WEB))
+    assert witness.next() == ("exists", WEB)
+    assert witness.next() == ("updated", replace(WEB, pid=42))
+    index.close()
+
+
+def test_details_that_come_too_late_are_not_taken_for_a_newer_start() -> None:
+    index = told(Change("exists", replace(WEB, started=2)))
+    assert index.details(replace(WEB, started=1)).pid == 42
+    assert [each.pid for each in index.containers()] == [0]
