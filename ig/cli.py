@@ -106,6 +106,16 @@ _ANNOTATIONS: dict[str, Any] = {
     "seconds": float,
     "strings": list[str],
 }
+_METAVARS = {
+    "integer": "NUMBER",
+    "count": "NUMBER",
+    "string": "TEXT",
+    "duration": "DURATION",
+    "ports": "PORT,…",
+    "port": "PORT",
+    "seconds": "SECONDS",
+    "strings": "TEXT,…",
+}
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "duration": _duration,
     "ports": _ports,
@@ -126,9 +136,8 @@ def _parameter(param: Param) -> inspect.Parameter:
         default = param.default
     limits: dict[str, Any] = {"min": 1} if param.kind == "count" else {}
     limits |= {"min": 0.0} if param.kind == "seconds" else {}
+    limits |= {"metavar": _METAVARS[param.kind]} if param.kind in _METAVARS else {}
     option = typer.Option(*flags, help=param.help, show_default=bool(param.default), **limits)
-    if param.kind == "flag" and not param.default:
-        option = typer.Option(*flags, help=param.help, show_default=False)
     return inspect.Parameter(
         param.name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -229,6 +238,7 @@ def build() -> typer.Typer:
     app.add_typer(run, name="run")
     app.command("list-gadgets", help="List the gadgets.")(_list_gadgets)
     app.command("list-containers", help="List the containers.", cls=_Command)(_list_containers())
+    app.command("doctor", help=_DOCTOR, cls=_Command)(_doctor())
     app.command("version", help="Show the version.")(_version)
     return app
 
@@ -254,6 +264,20 @@ def _list_containers() -> Callable[..., None]:
     watch = Param("watch", ("-w", "--watch"), "flag", "Go on: a line for each that comes or goes.")
     params = (watch, *(p for p in _WHOSE if not p.name.startswith("host")), *_RUNTIMES, *_OUTPUT)
     return _function("list-containers", "List the containers.", params, body)
+
+
+_DOCTOR = "Check what this host can and cannot do."
+
+
+def _doctor() -> Callable[..., None]:
+    def body(options: dict[str, Any]) -> None:
+        from ig.doctor import examine
+
+        if not examine(options):
+            raise typer.Exit(1)
+
+    params = (*_RUNTIMES[1:], *(param for param in _OUTPUT if param.name == "output"))
+    return _function("doctor", _DOCTOR, params, body)
 
 
 def _version() -> None:

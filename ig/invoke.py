@@ -17,6 +17,7 @@ from typing import Any
 from ig import filters, output
 from ig.attribution import Attribution
 from ig.containers import runtimes
+from ig.containers.container import Runtime
 from ig.containers.index import Index
 from ig.containers.selection import Selection, select
 from ig.errors import IgError, KernelRefused, UsageError
@@ -75,17 +76,24 @@ def _names(values: Sequence[str] | None) -> list[str] | None:
     return names or None
 
 
-def make_index(options: Mapping[str, Any], detailed: bool = False) -> Index:
-    """Give an index of the runtimes that the options choose, not started yet."""
-    sockets = {
-        name: options.get(name)
-        for name in ("docker_socket", "containerd_socket", "podman_socket", "crio_socket")
-    }
-    names = _names(options.get("runtimes"))
-    found = runtimes.discover(
-        names, **sockets, containerd_namespace=options.get("containerd_namespace")
+def discovered(options: Mapping[str, Any]) -> list[Runtime]:
+    """Give the runtimes that the options choose, each at its socket."""
+    return runtimes.discover(
+        _names(options.get("runtimes")),
+        **_sockets(options),
+        containerd_namespace=options.get("containerd_namespace"),
     )
-    return Index(found, say, runtimes.asked(names, **sockets), detailed=detailed)
+
+
+def _sockets(options: Mapping[str, Any]) -> dict[str, str | None]:
+    names = ("docker_socket", "containerd_socket", "podman_socket", "crio_socket")
+    return {name: options.get(name) for name in names}
+
+
+def make_index(options: Mapping[str, Any]) -> Index:
+    """Give an index of the runtimes that the options choose, not started yet."""
+    asked = runtimes.asked(_names(options.get("runtimes")), **_sockets(options))
+    return Index(discovered(options), say, asked)
 
 
 def _terminal_width() -> int | None:
@@ -128,7 +136,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
 
     shape = Shape(gadget, view, options)
     chosen = selection(options)
-    _need_privileges()
+    need_privileges()
     stop = Stop()
     index = make_index(options)
     # Forks before the index has threads; compiles while the runtimes are asked.
@@ -188,7 +196,7 @@ def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
             say(f"{count} events were lost so far: {cause}.")
 
 
-def _need_privileges() -> None:
+def need_privileges() -> None:
     """Raise KernelRefused unless this process may load programs that read the kernel's memory."""
     status = Path("/proc/self/status").read_text()
     effective = int(status.partition("CapEff:")[2].split(None, 1)[0], 16)
