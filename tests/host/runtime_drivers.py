@@ -12,24 +12,29 @@ from tests.host.runtimes import BRIEF, IMAGE, SLEEP, Server, command, need
 
 
 class DockerEngine:
-    """A dockerd in a network namespace of its own, hence without effect on the host's bridges."""
+    """A dockerd without effect on the host's bridges.
+
+    It has a network namespace of its own, unless it is given the name of a bridge to use.
+    """
 
     renames = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bridge: str = "") -> None:
         need("dockerd", "docker", "unshare")
+        # Without a bridge of its own, --bridge=none too would remove another engine's docker0.
+        network = [f"--bridge={bridge}"] if bridge else []
         self.socket = f"{folder}/docker.sock"
         self.containerd = f"{folder}/exec/containerd/containerd.sock"
         self.server = Server(
             (
-                "unshare",
-                "--net",
+                *(() if bridge else ("unshare", "--net")),
                 "dockerd",
                 f"--host=unix://{self.socket}",
                 f"--data-root={folder}/data",
                 f"--exec-root={folder}/exec",
                 f"--pidfile={folder}/pid",
                 "--iptables=false",
+                *network,
             ),
             "API listen on",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,13 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starts an engine: nee
 
 LISTENERS = {"web": 80, "side": 81, "onhost": 45_123}
 NETWORKS = {"web": "none", "side": "container:web", "onhost": "host"}
+
+
+BRIDGE = f"igs{os.getpid()}"
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,11 @@ class Town:
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     folder = tmp_path_factory.mktemp("e")
-    engine = DockerEngine(folder)
-    engine.server.start()
+    ip("link", "add", BRIDGE, "type", "bridge")
+    ip("addr", "add", "10.214.77.1/24", "dev", BRIDGE)
+    engine = DockerEngine(folder, BRIDGE)
     try:
+        engine.server.start()
         engine.load(archive(tmp_path_factory.mktemp("image")))
         for name, port in LISTENERS.items():
             options = ("run", "-d", "--name", name, "--network", NETWORKS[name], IMAGE)
@@ -73,6 +83,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
             engine.remove(name)
         engine.server.stop()
         unmount(folder)
+        ip("link", "delete", BRIDGE)
 
 
 def until_all_listen(town: Town) -> None:
