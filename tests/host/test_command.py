@@ -1,0 +1,182 @@
+"""The command as a user or a script runs it: formats, filters, limits, ends and errors."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.host.namespace import Namespace
+from tests.host.tracer import IG, Tracer
+from tests.host.waiting import PATIENCE
+
+Start = Callable[..., Tracer]
+NOBODY = ("127.0.0.1", 9)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [str(IG), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def lines_of(start_ig: Start, namespace: Namespace, *options: object) -> Sequence[str]:
+    """Trace three refused connects and give what was printed."""
+    filters = ("--filter", f"netns=={namespace.inode}", "--max-events", 3)
+    tracer = start_ig("trace", "tcpconnect", "--host", *filters, *options)
+    namespace.connect(*NOBODY, "--count", 3)
+    _, said, code = tracer.finished()
+    assert (code, said) == (0, "")
+    return tracer.reports.lines
+
+
+@pytest.mark.parametrize("mode", ["json", "jsonl"])
+def test_json_is_one_object_a_line(start_ig: Start, namespace: Namespace, mode: str) -> None:
+    events = [json.loads(line) for line in lines_of(start_ig, namespace, "-o", mode)]
+    assert [event["outcome"] for event in events] == ["refused"] * 3
+
+
+def test_yaml_is_one_document_an_event(start_ig: Start, namespace: Namespace) -> None:
+    text = "\n".join(lines_of(start_ig, namespace, "-o", "yaml"))
+    events = [event for event in yaml.safe_load_all(text) if event]
+    assert [event["dst"]["port"] for event in events] == [9] * 3
+
+
+def test_csv_has_a_header_and_a_row_an_event(start_ig: Start, namespace: Namespace) -> None:
+    rows = csv.DictReader(io.StringIO("\n".join(lines_of(start_ig, namespace, "-o", "csv"))))
+    assert [row["dst"] for row in rows] == ["127.0.0.1:9"] * 3
+
+
+@pytest.mark.parametrize("mode", ["columns", "custom-columns"])
+def test_columns_are_chosen_by_short_and_dotted_names(
+    start_ig: Start, namespace: Namespace, mode: str
+) -> None:
+    chosen = f"{mode}=proc.comm,outcome,dst"
+    heading, *rows = lines_of(start_ig, namespace, "-o", chosen)
+    assert heading.split() == ["COMM", "OUTCOME", "DST"]
+    assert [row.split() for row in rows] == [["python3", "refused", "127.0.0.1:9"]] * 3
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["dst.port>=11", "port:>=11", "dst.port!=9,dst.port!=10", "dst~:11$", "dst.port:!9,port:!10"],
+)
+def test_filters_choose_events(start_ig: Start, namespace: Namespace, expression: str) -> None:
+    tracer = start_ig(
+        *("trace", "tcpconnect", "--host", "-o", "json", "-F", expression),
+        *("-F", f"netns=={namespace.inode}"),
+    )
+    for port in (9, 10, 11):
+        namespace.connect("127.0.0.1", port)
+    assert [event["dst"]["port"] for event in tracer.stop()[0]] == [11]
+
+
+def test_it_ends_after_the_time_that_it_was_given(start_ig: Start) -> None:
+    events, _, code = start_ig("trace", "tcpconnect", "-t", "0.2").finished()
+    assert (events, code) == ([], 0)
+
+
+def test_sigterm_ends_it_after_the_last_events(start_ig: Start, namespace: Namespace) -> None:
+    tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json")
+    namespace.connect(*NOBODY, "--count", 101)
+    events, _, code = tracer.stop(signal.SIGTERM)
+    assert len([e for e in events if e["netns_id"] == namespace.inode]) == 101
+    assert code == 0
+
+
+def test_events_come_in_the_order_of_their_times(start_ig: Start, namespace: Namespace) -> None:
+    tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json")
+    namespace.connect(*NOBODY, "--threads", 4, "--count", 251)
+    events = [e for e in tracer.stop()[0] if e["netns_id"] == namespace.inode]
+    times = [event["timestamp_raw"] for event in events]
+    assert len(times) == 1004
+    assert times == sorted(times)
+
+
+def test_a_reader_that_has_enough_ends_it_quietly() -> None:
+    pipe = f"{shlex.quote(str(IG))} trace tcpconnect --host | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", pipe], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    heading, status = done.stdout.splitlines()
+    assert heading.startswith("RUNTIME.CONTAINERNAME")
+    assert (status, done.stderr) == ("0", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("trace tcpconnect -o columns=pidd", "Known columns"),
+        ("trace tcpconnect -o xml", "Known modes"),
+        ("trace tcpconnect --min 5", "duration"),
+        ("trace tcpconnect --port 70000", "65535"),
+        ("trace tcpconnect --no-such-option", "No such option"),
+        ("trace tcpconnect -F nonsense", "filter"),
+        ("trace tcpconnect -r kubernetes", "Known are"),
+        ("trace tcpconnect --host-only -c web", "host"),
+        ("trace nothing", "No such command"),
+        ("run ghcr.io/somebody/trace_nothing:latest", "Known gadgets"),
+        ("snapshot socket --state nonsense", "Known states"),
+    ],
+)
+def test_a_command_line_without_sense_is_told_what_would_have(arguments: str, said: str) -> None:
+    done = run(*arguments.split())
+    assert done.returncode == 2
+    assert said.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["trace tcpconnect", "run trace_tcpconnect"])
+def test_who_is_not_root_is_told_so(command: str) -> None:
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", str(IG), *command.split()],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "sudo" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_an_error_that_says_so() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        done = subprocess.run(
+            [str(IG), "trace", "tcpconnect", "--host"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    finally:
+        os.close(full)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+
+
+def test_a_registry_and_a_tag_run_the_built_in_gadget(start_ig: Start) -> None:
+    image = "ghcr.io/inspektor-gadget/gadget/trace_tcpconnect:v0.30.0"
+    _, said, code = start_ig("run", image, "--host", "-t", "0.1").finished()
+    assert "built-in" in said
+    assert code == 0
+
+
+def test_doctor_tells_what_works_and_what_does_not(tmp_path: Path) -> None:
+    done = run("doctor", "-o", "json", "--docker-socketpath", tmp_path / "none")
+    findings = {each["check"]: each["result"] for each in json.loads(done.stdout)}
+    assert done.returncode == 0
+    assert findings["101 own connects seen"] == "yes"
+    assert findings["gadget trace_tcpconnect"] == "yes"
+    assert findings["runtime docker"] == "no"

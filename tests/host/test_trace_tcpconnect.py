@@ -1,0 +1,260 @@
+"""`ig trace tcpconnect`: one event an attempt, with its true outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.host.namespace import Namespace
+from tests.host.reports import Report
+from tests.host.tracer import Tracer
+
+Start = Callable[..., Tracer]
+
+
+def seen_from(events: list[Report], namespace: Namespace) -> list[Report]:
+    return [event for event in events if event["netns_id"] == namespace.inode]
+
+
+def traced(start_ig: Start, *options: object) -> Tracer:
+    return start_ig("trace", "tcpconnect", "--host", "-o", "json", *options)
+
+
+def outcomes(events: list[Report]) -> list[str]:
+    return [str(event["outcome"]) for event in events]
+
+
+@pytest.mark.parametrize("options", [(), ("--nonblocking",)], ids=["blocking", "nonblocking"])
+@pytest.mark.parametrize("kind", ["4", "6", "mapped"])
+def test_an_established_connect_is_told_once_with_its_true_ends(
+    start_ig: Start, namespace: Namespace, kind: str, options: tuple[str, ...]
+) -> None:
+    address = "::1" if kind == "6" else "127.0.0.1"
+    port = namespace.serve("::" if kind == "6" else "127.0.0.1")
+    ig = traced(start_ig, "--latency")
+    made = namespace.connect(address, port, "--kind", kind, "--count", 7, *options)
+    events = seen_from(ig.stop()[0], namespace)
+    assert [event["src"]["port"] for event in events] == [each["source_port"] for each in made]
+    for event, report in zip(events, made, strict=True):
+        assert event["outcome"] == "established"
+        assert event["type"] == "connect"
+        assert event["src"]["addr"] == address
+        assert event["dst"] == {
+            "addr": address,
+            "port": port,
+            "proto": "TCP",
+            "version": 6 if kind == "6" else 4,
+        }
+        assert event["proc"]["pid"] == report["pid"]
+        assert event["proc"]["tid"] == report["tid"]
+        assert event["proc"]["creds"] == {"uid": report["uid"], "gid": report["gid"]}
+        assert event["proc"]["parent"]["pid"] == report["parent"]
+        assert event["proc"]["mntns_id"] == report["mntns"]
+        assert 0 < event["latency_raw"] <= report["nanoseconds"]
+        assert event["timestamp_raw"] >= report["started"] - 20_000_000
+
+
+def test_connects_of_many_threads_are_each_told(start_ig: Start, namespace: Namespace) -> None:
+    port = namespace.serve()
+    ig = traced(start_ig)
+    made = namespace.connect("127.0.0.1", port, "--threads", 5, "--count", 17)
+    events = seen_from(ig.stop()[0], namespace)
+    assert len(events) == 85
+    assert {(event["proc"]["tid"], event["src"]["port"]) for event in events} == {
+        (each["tid"], each["source_port"]) for each in made
+    }
+
+
+@pytest.mark.parametrize("kind", ["4", "6"])
+@pytest.mark.parametrize("options", [(), ("--nonblocking",)], ids=["blocking", "nonblocking"])
+def test_a_refused_connect_is_told_once(
+    start_ig: Start, namespace: Namespace, kind: str, options: tuple[str, ...]
+) -> None:
+    ig = traced(start_ig)
+    address = "::1" if kind == "6" else "127.0.0.1"
+    namespace.connect(address, 9, "--kind", kind, "--count", 5, *options)
+    events = seen_from(ig.stop()[0], namespace)
+    assert outcomes(events) == ["refused"] * 5
+    assert {(event["error"], event["error_raw"]) for event in events} == {("ECONNREFUSED", 111)}
+
+
+def test_asking_again_after_a_refused_attempt_is_no_second_attempt(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    ig = traced(start_ig)
+    asks_twice = (
+        "import select, socket\n"
+        "s = socket.socket()\n"
+        "s.setblocking(False)\n"
+        "assert s.connect_ex(('127.0.0.1', 9)) == 115\n"
+        "select.select([], [s], [])\n"
+        "assert s.connect_ex(('127.0.0.1', 9)) == 111\n"
+    )
+    namespace.run("/usr/bin/python3", "-c", asks_twice)
+    assert outcomes(seen_from(ig.stop()[0], namespace)) == ["refused"]
+
+
+def test_connecting_a_connected_socket_is_no_second_attempt(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    port = namespace.serve()
+    ig = traced(start_ig)
+    connects_twice = (
+        "import socket\n"
+        f"s = socket.create_connection(('127.0.0.1', {port}))\n"
+        f"assert s.connect_ex(('127.0.0.1', {port})) == 106\n"
+    )
+    namespace.run("/usr/bin/python3", "-c", connects_twice)
+    assert outcomes(seen_from(ig.stop()[0], namespace)) == ["established"]
+
+
+def test_a_connection_of_a_socket_to_itself_is_one_event(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    ig = traced(start_ig)
+    connects_to_itself = (
+        "import socket\n"
+        "s = socket.socket()\n"
+        "s.bind(('127.0.0.1', 4242))\n"
+        "s.connect(('127.0.0.1', 4242))\n"
+    )
+    namespace.run("/usr/bin/python3", "-c", connects_to_itself)
+    assert outcomes(seen_from(ig.stop()[0], namespace)) == ["established"]
+
+
+def test_an_attempt_without_an_answer_times_out(start_ig: Start, namespace: Namespace) -> None:
+    namespace.drop(9)
+    ig = traced(start_ig, "--latency")
+    namespace.connect("127.0.0.1", 9, "--syn-count", 1)
+    (event,) = seen_from(ig.stop()[0], namespace)
+    assert (event["outcome"], event["error"]) == ("timed-out", "ETIMEDOUT")
+    assert (event["latency"], event["latency_raw"]) == ("", 0)
+
+
+def test_without_latency_an_unanswered_syn_is_told_after_a_second_and_once(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    namespace.peer("--answer", "nothing")
+    ig = traced(start_ig)
+    namespace.connect("198.51.100.2", 80, "--syn-count", 1)
+    (event,) = seen_from(ig.stop()[0], namespace)
+    assert event["outcome"] == "unanswered"
+
+
+def test_with_latency_the_repeated_syns_are_counted_and_the_end_awaited(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    peer = namespace.peer("--answer", "nothing")
+    ig = traced(start_ig, "--latency")
+    namespace.connect("198.51.100.2", 80, "--syn-count", 1)
+    (event,) = seen_from(ig.stop()[0], namespace)
+    syns = [report for report in peer.reports.objects if "ready" not in report]
+    assert (event["outcome"], event["retransmits"]) == ("timed-out", len(syns) - 1)
+
+
+def test_an_unreachable_host_is_told(start_ig: Start, namespace: Namespace) -> None:
+    namespace.peer("--answer", "unreachable")
+    ig = traced(start_ig)
+    namespace.connect("198.51.100.2", 80)
+    (event,) = seen_from(ig.stop()[0], namespace)
+    assert event["outcome"] == "unreachable"
+    assert event["error"] in ("EHOSTUNREACH", "ENETUNREACH")
+
+
+def test_no_route_fails_before_any_syn(start_ig: Start, namespace: Namespace) -> None:
+    ig = traced(start_ig)
+    namespace.connect("192.0.2.1", 80, "--count", 3)
+    namespace.connect("2001:db8::1", 80, "--kind", "6", "--count", 2)
+    events = seen_from(ig.stop()[0], namespace)
+    assert outcomes(events) == ["failed"] * 5
+    assert {event["error"] for event in events} == {"ENETUNREACH"}
+    assert [event["dst"]["addr"] for event in events] == ["192.0.2.1"] * 3 + ["2001:db8::1"] * 2
+    assert {event["dst"]["port"] for event in events} == {80}
+
+
+def test_no_free_port_fails_with_what_connect_returned(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    port = namespace.serve()
+    ig = traced(start_ig)
+    takes_the_only_port = (
+        "import socket\n"
+        "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('40000 40000')\n"
+        f"a = socket.create_connection(('127.0.0.1', {port}))\n"
+        f"assert socket.socket().connect_ex(('127.0.0.1', {port})) == 99\n"
+    )
+    namespace.run("/usr/bin/python3", "-c", takes_the_only_port)
+    events = seen_from(ig.stop()[0], namespace)
+    assert [(event["outcome"], event["error"]) for event in events] == [
+        ("established", ""),
+        ("failed", "EADDRNOTAVAIL"),
+    ]
+
+
+def test_an_attempt_that_the_caller_gave_up_is_abandoned(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    namespace.peer("--answer", "nothing")
+    ig = traced(start_ig, "--latency")
+    namespace.connect("198.51.100.2", 80, "--nonblocking", "--timeout", 0.1, "--count", 3)
+    events = seen_from(ig.stop()[0], namespace)
+    assert outcomes(events) == ["abandoned"] * 3
+
+
+def test_an_attempt_whose_caller_was_killed_is_abandoned(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    namespace.peer("--answer", "nothing")
+    ig = traced(start_ig, "--latency")
+    options = ("--hold", "--nonblocking", "--timeout", 0.1)
+    program = namespace.start("connect", "198.51.100.2", 80, *options)
+    program.reports.ready()
+    program.stop()
+    ig.wait_for(lambda event: event["netns_id"] == namespace.inode)
+    assert outcomes(seen_from(ig.stop()[0], namespace)) == ["abandoned"]
+
+
+def test_the_latency_is_what_the_far_side_took(start_ig: Start, namespace: Namespace) -> None:
+    namespace.peer("--delay", 100)
+    ig = traced(start_ig, "--latency")
+    namespace.connect("198.51.100.2", 80)
+    (event,) = seen_from(ig.stop()[0], namespace)
+    assert event["outcome"] == "established"
+    assert event["latency_raw"] == pytest.approx(100e6, rel=0.1)
+
+
+def test_min_leaves_out_what_was_faster(start_ig: Start, namespace: Namespace) -> None:
+    port = namespace.serve()
+    namespace.peer("--delay", 60)
+    ig = traced(start_ig, "--min", "30ms")
+    namespace.connect("127.0.0.1", port, "--count", 3)
+    namespace.connect("198.51.100.2", 80)
+    (event,) = seen_from(ig.stop()[0], namespace)
+    assert event["dst"]["addr"] == "198.51.100.2"
+
+
+def test_udp_and_unix_sockets_are_no_tcp(
+    start_ig: Start, namespace: Namespace, tmp_path: Path
+) -> None:
+    ig = traced(start_ig)
+    namespace.connect("127.0.0.1", 9, "--kind", "udp", "--count", 3)
+    namespace.connect(str(tmp_path / "nothing"), 0, "--kind", "unix")
+    namespace.connect("127.0.0.1", 9)
+    assert outcomes(seen_from(ig.stop()[0], namespace)) == ["refused"]
+
+
+@pytest.mark.parametrize("what", ["pid", "port"])
+def test_the_kernel_filters_by_process_and_port(
+    start_ig: Start, namespace: Namespace, what: str
+) -> None:
+    program = namespace.start("connect", "127.0.0.1", 9, "--count", 3, "--on-signal")
+    program.reports.ready()
+    wanted = program.pid if what == "pid" else 9
+    ig = traced(start_ig, f"--{what}", wanted)
+    namespace.connect("127.0.0.1", 10, "--count", 2)
+    program.process.send_signal(10)
+    program.finished()
+    events = seen_from(ig.stop()[0], namespace)
+    assert [event["dst"]["port"] for event in events] == [9, 9, 9]
