@@ -4,6 +4,7 @@
 
 #define SS_UNCONNECTED 1
 #define EFAULT 14
+#define EINTR 4
 #define EAGAIN 11
 #define ECONNREFUSED 111
 #define ETIMEDOUT 110
@@ -57,7 +58,8 @@ struct call {
 
 struct connection {
 	u64 since;
-	u64 closed;		/* when it was reset before it was accepted; 0 if not */
+	u32 closed;		/* the state it was in when it was reset before it was accepted, else 0 */
+	u32 dport;		/* then, in host order: disconnecting forgets it */
 	struct owner owner;	/* pid 0 until it is accepted */
 };
 

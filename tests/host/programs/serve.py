@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("host", nargs="?", default="::")
     parser.add_argument("port", nargs="?", type=int, default=0)
-    parser.add_argument("--backlog", type=int, default=128)
+    parser.add_argument("--backlog", type=int, default=4096)
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--reset", action="store_true")
     options = parser.parse_args()

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Whose each connection is, and its end: one event, by whichever end of it is here. */
+#ifndef TRACE_CLOSE
+#define own(sk, owner)
+#define disown(sk)
+#define adopt(sk, event)
+#else
+#define UNWANTED 0xffffffff /* the pid of owners whose events are not asked for */
+
+/* A connection is made, by `owner`, or by a listener whose process has yet to accept it. */
+static __always_inline void own(struct sock *sk, struct owner *owner)
+{
+	struct connection connection = { .since = bpf_ktime_get_ns() };
+
+	if (owner)
+		connection.owner = *owner;
+	if (connections.update(&sk, &connection))
+		count_lost(LOST_CONNECTIONS);
+}
+
+/* Its close is not asked for. */
+static __always_inline void disown(struct sock *sk)
+{
+	struct owner owner = { .pid = UNWANTED };
+
+	own(sk, &owner);
+}
+
+static __always_inline void submit_close(struct sock *sk, struct event *event, int old, u64 since)
+{
+	struct tcp_sock *tcp = (void *)sk;
+
+	event->timestamp = bpf_ktime_get_ns();
+	event->duration = since ? event->timestamp - since : 0;
+	event->sent = READ(tcp, bytes_sent) - READ(tcp, bytes_retrans);
+	event->received = READ(tcp, bytes_received);
+	if (old == CLOSE_WAIT && event->received)
+		event->received--; /* the peer's FIN counts as a byte */
+	submit(event);
+}
+
+static __always_inline void end_connection(struct sock *sk, int old, int new)
+{
+	struct event event = { .type = CLOSE, .fd = -1, .accept_fd = -1 };
+	struct connection *connection = connections.lookup(&sk);
+	/* who holds the socket's lock is who calls; else this is a softirq in somebody's time */
+	int caller = READ(sk, sk_lock.owned) != 0;
+	u64 cgroup, since = 0;
+	u32 *verdict;
+
+	if (READ(sk, sk_protocol) != IPPROTO_TCP)
+		return;
+	if (old == SYN_RECV && new == CLOSED) {
+		connections.delete(&sk); /* never was established */
+		return;
+	}
+	if (connection) {
+		if (!connection->owner.pid && !caller && new == CLOSED) {
+			connection->closed = old; /* reset before it was accepted: accept() or the end tells */
+			connection->dport = NTOHS(READ(sk, __sk_common.skc_dport));
+			return;
+		}
+		event.owner = connection->owner;
+		since = connection->since;
+		connections.delete(&sk);
+		verdict = cgroups.lookup(&event.owner.cgroup);
+		if (event.owner.pid == UNWANTED || (verdict && *verdict == DROP))
+			return;
+	} else if (caller) { /* older than the trace */
+		if (!current_wanted(&cgroup))
+			return;
+		read_owner(&event.owner, cgroup);
+	}
+	if (!event.owner.pid) {
+#if defined(FILTER_PID) || defined(FILTER_UID)
+		return;
+#endif
+		event.type = UNKNOWN;
+	}
+	read_socket(&event, sk);
+	event.sport = local_port(sk);
+	if (!port_wanted(event.sport) && !port_wanted(event.dport))
+		return;
+	if (new == CLOSED)
+		event.error = READ(sk, sk_err);
+	submit_close(sk, &event, old, since);
+}
+
+/* A connection has been accepted; if it was reset before, now is known by whom. */
+static __always_inline void adopt(struct sock *sk, struct event *event)
+{
+	struct connection *connection = connections.lookup(&sk);
+
+	if (!connection) {
+		own(sk, &event->owner);
+		return;
+	}
+	connection->owner = event->owner;
+	if (!connection->closed)
+		return;
+	event->type = CLOSE;
+	event->outcome = NONE;
+	event->accept_fd = event->fd = -1;
+	event->error = READ(sk, sk_err);
+	submit_close(sk, event, connection->closed, connection->since);
+	connections.delete(&sk);
+}
+
+/* What was reset before it was accepted, and never was. */
+int raw_tp__tcp_destroy_sock(struct { u64 sk; } *ctx)
+{
+	struct event event = { .type = UNKNOWN, .fd = -1, .accept_fd = -1 };
+	struct sock *sk = (void *)ctx->sk;
+	struct connection *connection = connections.lookup(&sk);
+
+	if (!connection)
+		return 0;
+#if !defined(FILTER_PID) && !defined(FILTER_UID)
+	if (connection->closed && !connection->owner.pid) {
+		read_socket(&event, sk);
+		event.sport = local_port(sk);
+		event.dport = connection->dport;
+		if (port_wanted(event.sport) || port_wanted(event.dport))
+			submit_close(sk, &event, connection->closed, connection->since);
+	}
+#endif
+	connections.delete(&sk);
+	return 0;
+}
+#endif

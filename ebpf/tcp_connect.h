@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Attempts to connect, from the SYN, or the call that never got so far, to their outcome. */
+#ifdef TRACE_CONNECT
+/* CLOSE -> SYN_SENT, in the caller's context; the local port is not chosen yet. */
+static __always_inline void begin_attempt(struct sock *sk)
+{
+	struct event event = { .type = CONNECT, .fd = -1, .accept_fd = -1 };
+	u32 tid = bpf_get_current_pid_tgid();
+	u64 cgroup;
+
+#ifdef TRACE_DESCRIPTORS
+	struct call *call = calls.lookup(&tid);
+
+	if (call)
+		event.fd = call->fd;
+#endif
+	calls.delete(&tid); /* no failure before the SYN */
+	if (READ(sk, sk_protocol) != IPPROTO_TCP)
+		return;
+	if (!current_wanted(&cgroup)) {
+		disown(sk);
+		return;
+	}
+	read_socket(&event, sk);
+	if (!port_wanted(event.dport)) {
+		disown(sk);
+		return;
+	}
+	read_owner(&event.owner, cgroup);
+	event.timestamp = bpf_ktime_get_ns();
+	if (attempts.update(&sk, &event))
+		count_lost(LOST_ATTEMPTS);
+}
+
+static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error)
+{
+	u64 now = bpf_ktime_get_ns(), elapsed = now - event->timestamp;
+
+	if (event->outcome == UNANSWERED)
+		return; /* told when the SYN was repeated */
+#ifdef MIN_LATENCY
+	if (elapsed < MIN_LATENCY)
+		return;
+#endif
+#ifdef FAILURE_ONLY
+	if (outcome == DONE)
+		return;
+#endif
+	event->timestamp = now;
+	event->latency = outcome == DONE || outcome == REFUSED ? elapsed : 0;
+	event->outcome = outcome;
+	event->error = error;
+	event->sport = local_port(sk);
+	submit(event);
+}
+
+/*
+ * No port, no memory, …: connect() takes SYN_SENT back, and will return why. It has not said yet
+ * that the socket is connecting, which tells this from a close.
+ */
+static __always_inline int failed_in_call(struct sock *sk)
+{
+	struct socket *socket = (void *)READ(sk, sk_socket);
+	struct call call = { .sk = sk };
+	u32 tid = bpf_get_current_pid_tgid();
+
+	return socket && (u32)READ(socket, state) == SS_UNCONNECTED && !calls.update(&tid, &call);
+}
+
+static __always_inline void end_attempt(struct sock *sk, int new)
+{
+	struct event *event = attempts.lookup(&sk);
+	u32 error = 0;
+
+	if (!event)
+		return;
+	if (new == CLOSED) {
+		error = READ(sk, sk_err);
+		if (!error && failed_in_call(sk))
+			return;
+	}
+#ifdef TRACE_CLOSE
+	if (new == ESTABLISHED) {
+		own(sk, &event->owner);
+	}
+#endif
+	finish_attempt(sk, event, new == CLOSED ? outcome_of(error) : DONE, error);
+	attempts.delete(&sk);
+}
+
+/* connect() failed and no SYN was ever sent: all there is, is what it was called with. */
+static __always_inline void failed_call(struct call *call, u32 error)
+{
+	struct event event = { .type = CONNECT, .outcome = FAILED, .error = error, .fd = call->fd, .accept_fd = -1 };
+	struct { u16 family, port; u32 v4; } address = {}; /* struct sockaddr_in's beginning */
+	struct socket socket;
+	struct sock *sk;
+	u64 cgroup;
+
+	if (!current_socket(call->fd, &socket) || !is_tcp(socket.sk) || !current_wanted(&cgroup))
+		return;
+	sk = socket.sk;
+	read_socket(&event, sk);
+	event.sport = local_port(sk);
+	bpf_probe_read_user(&address, sizeof(address), (void *)call->address);
+	if (!address.family && error != EFAULT)
+		return; /* AF_UNSPEC: asked to disconnect */
+	event.dport = NTOHS(address.port);
+	if (!port_wanted(event.dport))
+		return;
+	__builtin_memset(event.daddr, 0, 16);
+	if (address.family == AF_INET6)
+		bpf_probe_read_user(event.daddr, 16, (void *)call->address + 8);
+	event.version = address.family == AF_INET6 && !is_mapped(event.daddr) ? 6 : 4;
+	if (address.family == AF_INET)
+		__builtin_memcpy(event.daddr, &address.v4, 4);
+	else if (event.version == 4)
+		__builtin_memcpy(event.daddr, event.daddr + 12, 4);
+	read_owner(&event.owner, cgroup);
+	event.timestamp = bpf_ktime_get_ns();
+	submit(&event);
+}
+
+int tp__syscalls__sys_enter_connect(struct enter_args *ctx)
+{
+	struct call call = { .fd = ctx->args[0], .address = ctx->args[1] };
+	u32 tid = bpf_get_current_pid_tgid();
+	struct socket socket;
+
+	if (!current_socket(call.fd, &socket))
+		return 0;
+	if ((u32)socket.state != SS_UNCONNECTED)
+		return 0; /* asks after an attempt that was made before */
+	if (calls.update(&tid, &call))
+		count_lost(LOST_CALLS);
+	return 0;
+}
+
+int tp__syscalls__sys_exit_connect(struct exit_args *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid(), error = ctx->ret < 0 ? -ctx->ret : 0;
+	struct call *call = calls.lookup(&tid);
+	struct event *event;
+	struct sock *sk;
+
+	if (!call)
+		return 0;
+	sk = call->sk;
+	if (sk) {
+		event = attempts.lookup(&sk);
+		if (event)
+			finish_attempt(sk, event, error ? FAILED : ABANDONED, error);
+		attempts.delete(&sk);
+#ifndef MIN_LATENCY
+	} else if (error && error < ERESTARTSYS) {
+		failed_call(call, error);
+#endif
+	}
+	calls.delete(&tid);
+	return 0;
+}
+
+/* The first repetition of a SYN: a second has passed without an answer. */
+int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
+{
+	struct sock *sk = (void *)ctx->sk;
+	struct event *event, copy;
+
+	if (READ(sk, __sk_common.skc_state) != SYN_SENT)
+		return 0;
+	event = attempts.lookup(&sk);
+	if (!event)
+		return 0;
+	event->retransmits++;
+#if !defined(LATENCY) && !defined(FAILURE_ONLY)
+	if (event->outcome == UNANSWERED)
+		return 0;
+	event->outcome = UNANSWERED;
+	copy = *event;
+	copy.timestamp = bpf_ktime_get_ns();
+	copy.sport = local_port(sk);
+	submit(&copy);
+#endif
+	return 0;
+}
+#endif /* TRACE_CONNECT */

@@ -1,0 +1,226 @@
+"""`ig trace tcp`: connects, accepts and closes, each once and under its true owner."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests.host.engine import Engine
+from tests.host.namespace import Namespace
+from tests.host.reports import Report
+from tests.host.tracer import Tracer
+
+Start = Callable[..., Tracer]
+
+PAIR = """
+import json, os, socket, struct
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+server, _ = listener.accept()
+def report(**what):
+    print(json.dumps({"pid": os.getpid(), "client": client_port, "server": server_port, **what}))
+client_port, server_port = client.getsockname()[1], listener.getsockname()[1]
+"""
+
+
+def traced(start_ig: Start, namespace: Namespace, script: str, *options: str) -> list[Report]:
+    """Run a Python script in the namespace; give the events, its own line as the first."""
+    tracer = start_ig("trace", "tcp", "--host", "-o", "json", *options)
+    said = namespace.run("/usr/bin/python3", "-c", script)
+    events = [e for e in tracer.stop()[0] if e["netns_id"] == namespace.inode]
+    return [json.loads(said or "{}"), *events]
+
+
+def ends(event: Report) -> tuple[str, int, int]:
+    return event["type"], event["src"]["port"], event["dst"]["port"]
+
+
+def test_a_connection_is_connected_accepted_and_closed_at_both_ends(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    script = PAIR + (
+        "client.sendall(b'x' * 1009); server.recv(2000, socket.MSG_WAITALL | 0) if 0 else None\n"
+        "got = 0\n"
+        "while got < 1009: got += len(server.recv(2000))\n"
+        "server.sendall(b'y' * 503)\n"
+        "got = 0\n"
+        "while got < 503: got += len(client.recv(2000))\n"
+        "report(fd=client.fileno(), listener=listener.fileno(), accepted=server.fileno())\n"
+        "client.close(); server.close()\n"
+    )
+    said, *events = traced(start_ig, namespace, script)
+    client, server = said["client"], said["server"]
+    assert sorted(map(ends, events)) == [
+        ("accept", server, client),
+        ("close", *sorted((client, server))),
+        ("close", *sorted((client, server), reverse=True)),
+        ("connect", client, server),
+    ]
+    assert {event["proc"]["pid"] for event in events} == {said["pid"]}
+    by = {(event["type"], event["src"]["port"]): event for event in events}
+    assert by["connect", client]["fd"] == said["fd"]
+    assert by["accept", server]["fd"] == said["listener"]
+    assert by["accept", server]["accept_fd"] == said["accepted"]
+    for port, sent, received in ((client, 1009, 503), (server, 503, 1009)):
+        closed = by["close", port]
+        assert (closed["sent"], closed["received"]) == (sent, received)
+        assert closed["duration_raw"] > 0
+        assert (closed["fd"], closed["accept_fd"]) == (-1, -1)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "client.shutdown(socket.SHUT_WR); client.close()",  # half-closed first
+        "client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n"
+        "client.close()",  # reset
+        "pid = os.fork() or (client.close(), server.close(), os._exit(0))\n"
+        "client.close(); os.waitpid(pid, 0)",  # the child's copies close first
+    ],
+    ids=["half-close", "reset", "fork"],
+)
+def test_each_end_is_closed_once_under_its_owner(
+    start_ig: Start, namespace: Namespace, end: str
+) -> None:
+    said, *events = traced(start_ig, namespace, f"{PAIR}report()\n{end}\nserver.close()\n")
+    closes = [event for event in events if event["type"] == "close"]
+    assert sorted(event["src"]["port"] for event in closes) == sorted(
+        (said["client"], said["server"])
+    )
+    assert {event["proc"]["pid"] for event in closes} == {said["pid"]}
+
+
+def test_a_connection_closed_in_another_process_is_its_makers(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    script = PAIR + (
+        "report()\n"
+        "import sys; sys.stdout.flush()\n"
+        "ready, go = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    os.close(go); os.read(ready, 1); client.close(); server.close(); os._exit(0)\n"
+        "os.close(ready); client.close(); server.close(); os.close(go); os.wait()\n"
+    )
+    said, *events = traced(start_ig, namespace, script)
+    closes = [event for event in events if event["type"] == "close"]
+    assert [event["proc"]["pid"] for event in closes] == [said["pid"]] * 2
+
+
+def test_a_reset_before_the_accept_is_the_accepters_close(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    script = (
+        "import socket, struct\n"
+        "listener = socket.create_server(('127.0.0.1', 0))\n"
+        "client = socket.create_connection(listener.getsockname())\n"
+        "client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n"
+        "client.close()\n"
+        "listener.accept()\n"
+    )
+    _, *events = traced(start_ig, namespace, script)
+    assert [event["type"] for event in events] == ["connect", "close", "accept", "close"]
+    assert all(event["proc"]["pid"] for event in events)
+
+
+def test_what_nobody_accepted_ends_as_unknown(start_ig: Start, namespace: Namespace) -> None:
+    script = (
+        "import socket\n"
+        "listener = socket.create_server(('127.0.0.1', 0))\n"
+        "client = socket.create_connection(listener.getsockname())\n"
+        "listener.close()\n"
+    )
+    _, *events = traced(start_ig, namespace, script)
+    (unknown,) = [event for event in events if event["type"] == "unknown"]
+    assert unknown["proc"]["pid"] == 0
+    assert unknown["dst"]["port"] != 0
+
+
+def test_an_ipv4_client_of_a_dual_stack_listener_is_ipv4(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    script = (
+        "import socket\n"
+        "listener = socket.create_server(('::', 0), family=socket.AF_INET6, "
+        "dualstack_ipv6=True)\n"
+        "client = socket.create_connection(('127.0.0.1', listener.getsockname()[1]))\n"
+        "listener.accept()\n"
+    )
+    _, *events = traced(start_ig, namespace, script, "--accept-only")
+    (accepted,) = events
+    assert (accepted["src"]["addr"], accepted["dst"]["addr"]) == ("127.0.0.1", "127.0.0.1")
+    assert accepted["src"]["version"] == 4
+
+
+def test_only_failures_are_shown_if_asked(start_ig: Start, namespace: Namespace) -> None:
+    script = PAIR + (
+        "socket.socket().connect_ex(('127.0.0.1', 9))\n"
+        "idle = socket.socket()\n"
+        "try: idle.accept()\n"
+        "except OSError: report(fd=idle.fileno())\n"
+    )
+    said, *events = traced(start_ig, namespace, script, "--failure-only")
+    assert [(event["type"], event["error"]) for event in events] == [
+        ("connect", "ECONNREFUSED"),
+        ("accept", "EINVAL"),
+    ]
+    assert events[1]["fd"] == said["fd"]
+
+
+def test_a_connection_older_than_the_trace_is_its_closers(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    port = namespace.serve()
+    program = namespace.start("connect", "127.0.0.1", port, "--hold")
+    program.reports.ready()
+    tracer = start_ig("trace", "tcp", "--host", "-o", "json")
+    program.process.terminate()
+    tracer.wait_for(lambda e: e["netns_id"] == namespace.inode and e["type"] == "close")
+    closes = [e for e in tracer.stop()[0] if e["netns_id"] == namespace.inode]
+    assert program.pid in [event["proc"]["pid"] for event in closes]
+
+
+@pytest.mark.parametrize(("threads", "count"), [(1, 101), (20, 500)])
+def test_nothing_is_lost_between_threads_of_two_containers(
+    ig: Start, engine: Engine, threads: int, count: int
+) -> None:
+    server, port = engine.serve("server")
+    client = engine.idle("client")
+    tracer = ig("trace", "tcp", "--port", port)
+    engine.connect(client, server.address, port, "--threads", threads, "--count", count)
+    total = threads * count
+    tracer.wait_for(lambda event: event["type"] == "close", 2 * total, 60)
+    events, said, _ = tracer.stop()
+    assert "lost" not in said
+    assert Counter((e["type"], e["runtime"]["containerName"]) for e in events) == {
+        ("connect", client.name): total,
+        ("accept", server.name): total,
+        ("close", client.name): total,
+        ("close", server.name): total,
+    }
+
+
+def test_the_classic_view_is_flat(start_ig: Start, namespace: Namespace) -> None:
+    tracer = start_ig("tcptracer", "--host", "-o", "json")
+    namespace.connect("127.0.0.1", 9, "--count", 3)
+    tracer.wait_for(lambda event: event["dport"] == 9, 3)
+    event = next(e for e in tracer.stop()[0] if e["dport"] == 9)
+    assert list(event) == [
+        *("type", "node", "namespace", "pod", "container", "pid", "comm", "ipversion"),
+        *("saddr", "daddr", "sport", "dport", "operation"),
+    ]
+    assert (event["type"], event["operation"], event["ipversion"]) == ("normal", "connect", 4)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tcptracer -A -o custom-columns=pid,comm -t 0.1",
+        "run trace_tcp:latest --containername test-trace-tcp -t 0.1",
+        "trace tcp -c test-trace-tcp -t=0.1",
+    ],
+)
+def test_the_command_lines_that_people_know_work(start_ig: Start, line: str) -> None:
+    assert start_ig(*line.split()).finished()[2] == 0
