@@ -23,7 +23,7 @@
 #undef TRACE_CLOSE
 #endif
 
-KERNEL_STRUCT(tcp_sock, bytes_sent, bytes_retrans, bytes_received)
+KERNEL_STRUCT(tcp_sock, bytes_sent, bytes_retrans, bytes_received, write_seq, snd_nxt)
 
 OPTIONAL_HOOK(raw_tp__tcp_retransmit_skb, "SYNs that go unanswered are not told before the attempt ends")
 OPTIONAL_HOOK(tp__syscalls__sys_enter_connect, "connects that fail before a SYN is sent are not seen")

@@ -12,6 +12,8 @@ static __always_inline void own(struct sock *sk, struct owner *owner)
 {
 	struct connection connection = { .since = bpf_ktime_get_ns() };
 
+	if (READ(sk, sk_protocol) != IPPROTO_TCP)
+		return; /* an MPTCP socket is never closed: its subflows are */
 	if (owner)
 		connection.owner = *owner;
 	if (connections.update(&sk, &connection))
@@ -26,13 +28,21 @@ static __always_inline void disown(struct sock *sk)
 	own(sk, &owner);
 }
 
+/* Bytes that were written and wait for their turn; the FIN comes after them. */
+static __always_inline u32 unsent(struct sock *sk)
+{
+	struct tcp_sock *tcp = (void *)sk;
+
+	return READ(tcp, write_seq) - READ(tcp, snd_nxt);
+}
+
 static __always_inline void submit_close(struct sock *sk, struct event *event, int old, u64 since)
 {
 	struct tcp_sock *tcp = (void *)sk;
 
 	event->timestamp = bpf_ktime_get_ns();
 	event->duration = since ? event->timestamp - since : 0;
-	event->sent = READ(tcp, bytes_sent) - READ(tcp, bytes_retrans);
+	event->sent += READ(tcp, bytes_sent) - READ(tcp, bytes_retrans);
 	event->received = READ(tcp, bytes_received);
 	if (old == CLOSE_WAIT && event->received)
 		event->received--; /* the peer's FIN counts as a byte */
@@ -55,7 +65,8 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 		return;
 	}
 	if (connection) {
-		if (!connection->owner.pid && !caller && new == CLOSED) {
+		/* accept() itself may hold the lock when the reset comes; what is closed has no error yet */
+		if (!connection->owner.pid && new == CLOSED && (!caller || READ(sk, sk_err))) {
 			connection->closed = old; /* reset before it was accepted: accept() or the end tells */
 			connection->dport = NTOHS(READ(sk, __sk_common.skc_dport));
 			return;
@@ -83,6 +94,8 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 		return;
 	if (new == CLOSED)
 		event.error = READ(sk, sk_err);
+	else
+		event.sent = unsent(sk);
 	submit_close(sk, &event, old, since);
 }
 

@@ -6,6 +6,7 @@ import errno
 import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -167,6 +168,19 @@ def process_columns(shown: Sequence[str] = ("pid", "comm")) -> tuple[Column, ...
         integer("parent_pid", "proc.parent.pid"),
         integer("netns", "netns_id", width=10),
         integer("cgroup", "", width=10),
+    )
+
+
+def classic_columns() -> tuple[Column, ...]:
+    """Give the columns that the flat objects of the classic commands begin with."""
+    columns = {column.name: column for column in owner_columns()}
+    owner = (("node", "node"), ("namespace", "namespace"), ("podname", "pod"))
+    return (
+        Column("event", "type", read=lambda batch: ["normal"] * len(batch)),
+        *(replace(columns[name], path=path, heading="") for name, path in owner),
+        replace(columns["containername"], path="container", heading="CONTAINER"),
+        integer("pid", "pid", hidden=False),
+        Column("comm", "comm", hidden=False, read=text("comm")),
     )
 
 

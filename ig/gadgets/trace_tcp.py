@@ -8,6 +8,7 @@ from ig.columns import (
     ADDRESSES,
     TIMESTAMP,
     attempt_columns,
+    classic_columns,
     endpoint_columns,
     filter_params,
     integer,
@@ -28,31 +29,19 @@ def _address(field: str) -> Column:
     return Column(field, field, width=16, hidden=False, read=read)
 
 
-def _owned(name: str, path: str) -> Column:
-    (found,) = (column for column in owner_columns() if column.name == name)
-    return replace(found, path=path, heading="", hidden=True)
-
-
 _TYPE = next(column for column in attempt_columns() if column.name == "type")
-_COMM = next(column for column in process_columns() if column.name == "comm")
 
 _TCPTRACER = View(
     command="tcptracer",
     summary="Trace TCP connects, accepts and closes, as the classic tcptracer shows them.",
     columns=(
-        Column("event", "type", read=lambda batch: ["normal"] * len(batch)),
-        _owned("node", "node"),
-        _owned("namespace", "namespace"),
-        _owned("podname", "pod"),
-        _owned("containername", "container"),
         Column(
             "t",
             width=1,
             hidden=False,
             read=lambda batch: [_LETTERS[number] for number in batch.fields["type"]],
         ),
-        integer("pid", "pid", hidden=False),
-        replace(_COMM, path="comm", hidden=False),
+        *(replace(c, hidden=c.hidden or c.name == "containername") for c in classic_columns()),
         integer("ip", "ipversion", "version", width=2, hidden=False),
         _address("saddr"),
         _address("daddr"),

@@ -202,6 +202,62 @@ def test_nothing_is_lost_between_threads_of_two_containers(
     }
 
 
+def test_only_the_chosen_containers_end_of_a_connection_is_shown(ig: Start, engine: Engine) -> None:
+    server, port = engine.serve("server")
+    client = engine.idle("client")
+    tracer = ig("trace", "tcp", "-c", server.name, "--port", port)
+    made = engine.connect(client, server.address, port, "--count", 101)
+    tracer.wait_for(lambda event: event["type"] == "close", len(made))
+    events = tracer.stop()[0]
+    assert Counter(event["type"] for event in events) == {"accept": 101, "close": 101}
+    assert {event["proc"]["pid"] for event in events} == {server.pid}
+
+
+def test_a_user_filter_holds_for_closes_too(start_ig: Start, namespace: Namespace) -> None:
+    script = PAIR + "report()\nclient.close(); server.close()\n"
+    assert traced(start_ig, namespace, script, "--uid", "4242")[1:] == []
+    said, *events = traced(
+        start_ig, namespace, f"import os; os.setuid(4242)\n{script}", "--uid=4242"
+    )
+    assert Counter(event["type"] for event in events) == {"connect": 1, "accept": 1, "close": 2}
+    assert {event["proc"]["pid"] for event in events} == {said["pid"]}
+
+
+def test_a_server_with_many_threads_in_accept_loses_nothing(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    server = namespace.start("serve", "127.0.0.1", 0, "--acceptors", 100)
+    port = server.reports.ready()["port"]
+    tracer = start_ig("trace", "tcp", "--host", "--accept-only", "-o", "json")
+    made = namespace.connect("127.0.0.1", port, "--threads", 20, "--count", 53)
+    events = tracer.wait_for(lambda event: event["netns_id"] == namespace.inode, len(made))
+    assert sorted(event["dst"]["port"] for event in events) == sorted(
+        each["source_port"] for each in made
+    )
+    assert {event["proc"]["pid"] for event in events} == {server.pid}
+    assert len({event["proc"]["tid"] for event in events}) > 1
+
+
+def test_what_is_written_and_still_to_be_sent_counts_as_sent(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    script = PAIR + (
+        "server.setblocking(False)\n"
+        "written = 0\n"
+        "try:\n"
+        "    while True: written += server.send(b'x' * 100_003)\n"
+        "except BlockingIOError: pass\n"
+        "server.close()\n"
+        "while client.recv(1 << 20): pass\n"
+        "client.close()\n"
+        "report(written=written)\n"
+    )
+    said, *events = traced(start_ig, namespace, script)
+    closes = {event["src"]["port"]: event for event in events if event["type"] == "close"}
+    assert closes[said["server"]]["sent"] == said["written"]
+    assert closes[said["client"]]["received"] == said["written"]
+
+
 def test_the_classic_view_is_flat(start_ig: Start, namespace: Namespace) -> None:
     tracer = start_ig("tcptracer", "--host", "-o", "json")
     namespace.connect("127.0.0.1", 9, "--count", 3)
@@ -212,6 +268,13 @@ def test_the_classic_view_is_flat(start_ig: Start, namespace: Namespace) -> None
         *("saddr", "daddr", "sport", "dport", "operation"),
     ]
     assert (event["type"], event["operation"], event["ipversion"]) == ("normal", "connect", 4)
+
+
+def test_connects_only_and_accepts_only_exclude_each_other(start_ig: Start) -> None:
+    tracer = start_ig("trace", "tcp", "--accept-only", "--connect-only", ready=False)
+    _, said, code = tracer.finished()
+    assert code == 2
+    assert "--connect-only and --accept-only exclude each other" in said
 
 
 @pytest.mark.parametrize(

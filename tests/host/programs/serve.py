@@ -1,7 +1,8 @@
 """Listen on a TCP port, say which in a JSON line, and accept until SIGTERM.
 
 `serve.py HOST PORT`; port 0 takes any. With `--deaf` nothing is ever accepted. With `--reset` what
-was accepted is closed with a reset, else in the ordinary way once the client has closed.
+was accepted is closed with a reset, else in the ordinary way once the client has closed. With
+`--acceptors N` so many threads wait in accept().
 """
 
 import argparse
@@ -25,11 +26,18 @@ def serve(connection: socket.socket, reset: bool) -> None:
             pass
 
 
+def accept(listener: socket.socket, reset: bool) -> None:
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=serve, args=(connection, reset), daemon=True).start()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("host", nargs="?", default="::")
     parser.add_argument("port", nargs="?", type=int, default=0)
     parser.add_argument("--backlog", type=int, default=4096)
+    parser.add_argument("--acceptors", type=int, default=1)
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--reset", action="store_true")
     options = parser.parse_args()
@@ -42,9 +50,10 @@ def main() -> None:
         print(json.dumps({"ready": True, "port": listener.getsockname()[1]}), flush=True)
         while options.deaf:
             signal.pause()
-        while True:
-            connection, _ = listener.accept()
-            threading.Thread(target=serve, args=(connection, options.reset), daemon=True).start()
+        arguments = (listener, options.reset)
+        for _ in range(options.acceptors - 1):
+            threading.Thread(target=accept, args=arguments, daemon=True).start()
+        accept(*arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Binds of IP sockets, as the system call left them: what the socket has if it succeeded, what was
+ * asked for if it failed.
+ *
+ * IGNORE_ERRORS	only binds that succeeded
+ * FILTER_PORTS		a list of ports, those that were chosen for port 0 too
+ */
+#include "ig.h"
+
+#define SOCK_RAW 3
+#define DEVICE_NAME 16
+#define DEVICE_BUCKETS 256	/* NETDEV_HASHENTRIES */
+#define DEVICE_CHAIN 16
+/* Bits of inet_flags, which took the bit-fields' place in 6.6: 159987ef7260 */
+#define INET_FLAGS_FREEBIND 11
+#define INET_FLAGS_TRANSPARENT 15
+#define INET_FLAGS_BIND_ADDRESS_NO_PORT 18
+
+KERNEL_STRUCT(sock_common, skc_reuse, skc_reuseport, skc_bound_dev_if)
+KERNEL_STRUCT(sock, sk_type)
+KERNEL_STRUCT(inet_sock, inet_flags, freebind, transparent, bind_address_no_port)
+KERNEL_STRUCT(net, dev_index_head)
+KERNEL_STRUCT(net_device, name, ifindex, index_hlist)
+
+#define BITS(p, offset, width) ({ u8 _b; bpf_probe_read_kernel(&_b, 1, (u8 *)(p) + (offset) / 8); _b >> (offset) % 8 & ((1 << (width)) - 1); })
+#ifdef HAVE_inet_sock_inet_flags
+#define INET_BIT(inet, flag, field) (READ(inet, inet_flags) >> flag & 1)
+#else
+#define INET_BIT(inet, flag, field) BITS(inet, BIT_OFFSET_inet_sock_##field, 1)
+#endif
+
+enum option { REUSE_PORT = 1, REUSE_ADDRESS = 2, NO_PORT = 4, TRANSPARENT = 8, FREEBIND = 16 };
+
+struct event {
+	u64 timestamp;
+	struct owner owner;
+	u32 netns, error;
+	u32 version, opts;	/* opts: enum option */
+	u8 addr[16];
+	u32 bound_dev_if;
+	u16 proto, port;	/* host order */
+	char device[DEVICE_NAME];
+};
+
+/* What a bind() that has not returned yet was called with, by thread. */
+struct call {
+	u64 address;
+	s32 fd;
+	u32 pad;
+};
+
+BPF_HASH(calls, u32, struct call, 65536);
+
+/* The device's name: an index says nothing outside its network namespace. */
+static __always_inline void read_device(struct event *event, struct net *net)
+{
+	void **buckets = (void *)READ(net, dev_index_head), *node = NULL;
+	struct net_device *device;
+
+	bpf_probe_read_kernel(&node, sizeof(node), buckets + event->bound_dev_if % DEVICE_BUCKETS);
+#pragma unroll
+	for (int i = 0; i < DEVICE_CHAIN; i++) {
+		if (!node)
+			return;
+		device = node - __builtin_offsetof(struct net_device, index_hlist);
+		if (READ(device, ifindex) == event->bound_dev_if) {
+			bpf_probe_read_kernel(event->device, DEVICE_NAME, device->name);
+			return;
+		}
+		bpf_probe_read_kernel(&node, sizeof(node), node);
+	}
+}
+
+static __always_inline u32 options_of(struct sock *sk)
+{
+	struct inet_sock *inet = (void *)sk;
+	u32 opts = 0;
+
+	if (BITS(sk, BIT_OFFSET_sock_common_skc_reuseport, 1))
+		opts |= REUSE_PORT;
+	if (BITS(sk, BIT_OFFSET_sock_common_skc_reuse, 4))
+		opts |= REUSE_ADDRESS;
+	if (INET_BIT(inet, INET_FLAGS_BIND_ADDRESS_NO_PORT, bind_address_no_port))
+		opts |= NO_PORT;
+	if (INET_BIT(inet, INET_FLAGS_TRANSPARENT, transparent))
+		opts |= TRANSPARENT;
+	if (INET_BIT(inet, INET_FLAGS_FREEBIND, freebind))
+		opts |= FREEBIND;
+	return opts;
+}
+
+static __always_inline void set_address(struct event *event, u16 family, const void *v4, const void *v6)
+{
+	const u32 *word = v6;
+
+	event->version = 4;
+	if (family != AF_INET6)
+		__builtin_memcpy(event->addr, v4, 4);
+	else if (!word[0] && !word[1] && word[2] == __builtin_bswap32(0xffff))
+		__builtin_memcpy(event->addr, word + 3, 4);
+	else {
+		event->version = 6;
+		__builtin_memcpy(event->addr, v6, 16);
+	}
+}
+
+static __always_inline void read_bound(struct event *event, struct sock *sk, struct sock_common *common)
+{
+	set_address(event, common->skc_family, &common->skc_rcv_saddr, &common->skc_v6_rcv_saddr);
+	/* a raw socket keeps its protocol where others have the port: inet_create() */
+	if (READ(sk, sk_type) != SOCK_RAW)
+		event->port = NTOHS(READ((struct inet_sock *)sk, inet_sport));
+}
+
+static __always_inline void read_asked(struct event *event, u64 address, u16 family)
+{
+	struct { u16 family, port; u32 v4; u8 v6[16]; } asked = {}; /* of sockaddr_in and sockaddr_in6 */
+
+	bpf_probe_read_user(&asked, 8, (void *)address);
+	if (asked.family == AF_INET6)
+		bpf_probe_read_user(asked.v6, sizeof(asked.v6), (void *)address + 8);
+	set_address(event, asked.family ? asked.family : family, &asked.v4, asked.v6);
+	event->port = NTOHS(asked.port);
+}
+
+static __always_inline int port_wanted(u16 port)
+{
+#ifdef FILTER_PORTS
+	const u16 ports[] = { FILTER_PORTS };
+
+#pragma unroll
+	for (int i = 0; i < sizeof(ports) / sizeof(*ports); i++)
+		if (port == ports[i])
+			return 1;
+	return 0;
+#endif
+	return 1;
+}
+
+static __always_inline void bound(struct call *call, u32 error)
+{
+	struct event event = { .error = error };
+	struct sock_common common;
+	struct socket socket;
+	u64 cgroup;
+
+	if (!current_socket(call->fd, &socket))
+		return;
+	bpf_probe_read_kernel(&common, sizeof(common), &socket.sk->__sk_common);
+	if ((common.skc_family != AF_INET && common.skc_family != AF_INET6) || !current_wanted(&cgroup))
+		return;
+	if (error)
+		read_asked(&event, call->address, common.skc_family);
+	else
+		read_bound(&event, socket.sk, &common);
+	if (!port_wanted(event.port))
+		return;
+	event.timestamp = bpf_ktime_get_ns();
+	read_owner(&event.owner, cgroup);
+	event.netns = READ(common.skc_net.net, ns.inum);
+	event.proto = READ(socket.sk, sk_protocol);
+	event.opts = options_of(socket.sk);
+	event.bound_dev_if = common.skc_bound_dev_if;
+	if (event.bound_dev_if)
+		read_device(&event, common.skc_net.net);
+	if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))
+		count_lost(LOST_RING);
+}
+
+int tp__syscalls__sys_enter_bind(struct enter_args *ctx)
+{
+	struct call call = { .fd = ctx->args[0], .address = ctx->args[1] };
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (calls.update(&tid, &call))
+		count_lost(LOST_CALLS);
+	return 0;
+}
+
+int tp__syscalls__sys_exit_bind(struct exit_args *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid(), error = ctx->ret < 0 ? -ctx->ret : 0;
+	struct call *call = calls.lookup(&tid);
+
+	if (!call)
+		return 0;
+#ifdef IGNORE_ERRORS
+	if (!error)
+#endif
+		bound(call, error);
+	calls.delete(&tid);
+	return 0;
+}

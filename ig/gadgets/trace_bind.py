@@ -1,0 +1,128 @@
+"""`ig trace bind`: every bind of an IP socket, with the options that decide what it may share."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ig.columns import (
+    ADDRESSES,
+    ERRORS,
+    STRINGS,
+    TIMESTAMP,
+    Cache,
+    classic_columns,
+    integer,
+    owner_columns,
+    process_columns,
+)
+from ig.gadget import Batch, Column, Gadget, Param, View
+
+_PROTOCOLS: Cache[int, str] = Cache(
+    lambda number: next(
+        (
+            name.removeprefix("IPPROTO_")
+            for name, value in vars(socket).items()
+            if name.startswith("IPPROTO_") and value == number
+        ),
+        str(number),
+    )
+)
+_OPTIONS: Cache[int, str] = Cache(
+    lambda bits: "".join(c if bits >> place & 1 else "." for place, c in enumerate("rRNTF"))
+)
+"""enum option in bind.c."""
+
+
+def _address(batch: Batch) -> Sequence[str]:
+    return ADDRESSES.of(list(zip(batch.fields["version"], batch.fields["addr"], strict=True)))
+
+
+def _device(batch: Batch) -> Sequence[str]:
+    names = STRINGS.of(batch.fields["device"])
+    return [
+        name or str(index) for name, index in zip(names, batch.fields["bound_dev_if"], strict=True)
+    ]
+
+
+_PROTO = Column(
+    "proto",
+    "addr.proto",
+    width=8,
+    hidden=False,
+    read=lambda batch: _PROTOCOLS.of(batch.fields["proto"]),
+)
+_ADDR = Column("addr", "addr.addr", hidden=False, read=_address)
+_PORT = integer("port", "addr.port", width=5, hidden=False)
+_OPTS = Column(
+    "opts",
+    "opts",
+    width=5,
+    hidden=False,
+    read=lambda batch: _OPTIONS.of(batch.fields["opts"]),
+    description="SO_REUSEPORT, SO_REUSEADDR, IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, IP_FREEBIND.",
+)
+_IF = Column(
+    "if",
+    "bound_dev_if",
+    width=8,
+    hidden=False,
+    read=_device,
+    json=lambda batch: list(map(str, batch.fields["bound_dev_if"])),
+    description="The device that the socket is bound to, 0 if none; in JSON its index.",
+)
+
+_BINDSNOOP = View(
+    command="bindsnoop",
+    summary="Trace binds, as the classic bindsnoop shows them.",
+    columns=(
+        *classic_columns(),
+        replace(_PROTO, path="proto"),
+        replace(_ADDR, path="addr"),
+        replace(_PORT, path="port"),
+        _OPTS,
+        replace(_IF, path="if", json=None),
+        integer("mntns", "mountnsid", width=10),
+    ),
+)
+
+GADGET = Gadget(
+    name="trace_bind",
+    command=("trace", "bind"),
+    summary="Trace binds: which addresses and ports are taken, and how.",
+    program="bind.c",
+    columns=(
+        TIMESTAMP,
+        *owner_columns(),
+        *process_columns(shown=("pid", "comm")),
+        _ADDR,
+        _PORT,
+        _PROTO,
+        integer("version", "addr.version", width=7),
+        _OPTS,
+        _IF,
+        Column(
+            "error",
+            "error",
+            width=14,
+            read=lambda batch: ERRORS.of(batch.fields["error"]),
+            show_if=lambda options: not options.get("ignore_errors"),
+        ),
+        integer("error_raw", "error_raw", "error", width=9),
+    ),
+    shown=("containername", "pid", "comm", "proto", "addr", "port", "opts", "if"),
+    params=(
+        Param("pid", ("--pid",), "integer", "Only this process.", define="FILTER_PID"),
+        Param("ports", ("-P", "--ports"), "ports", "Only these ports.", define="FILTER_PORTS"),
+        Param(
+            "ignore_errors",
+            ("-i", "--ignore-errors"),
+            "flag",
+            "Show only binds that succeeded; -i=false shows what the others asked for, and errno.",
+            default=True,
+            define="IGNORE_ERRORS",
+        ),
+    ),
+    views=(_BINDSNOOP,),
+)
