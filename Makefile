@@ -27,7 +27,12 @@ test: ## install what the tests need and run them all, on this kernel and a real
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
 	PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/pytest -p no:cacheprovider $(PYTEST)
 
+bench: ## measure what tracing and snapshots cost, against the same load untraced and ss (root)
+	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
+	$(VENV)/bin/python tests/bench/bench_trace.py
+	$(VENV)/bin/python tests/bench/bench_snapshot.py
+
 venv:
 	@sh scripts/venv "$(VENV)"
 
-.PHONY: help run install uninstall check test venv
+.PHONY: help run install uninstall check test bench venv

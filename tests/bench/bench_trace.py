@@ -1,0 +1,133 @@
+"""What tracing costs: run as root by `make bench`, prints a table; targets are not asserted."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tabulate import tabulate
+
+IG = Path(sys.executable).with_name("ig")
+ROUNDS, SHORT, LONG = 9, 20_011, 1_000_003
+
+
+@contextmanager
+def running(*options: str, command: str = "tcpconnect") -> Iterator[tuple[int, float]]:
+    """Run the command, its output read and thrown away; give its pid and seconds to ready."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as cat,
+    ):
+        ready = Path(folder, "ready")
+        line = [str(IG), "trace", command, "--host", "--ready-file", str(ready), *options]
+        began = time.monotonic()
+        tracer = subprocess.Popen(line, stdout=cat.stdin, stderr=subprocess.PIPE, text=True)
+        while not ready.exists():
+            assert tracer.poll() is None, "ig ended"
+            assert time.monotonic() < began + 30, "ig is not ready"
+            time.sleep(0.001)
+        took = time.monotonic() - began
+        try:
+            yield tracer.pid, took
+        finally:
+            tracer.terminate()
+            said = tracer.communicate()[1]
+            if "lost" in said:
+                print(said)
+            assert cat.stdin
+            cat.stdin.close()
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_megabytes(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def overhead(loop: str, *options: str, command: str = "tcpconnect") -> float:
+    """Give how much more CPU a connection costs while traced: percent, median of rounds."""
+    ratios = []
+    for _ in range(ROUNDS):
+        plain = connect(loop, SHORT)
+        with running(*options, command=command):
+            traced = connect(loop, SHORT)
+        ratios.append(traced / plain - 1)
+    return statistics.median(ratios) * 100
+
+
+def connect(loop: str, count: int) -> float:
+    return float(subprocess.run([loop, str(count)], check=True, capture_output=True).stdout)
+
+
+def cpu_an_event(loop: str, *options: str) -> tuple[float, float, float]:
+    """Give microseconds of CPU an event, and the resident megabytes before and after."""
+    with running(*options) as (pid, _):
+        before, first = cpu_seconds(pid), resident_megabytes(pid)
+        connect(loop, LONG)
+        time.sleep(1)
+        return (cpu_seconds(pid) - before) / LONG * 1e6, first, resident_megabytes(pid)
+
+
+def idle_percent() -> float:
+    with running("-o", "json") as (pid, _):
+        before = cpu_seconds(pid)
+        time.sleep(10)
+        return (cpu_seconds(pid) - before) * 10
+
+
+def help_seconds() -> float:
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        subprocess.run([IG, "--help"], check=True, capture_output=True)
+        took.append(time.monotonic() - began)
+    return statistics.median(took)
+
+
+def measure(loop: str) -> Iterator[Sequence[object]]:
+    """Yield (what, target, found) of each measurement."""
+    yield "a connection traced to JSON, more CPU", "8 %", f"{overhead(loop, '-o', 'json'):.1f} %"
+    yield "the same to a table", "15 %", f"{overhead(loop):.1f} %"
+    more = overhead(loop, "-o", "json", command="tcp")
+    yield "connect, accept and close traced to JSON", "15 %", f"{more:.1f} %"
+    each, first, last = cpu_an_event(loop, "-o", "json")
+    yield f"{LONG} events to JSON, CPU each", "3 us", f"{each:.2f} us"
+    yield "resident before and after them", "90 MB", f"{first:.0f}, {last:.0f} MB"
+    yield f"{LONG} events to a table, CPU each", "5 us", f"{cpu_an_event(loop)[0]:.2f} us"
+    yield "idle CPU", "0.5 %", f"{idle_percent():.2f} %"
+    with running("-o", "json") as (_, ready):
+        yield "from exec to ready", "0.6 s", f"{ready:.2f} s"
+    yield "ig --help", "0.2 s", f"{help_seconds():.2f} s"
+
+
+def main() -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        sys.exit("The load is a C program: install a compiler (apt-get install gcc libc6-dev).")
+    with tempfile.TemporaryDirectory() as folder:
+        loop = f"{folder}/connect_loop"
+        source = Path(__file__).with_name("connect_loop.c")
+        subprocess.run([compiler, "-O2", "-o", loop, source], check=True)
+        print(f"{platform.node()}, {os.cpu_count()} CPUs, Linux {platform.release()}")
+        rows = []
+        for row in measure(loop):
+            print(f"{row[0]}: {row[2]}", file=sys.stderr)
+            rows.append(row)
+    print(tabulate(rows, ("what", "at most", "found"), tablefmt="github"))
+
+
+if __name__ == "__main__":
+    main()
