@@ -11,6 +11,7 @@ import os
 
 from ig.errors import KernelRefused
 
+_RECURSION_MISSES = 26  # the u64 of struct bpf_prog_info, 208 bytes in
 _POINTER = ctypes.c_void_p
 _SIGNATURES = {
     "btf__load_vmlinux_btf": ([], _POINTER),
@@ -54,6 +55,19 @@ def map_update(descriptor: int, key: bytes, value: bytes) -> None:
 def map_delete(descriptor: int, key: bytes) -> None:
     """Remove a map's element, if it is there."""
     library().bpf_map_delete_elem(descriptor, key)
+
+
+def recursion_misses(program: int) -> int:
+    """Tell how often the kernel skipped a program because it interrupted itself; 0 before 5.12.
+
+    Source: struct bpf_prog_info in include/uapi/linux/bpf.h. Raises OSError.
+    """
+    information = (ctypes.c_uint64 * 32)()
+    size = ctypes.c_uint32(ctypes.sizeof(information))
+    if library().bpf_obj_get_info_by_fd(program, information, ctypes.byref(size)) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(information[_RECURSION_MISSES])
 
 
 def percpu_sum(descriptor: int, index: int) -> int:

@@ -38,11 +38,13 @@ _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
 class Probes:
     """A loaded and attached program.
 
-    `maps` are descriptors by the map's name, `hooks` those that keep the program attached,
+    `maps` are descriptors by the map's name, `programs` those of its functions, `hooks` those that
+    keep them attached,
     `refused` says what is not seen because an optional hook was refused.
     """
 
     maps: Mapping[str, int]
+    programs: tuple[int, ...]
     hooks: tuple[int, ...]
     refused: tuple[str, ...]
     event: layout.Layout
@@ -50,7 +52,7 @@ class Probes:
 
     def close(self) -> None:
         """Detach and unload everything."""
-        for descriptor in (*self.hooks, *self.maps.values()):
+        for descriptor in (*self.hooks, *self.programs, *self.maps.values()):
             os.close(descriptor)
 
 
@@ -109,7 +111,8 @@ class Loading:
         names = answer["maps"]
         return Probes(
             maps=dict(zip(names, descriptors, strict=False)),
-            hooks=tuple(descriptors[len(names) :]),
+            programs=tuple(descriptors[len(names) : len(names) + answer["programs"]]),
+            hooks=tuple(descriptors[len(names) + answer["programs"] :]),
             refused=tuple(answer["refused"]),
             event=layout.parse(self._text),
             cgroup_name=layout.parse(self._text, "cgroup_name"),
@@ -194,7 +197,9 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
             maps[name] = descriptor
     refused = _attach(program, dict(_OPTIONAL.findall(text)))
     hooks = [*program.raw_tracepoint_fds.values(), *program.tracepoint_fds.values()]
-    return {"maps": list(maps), "refused": refused}, [*maps.values(), *hooks]
+    programs = [function.fd for function in program.funcs.values()]
+    answer = {"maps": list(maps), "programs": len(programs), "refused": refused}
+    return answer, [*maps.values(), *programs, *hooks]
 
 
 def _constants(declarations: str) -> dict[str, int | str]:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ig.kernel.libbpf import map_update, percpu_sum
+from ig.kernel.libbpf import map_update, percpu_sum, recursion_misses
 from ig.kernel.probes import EVENTS_BYTES, NAMES_BYTES, Probes
 from ig.kernel.ring import Ring
 
@@ -50,6 +50,9 @@ class Source:
         counts = {
             cause: percpu_sum(self._probes.maps["lost"], index) for index, cause in enumerate(LOST)
         }
+        counts["the kernel skipped a hook that interrupted itself"] = sum(
+            map(recursion_misses, self._probes.programs)
+        )
         return {cause: count for cause, count in counts.items() if count}
 
     def close(self) -> None:
