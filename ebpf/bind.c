@@ -43,15 +43,6 @@ struct event {
 	char device[DEVICE_NAME];
 };
 
-/* What a bind() that has not returned yet was called with, by thread. */
-struct call {
-	u64 address;
-	s32 fd;
-	u32 pad;
-};
-
-BPF_HASH(calls, u32, struct call, 65536);
-
 /* The device's name: an index says nothing outside its network namespace. */
 static __always_inline void read_device(struct event *event, struct net *net)
 {
@@ -138,20 +129,21 @@ static __always_inline int port_wanted(u16 port)
 	return 1;
 }
 
-static __always_inline void bound(struct call *call, u32 error)
+static __always_inline void bound(u32 error)
 {
+	struct call call = current_call();
 	struct event event = { .error = error };
 	struct sock_common common;
 	struct socket socket;
 	u64 cgroup;
 
-	if (!current_socket(call->fd, &socket))
+	if (!current_socket(call.fd, &socket))
 		return;
 	bpf_probe_read_kernel(&common, sizeof(common), &socket.sk->__sk_common);
 	if ((common.skc_family != AF_INET && common.skc_family != AF_INET6) || !current_wanted(&cgroup))
 		return;
 	if (error)
-		read_asked(&event, call->address, common.skc_family);
+		read_asked(&event, call.address, common.skc_family);
 	else
 		read_bound(&event, socket.sk, &common);
 	if (!port_wanted(event.port))
@@ -168,27 +160,12 @@ static __always_inline void bound(struct call *call, u32 error)
 		count_lost(LOST_RING);
 }
 
-int tp__syscalls__sys_enter_bind(struct enter_args *ctx)
-{
-	struct call call = { .fd = ctx->args[0], .address = ctx->args[1] };
-	u32 tid = bpf_get_current_pid_tgid();
-
-	if (calls.update(&tid, &call))
-		count_lost(LOST_CALLS);
-	return 0;
-}
-
 int tp__syscalls__sys_exit_bind(struct exit_args *ctx)
 {
-	u32 tid = bpf_get_current_pid_tgid(), error = ctx->ret < 0 ? -ctx->ret : 0;
-	struct call *call = calls.lookup(&tid);
-
-	if (!call)
-		return 0;
 #ifdef IGNORE_ERRORS
-	if (!error)
+	if (ctx->ret < 0)
+		return 0;
 #endif
-		bound(call, error);
-	calls.delete(&tid);
+	bound(ctx->ret < 0 ? -ctx->ret : 0);
 	return 0;
 }

@@ -9,6 +9,12 @@
  *   OPTIONAL_HOOK(function, "...")	a hook that may be refused, and what is not seen then
  * A function called raw_tp__NAME is attached to that raw tracepoint, tp__CATEGORY__NAME to that
  * tracepoint. What the preprocessor leaves out is not attached.
+ *
+ * The kernel skips a raw tracepoint's program that an interrupt finds running on its CPU ("bpf:
+ * Prevent bpf program recursion for raw tracepoint probes", 6.1), so what happens in the interrupt
+ * would go unseen. Therefore raw_tp__NAME__behind is attached after raw_tp__NAME: called a moment
+ * later for the same, it finds in the maps whether the first was, and does it if not. An interrupt
+ * can find but one of both running.
  */
 #define KERNEL_STRUCT(...)
 #define KERNEL_ENUM(...)
@@ -30,14 +36,17 @@ KERNEL_STRUCT(kernfs_node, id, name, parent, __parent)
 KERNEL_STRUCT(cgroup, kn)
 KERNEL_STRUCT(cgroup_subsys_state, cgroup, serial_nr)
 KERNEL_STRUCT(css_set, dfl_cgrp, subsys)
-KERNEL_STRUCT(file, private_data)
+KERNEL_STRUCT(file, private_data, f_inode)
+KERNEL_STRUCT(inode, i_ino)
 KERNEL_STRUCT(fdtable, fd, max_fds)
 KERNEL_STRUCT(files_struct, fdt)
-KERNEL_STRUCT(task_struct, nsproxy, files, cgroups, real_parent, tgid, comm)
+KERNEL_STRUCT(pt_regs, orig_ax, di, si, syscallno, orig_x0, regs)
+KERNEL_STRUCT(task_struct, stack, nsproxy, files, cgroups, real_parent, tgid, comm)
 KERNEL_STRUCT(sock_common, skc_family, skc_state, skc_dport, skc_daddr, skc_rcv_saddr, skc_v6_daddr, skc_v6_rcv_saddr, skc_net)
 KERNEL_STRUCT(sock, __sk_common, sk_err, sk_protocol, sk_lock, sk_socket)
 KERNEL_STRUCT(inet_sock, inet_sport, inet_saddr)
 KERNEL_STRUCT(socket, sk, state, file)
+KERNEL_ENUM(bpf_func_id, BPF_FUNC_get_current_task_btf, BPF_FUNC_task_pt_regs)
 KERNEL_ENUM(cgroup_subsys_id, memory_cgrp_id, pids_cgrp_id, cpu_cgrp_id, cpuset_cgrp_id)
 
 #define CGROUP_LEVELS 16
@@ -59,7 +68,7 @@ struct cgroup_name {
 /* What user space has decided about a cgroup's events; until then they pass. */
 enum verdict { UNDECIDED, KEEP, DROP };
 
-enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_CALLS, LOST_CAUSES };
+enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_CAUSES };
 
 /* Submitted without waking the reader, which would cost more than the event: it looks every 50 ms. */
 BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);
@@ -202,6 +211,40 @@ static __always_inline int current_socket(int fd, struct socket *socket)
 	return (void *)socket->file == file; /* not every file's private data is a socket */
 }
 
-/* Arguments of the tracepoints on a system call's way in and out. */
-struct enter_args { u64 common; int nr, pad; u64 args[6]; };
+/* Tells a socket from a later one at the same address; 0 if no descriptor leads to it. */
+static __always_inline u64 inode_number(struct file *file)
+{
+	struct inode *inode = file ? (void *)READ(file, f_inode) : NULL;
+
+	return inode ? READ(inode, i_ino) : 0;
+}
+
+/* The system call that the current task is in: its number, and its first two arguments. */
+struct call { s32 number, fd; u64 address; };
+
+static __always_inline struct call current_call(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct pt_regs *regs;
+	struct call call;
+
+#ifdef KERNEL_BPF_FUNC_task_pt_regs
+	task = ((void *(*)(void))KERNEL_BPF_FUNC_get_current_task_btf)();
+	regs = ((void *(*)(void *))KERNEL_BPF_FUNC_task_pt_regs)(task);
+#else /* before 5.15 (dd6e10fbd9fb): at the stack's end, which is 16 KiB on 64-bit machines */
+	regs = (void *)READ(task, stack) + 16384 - SIZE_pt_regs;
+#endif
+#ifdef HAVE_pt_regs_orig_ax
+	call.number = READ(regs, orig_ax);
+	call.fd = READ(regs, di);
+	call.address = READ(regs, si);
+#else
+	call.number = READ(regs, syscallno);
+	call.fd = READ(regs, orig_x0);
+	call.address = READ(regs, regs[1]);
+#endif
+	return call;
+}
+
+/* Arguments of the tracepoint on a system call's way out. */
 struct exit_args { u64 common; int nr, pad; long ret; };

@@ -15,13 +15,16 @@
 #include "tcp_connect.h"
 #include "tcp_accept.h"
 
-int raw_tp__inet_sock_set_state(struct { u64 sk, old, new; } *ctx)
+#if defined(TRACE_CONNECT) || defined(TRACE_CLOSE)
+struct change { u64 sk, old, new; };
+
+static __always_inline int change_state(struct change *change, int behind)
 {
-	struct sock *sk = (void *)ctx->sk;
-	int old = ctx->old, new = ctx->new;
+	struct sock *sk = (void *)change->sk;
+	int old = change->old, new = change->new;
 
 #ifdef TRACE_CONNECT
-	if (new == SYN_SENT)
+	if (new == SYN_SENT && !behind) /* by a system call, which interrupts nothing */
 		begin_attempt(sk);
 	/* SYN_SENT -> SYN_RECV is a simultaneous open, not yet an answer */
 	else if (new != SYN_RECV && (old == SYN_SENT || old == SYN_RECV))
@@ -29,10 +32,21 @@ int raw_tp__inet_sock_set_state(struct { u64 sk, old, new; } *ctx)
 #endif
 #ifdef TRACE_CLOSE
 	if (old == LISTEN && new == SYN_RECV)
-		own(sk, NULL); /* nobody's until it is accepted */
+		create_connection(sk);
 	else if ((old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_RECV) &&
 		 (new == FIN_WAIT1 || new == LAST_ACK || new == CLOSED))
 		end_connection(sk, old, new);
 #endif
 	return 0;
 }
+
+int raw_tp__inet_sock_set_state(struct change *ctx)
+{
+	return change_state(ctx, 0);
+}
+
+int raw_tp__inet_sock_set_state__behind(struct change *ctx)
+{
+	return change_state(ctx, 1);
+}
+#endif

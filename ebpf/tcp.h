@@ -9,8 +9,16 @@
 #define ECONNREFUSED 111
 #define ETIMEDOUT 110
 #define EHOSTUNREACH 113
+#define EINPROGRESS 115
 #define ENETUNREACH 101
 #define ERESTARTSYS 512 /* this and what follows never leaves the kernel */
+
+/* sendto() and sendmsg() connect too, with MSG_FASTOPEN */
+#ifdef HAVE_pt_regs_orig_ax /* x86-64 */
+enum { NR_CONNECT = 42, NR_SENDTO = 44, NR_SENDMSG = 46 };
+#else /* include/uapi/asm-generic/unistd.h */
+enum { NR_CONNECT = 203, NR_SENDTO = 206, NR_SENDMSG = 211 };
+#endif
 
 #if defined(CONNECT_ONLY) || defined(FAILURE_ONLY)
 #undef TRACE_CLOSE
@@ -26,10 +34,7 @@
 KERNEL_STRUCT(tcp_sock, bytes_sent, bytes_retrans, bytes_received, write_seq, snd_nxt)
 
 OPTIONAL_HOOK(raw_tp__tcp_retransmit_skb, "SYNs that go unanswered are not told before the attempt ends")
-OPTIONAL_HOOK(tp__syscalls__sys_enter_connect, "connects that fail before a SYN is sent are not seen")
 OPTIONAL_HOOK(tp__syscalls__sys_exit_connect, "connects that fail before a SYN is sent are not seen")
-OPTIONAL_HOOK(tp__syscalls__sys_enter_accept, "the listener's descriptor and failed accepts are not seen")
-OPTIONAL_HOOK(tp__syscalls__sys_enter_accept4, "the listener's descriptor and failed accepts are not seen")
 
 enum state { ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, CLOSED = 7, CLOSE_WAIT, LAST_ACK, LISTEN };
 enum type { CONNECT = 1, ACCEPT, CLOSE, UNKNOWN };
@@ -48,23 +53,16 @@ struct event {
 	u8 version, type, outcome, retransmits;
 };
 
-/* What a connect() or accept() that has not returned yet was called with, by thread. */
-struct call {
-	struct sock *sk;	/* whose attempt ended in this call, which will say why; else NULL */
-	u64 address;
-	s32 fd;
-	u32 pad;
-};
-
 struct connection {
 	u64 since;
-	u32 closed;		/* the state it was in when it was reset before it was accepted, else 0 */
+	u32 closed;		/* TOLD, or the state it was in when it was reset before it was accepted, else 0 */
 	u32 dport;		/* then, in host order: disconnecting forgets it */
 	struct owner owner;	/* pid 0 until it is accepted */
 };
 
 BPF_HASH(attempts, struct sock *, struct event, 65536);
-BPF_HASH(calls, u32, struct call, 65536);
+/* Sockets whose attempt failed, and their inode's number: connect() has yet to return why. */
+BPF_TABLE("lru_hash", u64, u64, failed, 16384);
 #ifdef TRACE_CLOSE
 BPF_HASH(connections, struct sock *, struct connection, 131072);
 #endif

@@ -5,7 +5,8 @@
 #define disown(sk)
 #define adopt(sk, event)
 #else
-#define UNWANTED 0xffffffff /* the pid of owners whose events are not asked for */
+#define UNWANTED 0xffffffff	/* the pid of owners whose events are not asked for */
+#define TOLD 0xff		/* `closed` of a connection whose end was told */
 
 /* A connection is made, by `owner`, or by a listener whose process has yet to accept it. */
 static __always_inline void own(struct sock *sk, struct owner *owner)
@@ -18,6 +19,13 @@ static __always_inline void own(struct sock *sk, struct owner *owner)
 		connection.owner = *owner;
 	if (connections.update(&sk, &connection))
 		count_lost(LOST_CONNECTIONS);
+}
+
+/* A listener's: nobody's until it is accepted. */
+static __always_inline void create_connection(struct sock *sk)
+{
+	if (!connections.lookup(&sk)) /* not by the program in front */
+		own(sk, NULL);
 }
 
 /* Its close is not asked for. */
@@ -52,7 +60,7 @@ static __always_inline void submit_close(struct sock *sk, struct event *event, i
 static __always_inline void end_connection(struct sock *sk, int old, int new)
 {
 	struct event event = { .type = CLOSE, .fd = -1, .accept_fd = -1 };
-	struct connection *connection = connections.lookup(&sk);
+	struct connection *connection = connections.lookup(&sk), told = { .closed = TOLD };
 	/* who holds the socket's lock is who calls; else this is a softirq in somebody's time */
 	int caller = READ(sk, sk_lock.owned) != 0;
 	u64 cgroup, since = 0;
@@ -65,6 +73,10 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 		return;
 	}
 	if (connection) {
+		if (connection->closed == TOLD) {
+			connections.delete(&sk); /* by the program in front */
+			return;
+		}
 		/* accept() itself may hold the lock when the reset comes; what is closed has no error yet */
 		if (!connection->owner.pid && new == CLOSED && (!caller || READ(sk, sk_err))) {
 			connection->closed = old; /* reset before it was accepted: accept() or the end tells */
@@ -73,7 +85,7 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 		}
 		event.owner = connection->owner;
 		since = connection->since;
-		connections.delete(&sk);
+		connection->closed = TOLD;
 		verdict = cgroups.lookup(&event.owner.cgroup);
 		if (event.owner.pid == UNWANTED || (verdict && *verdict == DROP))
 			return;
@@ -97,6 +109,8 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 	else
 		event.sent = unsent(sk);
 	submit_close(sk, &event, old, since);
+	if (!connection)
+		connections.update(&sk, &told);
 }
 
 /* A connection has been accepted; if it was reset before, now is known by whom. */
@@ -120,10 +134,9 @@ static __always_inline void adopt(struct sock *sk, struct event *event)
 }
 
 /* What was reset before it was accepted, and never was. */
-int raw_tp__tcp_destroy_sock(struct { u64 sk; } *ctx)
+static __always_inline int forget_connection(struct sock *sk)
 {
 	struct event event = { .type = UNKNOWN, .fd = -1, .accept_fd = -1 };
-	struct sock *sk = (void *)ctx->sk;
 	struct connection *connection = connections.lookup(&sk);
 
 	if (!connection)
@@ -139,5 +152,17 @@ int raw_tp__tcp_destroy_sock(struct { u64 sk; } *ctx)
 #endif
 	connections.delete(&sk);
 	return 0;
+}
+
+struct destruction { struct sock *sk; };
+
+int raw_tp__tcp_destroy_sock(struct destruction *ctx)
+{
+	return forget_connection(ctx->sk);
+}
+
+int raw_tp__tcp_destroy_sock__behind(struct destruction *ctx)
+{
+	return forget_connection(ctx->sk);
 }
 #endif

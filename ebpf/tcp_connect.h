@@ -5,16 +5,8 @@
 static __always_inline void begin_attempt(struct sock *sk)
 {
 	struct event event = { .type = CONNECT, .fd = -1, .accept_fd = -1 };
-	u32 tid = bpf_get_current_pid_tgid();
 	u64 cgroup;
 
-#ifdef TRACE_DESCRIPTORS
-	struct call *call = calls.lookup(&tid);
-
-	if (call)
-		event.fd = call->fd;
-#endif
-	calls.delete(&tid); /* no failure before the SYN */
 	if (READ(sk, sk_protocol) != IPPROTO_TCP)
 		return;
 	if (!current_wanted(&cgroup)) {
@@ -27,6 +19,12 @@ static __always_inline void begin_attempt(struct sock *sk)
 		return;
 	}
 	read_owner(&event.owner, cgroup);
+#ifdef TRACE_DESCRIPTORS
+	struct call call = current_call();
+
+	if (call.number == NR_CONNECT || call.number == NR_SENDTO || call.number == NR_SENDMSG)
+		event.fd = call.fd;
+#endif
 	event.timestamp = bpf_ktime_get_ns();
 	if (attempts.update(&sk, &event))
 		count_lost(LOST_ATTEMPTS);
@@ -58,13 +56,25 @@ static __always_inline void finish_attempt(struct sock *sk, struct event *event,
  * No port, no memory, …: connect() takes SYN_SENT back, and will return why. It has not said yet
  * that the socket is connecting, which tells this from a close.
  */
-static __always_inline int failed_in_call(struct sock *sk)
+static __always_inline int failed_in_call(struct socket *socket)
+{
+	return (u32)READ(socket, state) == SS_UNCONNECTED && current_call().number == NR_CONNECT;
+}
+
+/* Says whether the attempt is over; if not, connect() will return why it is. */
+static __always_inline int note_failure(struct sock *sk, u32 error)
 {
 	struct socket *socket = (void *)READ(sk, sk_socket);
-	struct call call = { .sk = sk };
-	u32 tid = bpf_get_current_pid_tgid();
+	u64 key = (u64)sk, inode;
 
-	return socket && (u32)READ(socket, state) == SS_UNCONNECTED && !calls.update(&tid, &call);
+	if (!socket)
+		return 1;
+	if (!error && failed_in_call(socket))
+		return 0;
+	inode = inode_number((void *)READ(socket, file));
+	if (inode)
+		failed.update(&key, &inode);
+	return 1;
 }
 
 static __always_inline void end_attempt(struct sock *sk, int new)
@@ -72,13 +82,13 @@ static __always_inline void end_attempt(struct sock *sk, int new)
 	struct event *event = attempts.lookup(&sk);
 	u32 error = 0;
 
-	if (!event)
-		return;
 	if (new == CLOSED) {
 		error = READ(sk, sk_err);
-		if (!error && failed_in_call(sk))
+		if (!note_failure(sk, error))
 			return;
 	}
+	if (!event)
+		return;
 #ifdef TRACE_CLOSE
 	if (new == ESTABLISHED) {
 		own(sk, &event->owner);
@@ -89,17 +99,14 @@ static __always_inline void end_attempt(struct sock *sk, int new)
 }
 
 /* connect() failed and no SYN was ever sent: all there is, is what it was called with. */
-static __always_inline void failed_call(struct call *call, u32 error)
+static __always_inline void failed_call(struct sock *sk, struct call *call, u32 error)
 {
 	struct event event = { .type = CONNECT, .outcome = FAILED, .error = error, .fd = call->fd, .accept_fd = -1 };
 	struct { u16 family, port; u32 v4; } address = {}; /* struct sockaddr_in's beginning */
-	struct socket socket;
-	struct sock *sk;
 	u64 cgroup;
 
-	if (!current_socket(call->fd, &socket) || !is_tcp(socket.sk) || !current_wanted(&cgroup))
+	if (!current_wanted(&cgroup))
 		return;
-	sk = socket.sk;
 	read_socket(&event, sk);
 	event.sport = local_port(sk);
 	bpf_probe_read_user(&address, sizeof(address), (void *)call->address);
@@ -121,42 +128,36 @@ static __always_inline void failed_call(struct call *call, u32 error)
 	submit(&event);
 }
 
-int tp__syscalls__sys_enter_connect(struct enter_args *ctx)
+static __always_inline void left_connect(u32 error)
 {
-	struct call call = { .fd = ctx->args[0], .address = ctx->args[1] };
-	u32 tid = bpf_get_current_pid_tgid();
+	struct call call = current_call();
 	struct socket socket;
+	struct event *event;
+	u64 key, *inode;
 
-	if (!current_socket(call.fd, &socket))
-		return 0;
-	if ((u32)socket.state != SS_UNCONNECTED)
-		return 0; /* asks after an attempt that was made before */
-	if (calls.update(&tid, &call))
-		count_lost(LOST_CALLS);
-	return 0;
+	if (!current_socket(call.fd, &socket) || !is_tcp(socket.sk) || (u32)socket.state != SS_UNCONNECTED)
+		return; /* connecting still, or connected */
+	event = attempts.lookup(&socket.sk);
+	if (event) {
+		finish_attempt(socket.sk, event, FAILED, error);
+		attempts.delete(&socket.sk);
+		return;
+	}
+	key = (u64)socket.sk;
+	inode = failed.lookup(&key);
+	if (inode && *inode == inode_number((void *)socket.file)) {
+		failed.delete(&key); /* told when it happened, in this call or before it */
+		return;
+	}
+#ifndef MIN_LATENCY
+	failed_call(socket.sk, &call, error);
+#endif
 }
 
 int tp__syscalls__sys_exit_connect(struct exit_args *ctx)
 {
-	u32 tid = bpf_get_current_pid_tgid(), error = ctx->ret < 0 ? -ctx->ret : 0;
-	struct call *call = calls.lookup(&tid);
-	struct event *event;
-	struct sock *sk;
-
-	if (!call)
-		return 0;
-	sk = call->sk;
-	if (sk) {
-		event = attempts.lookup(&sk);
-		if (event)
-			finish_attempt(sk, event, error ? FAILED : ABANDONED, error);
-		attempts.delete(&sk);
-#ifndef MIN_LATENCY
-	} else if (error && error < ERESTARTSYS) {
-		failed_call(call, error);
-#endif
-	}
-	calls.delete(&tid);
+	if (ctx->ret < 0 && ctx->ret != -EINPROGRESS && ctx->ret > -ERESTARTSYS)
+		left_connect(-ctx->ret);
 	return 0;
 }
 

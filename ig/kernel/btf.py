@@ -2,7 +2,8 @@
 
 A program says `KERNEL_STRUCT(sock, sk_err, …)` and gets a `struct sock` that holds only those
 fields, each where, and of the type that, this kernel has it. A field that this kernel does not
-have is left out; for those that it has there is a macro `HAVE_sock_sk_err`.
+have is left out; for those that it has there is a macro `HAVE_sock_sk_err`. The struct's whole size
+is `SIZE_sock`, in bytes.
 Source: Documentation/bpf/btf.rst.
 """
 
@@ -153,6 +154,7 @@ class Btf:
             if width:
                 yield f"#define BIT_OFFSET_{name}_{field} {offset}"
         plain = [member for member in present if not member[2]]
+        yield f"#define SIZE_{name} {found.size}"
         yield f"struct {name} {{ {self._union(plain, wanted) if plain else ''} }};"
 
     def _declare_enum(self, name: str, values: Sequence[str]) -> Iterator[str]:

@@ -29,6 +29,7 @@ EVENTS_BYTES = 8 << 20
 NAMES_BYTES = 512 << 10
 _MOST_DESCRIPTORS = 64
 _MOST_MESSAGE = 1 << 20
+_BEHIND = b"__behind"  # see ig.h
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
 _MAP = re.compile(r'^BPF_(?:TABLE\("\w+", \w+, \w+, |\w+\()(\w+)', re.M)
 _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
@@ -38,8 +39,8 @@ _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
 class Probes:
     """A loaded and attached program.
 
-    `maps` are descriptors by the map's name, `programs` those of its functions, `hooks` those that
-    keep them attached,
+    `maps` are descriptors by the map's name, `hooks` those that keep it attached, `programs` those
+    of the functions that miss something when the kernel skips them.
     `refused` says what is not seen because an optional hook was refused.
     """
 
@@ -195,9 +196,10 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
         descriptor = lib.bpf_table_fd(program.module, name.encode())
         if descriptor >= 0:  # the preprocessor leaves out what is not asked for
             maps[name] = descriptor
-    refused = _attach(program, dict(_OPTIONAL.findall(text)))
-    hooks = [*program.raw_tracepoint_fds.values(), *program.tracepoint_fds.values()]
-    programs = [function.fd for function in program.funcs.values()]
+    hooks, refused = _attach(program, dict(_OPTIONAL.findall(text)))
+    behind = {name for name in program.funcs if name.endswith(_BEHIND)}
+    covered = behind | {name.removesuffix(_BEHIND) for name in behind}
+    programs = [function.fd for name, function in program.funcs.items() if name not in covered]
     answer = {"maps": list(maps), "programs": len(programs), "refused": refused}
     return answer, [*maps.values(), *programs, *hooks]
 
@@ -214,21 +216,37 @@ def _constants(declarations: str) -> dict[str, int | str]:
     return constants
 
 
-def _attach(program: Any, optional: Mapping[str, str]) -> list[str]:
+def _attach(program: Any, optional: Mapping[str, str]) -> tuple[list[int], list[str]]:
     """Attach each function to the hook that its name says; give what optional ones refused."""
     from bcc.libbcc import lib
 
     refused = []
-    for index in range(lib.bpf_num_functions(program.module)):
-        function = lib.bpf_function_name(program.module, index).decode()
+    hooks = []
+    names = [
+        lib.bpf_function_name(program.module, index)
+        for index in range(lib.bpf_num_functions(program.module))
+    ]
+    for name in sorted(names):  # so that what is to stand behind another comes after it
+        function = name.decode()
         try:
             match function.split("__", 2):
-                case ["raw_tp", name]:
-                    program.attach_raw_tracepoint(tp=name, fn_name=function)
-                case ["tp", category, name]:
-                    program.attach_tracepoint(tp=f"{category}:{name}", fn_name=function)
+                case ["raw_tp", *hook]:
+                    hooks.append(_attach_raw(program, name, hook[0].encode()))
+                case ["tp", category, event]:
+                    program.attach_tracepoint(tp=f"{category}:{event}", fn_name=function)
         except Exception as error:
             if function not in optional:
                 raise
             refused.append(f"{optional[function]} ({function.rsplit('__', 1)[1]}: {error})")
-    return refused
+    return [*hooks, *program.tracepoint_fds.values()], refused
+
+
+def _attach_raw(program: Any, function: bytes, hook: bytes) -> int:
+    """Attach to a raw tracepoint, as BCC does, which however allows but one program for each."""
+    from bcc.libbcc import lib
+
+    loaded = program.load_func(function, program.RAW_TRACEPOINT)
+    descriptor: int = lib.bpf_attach_raw_tracepoint(loaded.fd, hook)
+    if descriptor < 0:
+        raise OSError(-descriptor, f"raw tracepoint {hook.decode()}: {os.strerror(-descriptor)}")
+    return descriptor

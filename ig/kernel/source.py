@@ -15,7 +15,6 @@ LOST = (  # enum lost in ig.h
     "the ring buffer was full",
     "too many connects were waiting for an answer",
     "too many connections were open",
-    "too many threads were in a call",
 )
 _NAME_BYTES = 128  # CGROUP_NAME in ig.h
 
