@@ -26,8 +26,8 @@ static __always_inline int change_state(struct change *change, int behind)
 #ifdef TRACE_CONNECT
 	if (new == SYN_SENT && !behind) /* by a system call, which interrupts nothing */
 		begin_attempt(sk);
-	/* SYN_SENT -> SYN_RECV is a simultaneous open, not yet an answer */
-	else if (new != SYN_RECV && (old == SYN_SENT || old == SYN_RECV))
+	/* SYN_SENT -> SYN_RECV is a simultaneous open, not yet an answer; others come from a listener */
+	else if (new != SYN_RECV && (old == SYN_SENT || (old == SYN_RECV && READ(sk, sk_socket))))
 		end_attempt(sk, new);
 #endif
 #ifdef TRACE_CLOSE
