@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -64,8 +65,14 @@ class _Command(TyperCommand):
             if getattr(param, "is_flag", False)
             for name in (*param.opts, *param.secondary_opts)
         }
+        optional = {
+            name
+            for param in self.params
+            if param.metavar == _METAVARS["interval"]
+            for name in param.opts
+        }
         plain: list[str] = []
-        for argument in args:
+        for argument, following in pairwise([*args, "-"]):
             match = _SHORT_WITH_VALUE.fullmatch(argument) or _LONG_WITH_TRUTH.fullmatch(argument)
             param = flags.get(match[1]) if match else None
             if match and param and match[2].lower() in ("true", "false"):
@@ -75,6 +82,8 @@ class _Command(TyperCommand):
                 plain += [match[1], match[2]]
             else:
                 plain.append(argument)
+                if argument in optional and following.startswith("-"):
+                    plain.append(_INTERVAL)
         return super().parse_args(ctx, plain)
 
 
@@ -95,6 +104,7 @@ def _ports(text: str) -> list[int]:
     return ports
 
 
+_INTERVAL = "2"  # seconds between repetitions, where the option stands alone
 _ANNOTATIONS: dict[str, Any] = {
     "flag": bool,
     "integer": int,
@@ -104,6 +114,7 @@ _ANNOTATIONS: dict[str, Any] = {
     "ports": str,
     "port": str,
     "seconds": float,
+    "interval": float,
     "strings": list[str],
 }
 _METAVARS = {
@@ -114,8 +125,10 @@ _METAVARS = {
     "ports": "PORT,…",
     "port": "PORT",
     "seconds": "SECONDS",
+    "interval": "[SECONDS]",
     "strings": "TEXT,…",
 }
+_LEAST = {"count": 1, "seconds": 0.0, "interval": 0.1}
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "duration": _duration,
     "ports": _ports,
@@ -134,8 +147,8 @@ def _parameter(param: Param) -> inspect.Parameter:
     else:
         annotation = kind | None
         default = param.default
-    limits: dict[str, Any] = {"min": 1} if param.kind == "count" else {}
-    limits |= {"min": 0.0} if param.kind == "seconds" else {}
+    limits: dict[str, Any] = {}
+    limits |= {"min": _LEAST[param.kind]} if param.kind in _LEAST else {}
     limits |= {"metavar": _METAVARS[param.kind]} if param.kind in _METAVARS else {}
     option = typer.Option(*flags, help=param.help, show_default=bool(param.default), **limits)
     return inspect.Parameter(

@@ -89,8 +89,8 @@ class Param:
     name: str
     flags: tuple[str, ...]
     kind: str
-    """`flag`, `integer`, `count`, `string`, `strings`, `port`, `ports` (a list), `seconds`, or
-    `duration` (given as 1.5s, kept as ns)."""
+    """`flag`, `integer`, `count`, `string`, `strings`, `port`, `ports` (a list), `seconds`,
+    `interval` (seconds, which may be left out), or `duration` (given as 1.5s, kept as ns)."""
     help: str
     default: Any = None
     define: str = ""

@@ -133,6 +133,6 @@ GADGET = Gadget(
         Param("processes", ("-p", "--processes"), "flag", "Show who holds the sockets."),
         Param("info", ("-i", "--info"), "flag", "Show round trip time, retransmits, bytes."),
         Param("sort", ("--sort",), "strings", "Order by these columns, -COLUMN downwards."),
-        Param("watch", ("-w", "--watch"), "seconds", "Show again every so many seconds."),
+        Param("watch", ("-w", "--watch"), "interval", "Show again every so many seconds, or 2."),
     ),
 )
