@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -28,7 +29,8 @@ class Stream:
         self._descriptor = descriptor
         self._stopping = stopping
         mode = os.fstat(descriptor).st_mode
-        self._blocks = not stat.S_ISREG(mode)
+        self._blocks = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
+        self._whole = stat.S_ISFIFO(mode)
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._gone = select.poll()
@@ -39,12 +41,7 @@ class Stream:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
         try:
             while data:
-                if self._blocks:
-                    self._wait_writable()
-                    written = os.write(self._descriptor, data[:_PIECE])
-                else:
-                    written = os.write(self._descriptor, data)
-                data = data[written:]
+                data = data[self._put(data) :]
         except BrokenPipeError:
             raise ReaderGone from None
         except OSError as error:
@@ -53,6 +50,23 @@ class Stream:
                 "What was written before is whole up to its last line.",
                 "Make room, or send the output elsewhere.",
             ) from error
+
+    def _put(self, data: memoryview) -> int:
+        if not self._blocks:
+            return os.write(self._descriptor, data)
+        if self._whole:
+            try:
+                return os.pwritev(self._descriptor, [data], -1, os.RWF_NOWAIT)
+            except BlockingIOError:
+                self._wait_writable()
+                return 0
+            except OSError as error:
+                # Pipes can since 6.5 (afed6271f5b0).
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._whole = False
+        self._wait_writable()
+        return os.write(self._descriptor, data[:_PIECE])
 
     def rest(self, seconds: float) -> None:
         """Wait that long. Raises ReaderGone as soon as nobody reads any more."""
