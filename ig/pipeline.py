@@ -15,6 +15,7 @@ from ig.output import Formatter
 from ig.output.stream import Stream
 
 INTERVAL = 0.05  # seconds between looks into the ring
+_MANY = 8192  # records at once after which the next look follows at once: fewer come together first
 _SETTLED = 5_000_000  # ns; a record this old has none before it still on its way into the ring
 _PATIENCE = 1_000_000_000  # ns that an event waits for somebody to tell whose it is
 _MOST_WAITING = 200_000  # events
@@ -64,7 +65,7 @@ class Pipeline:
         self.stream.write(self.formatter.header())
         try:
             while not self.stopping() and time.monotonic() < ends and not self._enough():
-                if not self._step():
+                if self._step() < _MANY:
                     self.stream.rest(INTERVAL)
                 self._report_losses()
             self._finish()
