@@ -43,13 +43,13 @@ def test_containers_that_were_there_come_later_or_start_again_are_named(
 def test_a_container_that_lives_milliseconds_is_named_every_time(ig: Start, engine: Engine) -> None:
     tracer = ig("trace", "tcpconnect")
     expected = []
-    for number in range(23):
+    for number in range(101):
         shorty = engine.run(
             f"shorty-{number}", ["nc", "-w", 1, *NOBODY], auto_remove=True, tty=False
         )
         shorty.reports.all()
         expected.append(engine.name(f"shorty-{number}"))
-    tracer.wait_for(bool, 23)
+    tracer.wait_for(bool, 101)
     assert names(tracer.stop()[0]) == expected
 
 
