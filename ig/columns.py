@@ -10,7 +10,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from ig.containers.container import Container
+from ig.containers.container import HOST, Container
 from ig.gadget import Batch, Column, Kind, Param
 
 Key = TypeVar("Key")
@@ -104,13 +104,84 @@ def text(field: str) -> Callable[[Batch], Sequence[str]]:
     return lambda batch: STRINGS.of(batch.fields[field])
 
 
-def endpoint_columns(
-    name: str, address: str, port: str, *, proto: str = "TCP", width: int = 22
-) -> tuple[Column, ...]:
-    """Give the columns of one end of a connection: `name` as ADDR:PORT, `name.addr`, `name.port`.
+def _owners(batch: Batch) -> Sequence[Container]:
+    return batch.owners
 
-    `address` and `port` are fields of the record; its `version` field tells IPv4 from IPv6.
+
+def peers(batch: Batch) -> Sequence[Container]:
+    """Give whose the far end is, HOST where that is not known."""
+    return batch.fields.get("peer") or [HOST] * len(batch)
+
+
+def of_each(containers: Sequence[Container], compute: Callable[[Container], Value]) -> list[Value]:
+    """Give what `compute` makes of each container, computed once for each that there is."""
+    keys = list(map(id, containers))  # cheaper than hashing all that a container has
+    known = {key: compute(each) for key, each in dict(zip(keys, containers, strict=True)).items()}
+    return list(map(known.__getitem__, keys))
+
+
+def end_kind(container: Container) -> str:
+    """Give what the end of a connection is: a `pod`, a `container`, or neither (`raw`)."""
+    if container.pod_name:
+        return "pod"
+    return "container" if container.name else "raw"
+
+
+def end_name(container: Container) -> str:
+    """Give the name of a pod or a container, empty for what is neither."""
+    return container.pod_name or container.name
+
+
+def _shown_end(container: Container) -> str:
+    """Give the name as Inspektor Gadget shows it; empty for neither a pod nor a container."""
+    if container.pod_name:
+        return f"p/{container.pod_namespace}/{container.pod_name}"
+    return f"c/{container.name}" if container.name else ""
+
+
+def _encoded_end(container: Container) -> str:
+    parts = (end_name(container), container.pod_namespace, end_kind(container))
+    name, namespace, kind = (json.dumps(part).replace("\x7f", "\\u007f") for part in parts)
+    return f',"name":{name},"namespace":{namespace},"kind":{kind}}}'
+
+
+def named_end(
+    addresses: Sequence[str], ports: Sequence[int], whose: Sequence[Container]
+) -> list[str]:
+    """Give each end as `c/NAME:PORT`, `p/NAMESPACE/POD:PORT` or `r/ADDRESS:PORT`."""
+    names = of_each(whose, _shown_end)
+    return [
+        f"{name or f'r/{address}'}:{port}"
+        for name, address, port in zip(names, addresses, ports, strict=True)
+    ]
+
+
+def end_columns(
+    name: str, whose: Callable[[Batch], Sequence[Container]], *, paths: bool = False
+) -> tuple[Column, ...]:
+    """Give the columns that name an end of a connection; in JSON of their own with `paths`."""
+    parts: Mapping[str, Callable[[Container], str]] = {
+        "name": end_name,
+        "namespace": attrgetter("pod_namespace"),
+        "kind": end_kind,
+    }
+
+    def column(part: str, of: Callable[[Container], str]) -> Column:
+        path = f"{name}.{part}" if paths else ""
+        return Column(f"{name}.{part}", path, read=lambda batch: of_each(whose(batch), of))
+
+    return tuple(column(part, of) for part, of in parts.items())
+
+
+def endpoint_columns(
+    name: str, address: str, port: str, *, far: bool = False, proto: str = "TCP", width: int = 22
+) -> tuple[Column, ...]:
+    """Give the columns of one end of a connection: `name` as ADDR:PORT, `name.addr`, `name.port`, …
+
+    `address` and `port` are fields of the record; its `version` field tells IPv4 from IPv6. The
+    near end is the event's owner's, the `far` one whose the runtimes say that the address is.
     """
+    whose = peers if far else _owners
 
     def keys(batch: Batch) -> zip[tuple[int, bytes]]:
         return zip(batch.fields["version"], batch.fields[address], strict=True)
@@ -119,30 +190,40 @@ def endpoint_columns(
         ports = batch.fields[port]
         return [f"{BRACKETED[key]}:{p}" for key, p in zip(keys(batch), ports, strict=True)]
 
+    def named(batch: Batch) -> Sequence[str]:
+        return named_end(BRACKETED.of(list(keys(batch))), batch.fields[port], whose(batch))
+
     fragments: Cache[tuple[int, bytes], tuple[str, str]] = Cache(
         lambda key: (
             f'{{"addr":{json.dumps(ADDRESSES[key])},"port":',
-            f',"proto":"{proto}","version":{key[0]}}}',
+            f',"proto":"{proto}","version":{key[0]}',
         )
     )
 
     def encoded(batch: Batch) -> Sequence[str]:
-        ports = batch.fields[port]
+        texts = map(fragments.__getitem__, keys(batch))
+        ends = of_each(whose(batch), _encoded_end)
         return [
-            f"{start}{p}{end}"
-            for (start, end), p in zip(map(fragments.__getitem__, keys(batch)), ports, strict=True)
+            f"{start}{p}{middle}{end}"
+            for (start, middle), p, end in zip(texts, batch.fields[port], ends, strict=True)
         ]
 
     def alone(batch: Batch) -> Sequence[str]:
         return list(map(ADDRESSES.__getitem__, keys(batch)))
 
     return (
-        Column(name, name, width=width, hidden=False, read=both, json=encoded),
+        Column(name, name, width=width, hidden=False, read=both, json=encoded, resolved=named),
         Column(f"{name}.addr", read=alone),
         Column(
             f"{name}.port", kind=Kind.INTEGER, width=5, right=True, read=lambda b: b.fields[port]
         ),
+        *end_columns(name, whose),
     )
+
+
+RESOLVE = Param(
+    "resolve", ("--resolve",), "flag", "Show whose addresses are: c/NAME, p/NAMESPACE/POD, r/ADDR."
+)
 
 
 def integer(name: str, path: str, field: str = "", width: int = 8, **rest: Any) -> Column:

@@ -75,6 +75,8 @@ class Column:
     depend on the owner alone: it is asked once for each container."""
     json: Callable[[Batch], Sequence[str]] | None = None
     """Gives encoded JSON values, where the kind's own encoding is not what is wanted."""
+    resolved: Callable[[Batch], Sequence[Any]] | None = None
+    """Reads instead of `read` for tables with --resolve."""
     raw: bool = True
     """Whether a duration or timestamp has its number beside it in JSON, as `<path>_raw`."""
     show_if: Callable[[Mapping[str, Any]], bool] | None = None

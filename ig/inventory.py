@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ig import output
 from ig.columns import owner_columns
 from ig.containers.container import Change, Container
-from ig.gadget import Batch, Column, Kind
-from ig.invoke import Stop, make_index, selection
+from ig.gadget import Batch, Column, Gadget, Kind
+from ig.invoke import Stop, follow, make_index, selection, write_ready_file
 from ig.output.stream import Stream
+from ig.shape import Shape
 
-_SYNC_PATIENCE = 2.0
+_MOST_CHANGES = 65536
 _TOLD = ("created", "started", "renamed", "exited", "removed")
 
 
@@ -48,52 +48,50 @@ _COLUMNS = (
 )
 
 
+_LIST = Gadget("list_containers", ("", ""), "List the containers.", _COLUMNS)
+
+
 def show(options: Mapping[str, Any]) -> None:
     """List the chosen containers; with `watch` go on with a line for each change."""
-    shown = output.shown_columns(_COLUMNS, options)
-    mode, shown = output.parse_output(options.get("output") or "columns", _COLUMNS, shown)
-    width = os.get_terminal_size(1).columns if os.isatty(1) else None
+    shape = Shape(_LIST, None, options)
     watching = bool(options.get("watch"))
-    formatter = output.formatter(mode, _COLUMNS, shown, width=width, array=not watching)
     chosen = selection(options)
     stop = Stop()
     stream = Stream(1, stop)
     index = make_index(options)
-    changes: queue.Queue[Change] = queue.Queue(maxsize=65536)
-
-    def told(change: Change) -> None:
-        if not changes.full():
-            changes.put_nowait(change)
-
+    changes: queue.Queue[Change] = queue.Queue(_MOST_CHANGES)
     if watching:
-        index.subscribe(told)
-    index.start()
+        index.subscribe(lambda change: None if changes.full() else changes.put_nowait(change))
     try:
-        index.wait_synced(_SYNC_PATIENCE)
+        follow(index)
         found = [index.details(each) for each in index.containers() if chosen.wants(each)]
         found.sort(key=lambda each: (each.runtime, each.name))
+        shape.show_pods(found)
+        formatter = shape.formatter(array=not watching)
         stream.write(formatter.header())
-        stream.write(formatter.format(_batch(found, "exists")))
+        stream.write(formatter.format(_kept(shape, _batch(found, "exists"))))
+        write_ready_file(options.get("ready_file"))
         while watching and not stop():
-            _next_change(changes, lambda change: chosen.wants(change.container), formatter, stream)
+            change = _next_change(changes, stream)
+            if change and chosen.wants(change.container):
+                batch = _batch([change.container], change.kind)
+                stream.write(formatter.format(_kept(shape, batch)))
         stream.write(formatter.footer())
     finally:
         index.close()
 
 
-def _next_change(
-    changes: queue.Queue[Change],
-    wants: Callable[[Change], bool],
-    formatter: output.Formatter,
-    stream: Stream,
-) -> None:
+def _kept(shape: Shape, batch: Batch) -> Batch:
+    return batch.select(shape.keep(batch)) if shape.keep else batch
+
+
+def _next_change(changes: queue.Queue[Change], stream: Stream) -> Change | None:
     try:
         change = changes.get(timeout=0.1)
     except queue.Empty:
         stream.rest(0)
-        return
-    if change.kind in _TOLD and wants(change):
-        stream.write(formatter.format(_batch([change.container], change.kind)))
+        return None
+    return change if change.kind in _TOLD else None
 
 
 def _batch(containers: Sequence[Container], event: str) -> Batch:

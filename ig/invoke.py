@@ -14,16 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ig import filters, output
 from ig.attribution import Attribution
 from ig.containers import runtimes
 from ig.containers.container import Runtime
 from ig.containers.index import Index
 from ig.containers.selection import Selection, select
 from ig.errors import IgError, KernelRefused, UsageError
-from ig.gadget import Batch, Column, Gadget, View
+from ig.gadget import Batch, Gadget, View
 from ig.names import find_column
 from ig.output.stream import Stream
+from ig.peers import Peers
+from ig.shape import Shape
 
 _SYNC_PATIENCE = 2.0  # seconds for the runtimes to list what they have
 _CAP_PERFMON, _CAP_BPF, _CAP_SYS_ADMIN = 38, 39, 21
@@ -90,43 +91,20 @@ def _sockets(options: Mapping[str, Any]) -> dict[str, str | None]:
     return {name: options.get(name) for name in names}
 
 
-def make_index(options: Mapping[str, Any]) -> Index:
-    """Give an index of the runtimes that the options choose, not started yet."""
+def make_index(options: Mapping[str, Any], detailed: bool = False) -> Index:
+    """Give an index of the runtimes that the options choose, not started yet (see Index)."""
     asked = runtimes.asked(_names(options.get("runtimes")), **_sockets(options))
-    return Index(discovered(options), say, asked)
+    return Index(discovered(options), say, asked, detailed)
 
 
-def _terminal_width() -> int | None:
-    return os.get_terminal_size(1).columns if os.isatty(1) else None
+def follow(index: Index) -> None:
+    """Start to follow the runtimes, and wait until they have told what they have."""
+    index.start()
+    index.wait_synced(_SYNC_PATIENCE)
 
 
-class Shape:
-    """How a command's events are shown: the columns, the mode, the filter."""
-
-    def __init__(self, gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
-        columns = view.columns if view else gadget.columns
-        mode = options.get("output") or "columns"
-        self.named: list[Column] = []
-        if "=" in mode:
-            self.named += output.parse_output(mode, columns)[1]
-        expressions = options.get("filter") or ()
-        self.keep = filters.parse(expressions, gadget.columns)
-        shown: Sequence[Column] = output.shown_columns(columns, options)
-        if view is None and gadget.shown:
-            order = {name: place for place, name in enumerate(gadget.shown)}
-            shown = sorted(shown, key=lambda column: order.get(column.name, len(order)))
-        self.mode, self.shown = output.parse_output(mode, columns, shown)
-        self.columns = columns
-
-    def formatter(self, array: bool = False, columns: Sequence[Column] = ()) -> output.Formatter:
-        """Give the formatter; with `array`, `json` is one array."""
-        return output.formatter(
-            self.mode,
-            columns or self.columns,
-            self.shown,
-            width=_terminal_width(),
-            array=array,
-        )
+def _peers(index: Index) -> Peers:
+    return Peers(lambda: index.version, lambda: index.containers(sandboxes=True))
 
 
 def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
@@ -138,14 +116,13 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
     chosen = selection(options)
     need_privileges()
     stop = Stop()
-    index = make_index(options)
+    index = make_index(options, shape.resolves)
     # Forks before the index has threads; compiles while the runtimes are asked.
     loading = Loading(gadget.program, defines(gadget, options))
     index.start()
     try:
         with _source(loading, index) as source:
-            if not chosen.host and not chosen.host_only:
-                _tell_if_alone(index)
+            _suit(shape, chosen, index)
             stream = Stream(1, stop)
             pipeline = Pipeline(
                 source,
@@ -155,9 +132,10 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
                 shape.keep,
                 stop,
                 lambda lost: _tell_lost(lost, shape.mode),
+                peers=_peers(index).of_records if shape.resolves else None,
                 max_events=options.get("max_events") or 0,
             )
-            _write_ready_file(options.get("ready_file"))
+            write_ready_file(options.get("ready_file"))
             pipeline.run(options.get("timeout") or 0.0)
     finally:
         index.close()
@@ -181,8 +159,11 @@ def _source(loading: Any, index: Index) -> Iterator[Any]:
         source.close()
 
 
-def _tell_if_alone(index: Index) -> None:
-    if not any(container.running for container in index.containers()):
+def _suit(shape: Shape, chosen: Selection, index: Index) -> None:
+    """Show what these containers need, and say so if there are none and only they are chosen."""
+    containers = index.containers()
+    shape.show_pods(containers)
+    if not (chosen.host or chosen.host_only or any(each.running for each in containers)):
         say("No container is running yet; those that start are shown. --host shows the host's own.")
 
 
@@ -210,7 +191,8 @@ def need_privileges() -> None:
         )
 
 
-def _write_ready_file(path: str | None) -> None:
+def write_ready_file(path: str | None) -> None:
+    """Write this process's number there, if anywhere: all is ready. Raises IgError."""
     if not path:
         return
     try:
@@ -225,30 +207,29 @@ def _write_ready_file(path: str | None) -> None:
 def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
     """Show what exists now, once or again and again."""
     from ig import order
-    from ig.snapshot import DEFAULT_ORDER, asked_by_columns, collect, watch
+    from ig.snapshot import DEFAULT_ORDER, collect, watch
 
     chosen = selection(options)
     sort = _names(options.get("sort")) or list(DEFAULT_ORDER)
-    named = [find_column(key.lstrip("-"), gadget.columns) for key in sort]
-    named += Shape(gadget, view, options).named
-    options = asked_by_columns({**options, "state": _names(options.get("state"))}, named)
+    options = _snapshot_options(gadget, view, options, sort)
     shape = Shape(gadget, view, options)
     stop = Stop()
-    index = make_index(options)
-    index.start()
-    index.wait_synced(_SYNC_PATIENCE)
+    index = make_index(options, shape.resolves)
+    peers = _peers(index) if shape.resolves else None
+    follow(index)
+    _suit(shape, chosen, index)
     gc.disable()  # one pass over plain lists: nothing to collect, much to look at
-    if not chosen.host and not chosen.host_only:
-        _tell_if_alone(index)
 
     def take() -> Batch:
         batch = collect(options, index.find, chosen.wants, index.containers(), say)
+        if peers:
+            batch = peers.told(batch)
         if shape.keep:
             batch = batch.select(shape.keep(batch))
         return order.sort(batch, gadget.columns, sort)
 
     show = _shower(shape, options, Stream(1, stop))
-    _write_ready_file(options.get("ready_file"))
+    write_ready_file(options.get("ready_file"))
     try:
         if options.get("watch"):
             watch(options["watch"], take, show, stop.wait)
@@ -256,6 +237,16 @@ def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> N
             show(take())
     finally:
         index.close()
+
+
+def _snapshot_options(
+    gadget: Gadget, view: View | None, options: Mapping[str, Any], sort: Sequence[str]
+) -> dict[str, Any]:
+    from ig.snapshot import asked_by_columns
+
+    named = [find_column(key.lstrip("-"), gadget.columns) for key in sort]
+    named += Shape(gadget, view, options).named
+    return asked_by_columns({**options, "state": _names(options.get("state"))}, named)
 
 
 def _shower(shape: Shape, options: Mapping[str, Any], stream: Stream) -> Callable[[Batch], None]:

@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from ig.attribution import Attribution
+from ig.containers.container import Container
 from ig.gadget import Batch, Gadget
 from ig.output import Formatter
 from ig.output.stream import Stream
@@ -49,6 +50,7 @@ class Pipeline:
     keep: Callable[[Batch], Sequence[object]] | None
     stopping: Callable[[], bool]
     report_lost: Callable[[Mapping[str, int]], None]
+    peers: Callable[[Mapping[str, Sequence[Any]]], Sequence[Container]] | None = None
     max_events: int = 0
     printed: int = 0
     _waiting: list[tuple[Any, ...]] = field(default_factory=list)
@@ -125,6 +127,8 @@ class Pipeline:
         owners = list(map(self.attribution.owners.__getitem__, cgroups))
         offset = self._wall_clock()
         fields["timestamp"] = tuple(time + offset for time in fields["timestamp"])
+        if self.peers:
+            fields["peer"] = tuple(self.peers(fields))
         batch = Batch(fields, owners)
         if not all(wanted.values()):
             batch = batch.select(list(map(wanted.__getitem__, cgroups)))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import ip_address
+from typing import TypeVar
 
 from ig.containers.container import Container
+
+Key = TypeVar("Key")
 
 CACHED = 4096
 """How many addresses are remembered to be, or not to be, the host's own."""
@@ -29,6 +32,11 @@ class Endpoints:
         self._published: dict[tuple[str, int], Container] = {}
         self._local: dict[str, bool] = {}
 
+    def any(self) -> bool:
+        """Say whether any address or port is known."""
+        self._refresh()
+        return bool(self._addresses or self._published)
+
     def find(self, address: str, port: int, host_network: bool) -> Container | None:
         """Give the container that an address belongs to, or whose published port it is; else None.
 
@@ -49,15 +57,14 @@ class Endpoints:
         version = self._version()
         if version == self._made:
             return
-        addresses: dict[str, Container] = {}
-        published: dict[tuple[str, int], Container] = {}
+        addresses: dict[str, list[Container]] = {}
+        published: dict[tuple[str, int], list[Container]] = {}
         for container in self._containers():
             for address in container.addresses:
-                # Of a pod's containers, which share one, the first is as good as any.
-                addresses.setdefault(address, container)
+                addresses.setdefault(address, []).append(container)
             for address, port, _ in container.ports:
-                published.setdefault((address or "0.0.0.0", port), container)
-        self._addresses, self._published, self._made = addresses, published, version
+                published.setdefault((address or "0.0.0.0", port), []).append(container)
+        self._addresses, self._published, self._made = _sole(addresses), _sole(published), version
 
     def _is_hosts(self, address: str, host_network: bool) -> bool:
         if ip_address(address).is_loopback:
@@ -68,6 +75,15 @@ class Endpoints:
                 self._local.clear()
             known = self._local[address] = _can_bind(address)
         return known
+
+
+def _sole(claims: Mapping[Key, Sequence[Container]]) -> dict[Key, Container]:
+    """Give those that one container has, or one pod's containers, which are then all the same."""
+    return {
+        key: first
+        for key, (first, *others) in claims.items()
+        if all(first.pod_uid and other.pod_uid == first.pod_uid for other in others)
+    }
 
 
 def _can_bind(address: str) -> bool:

@@ -7,11 +7,22 @@ import pwd
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ig.columns import Cache, integer, owner_columns
+from ig.columns import RESOLVE, Cache, end_columns, integer, named_end, owner_columns, peers
+from ig.containers.container import HOST, Container
 from ig.gadget import Batch, Column, Gadget, Kind, Param
 
 
-def _end(name: str, address: str, port: str) -> tuple[Column, ...]:
+def _here(batch: Batch) -> Sequence[Container]:
+    """Give whose the near end is: that of one which several share is nobody's for certain."""
+    shared = batch.fields["shared"]
+    if True not in shared:
+        return batch.owners
+    return [HOST if each else owner for owner, each in zip(batch.owners, shared, strict=True)]
+
+
+def _end(
+    name: str, address: str, port: str, whose: Callable[[Batch], Sequence[Container]]
+) -> tuple[Column, ...]:
     """Give the columns of one end; unlike other gadgets' its protocol is the row's.
 
     In JSON each part is its own column: most are the same in many rows, and so cost nothing.
@@ -23,12 +34,17 @@ def _end(name: str, address: str, port: str) -> tuple[Column, ...]:
             for a, p in zip(batch.fields[address], batch.fields[port], strict=True)
         ]
 
+    def named(batch: Batch) -> Sequence[str]:
+        addresses = [f"[{text}]" if ":" in text else text for text in batch.fields[address]]
+        return named_end(addresses, batch.fields[port], whose(batch))
+
     return (
-        Column(name, width=22, hidden=False, read=both),
+        Column(name, width=22, hidden=False, read=both, resolved=named),
         Column(f"{name}.addr", f"{name}.addr", read=lambda batch: batch.fields[address]),
         integer(f"{name}.port", f"{name}.port", port, width=5, right=True),
         Column(f"{name}.proto", f"{name}.proto", read=lambda batch: batch.fields["proto"], width=5),
         integer(f"{name}.version", f"{name}.version", "version", width=3),
+        *end_columns(name, whose, paths=True),
     )
 
 
@@ -88,8 +104,8 @@ GADGET = Gadget(
     columns=(
         *owner_columns(),
         Column("proto", width=5, hidden=False),
-        *_end("src", "saddr", "sport"),
-        *_end("dst", "daddr", "dport"),
+        *_end("src", "saddr", "sport", _here),
+        *_end("dst", "daddr", "dport", peers),
         Column("state", "state", width=11, hidden=False),
         integer("state_raw", "state_raw", width=9, description="The kernel's number of the state."),
         integer("netns", "netns_id", "netns_id", width=10),
@@ -132,6 +148,7 @@ GADGET = Gadget(
         Param("state", ("--state",), "strings", "Show only these states: listen,established,…"),
         Param("processes", ("-p", "--processes"), "flag", "Show who holds the sockets."),
         Param("info", ("-i", "--info"), "flag", "Show round trip time, retransmits, bytes."),
+        RESOLVE,
         Param("sort", ("--sort",), "strings", "Order by these columns, -COLUMN downwards."),
         Param("watch", ("-w", "--watch"), "interval", "Show again every so many seconds, or 2."),
     ),

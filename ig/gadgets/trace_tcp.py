@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ig.columns import (
     ADDRESSES,
+    RESOLVE,
     TIMESTAMP,
     attempt_columns,
     classic_columns,
@@ -62,7 +63,7 @@ GADGET = Gadget(
         *owner_columns(),
         *process_columns(shown=_SHOWN),
         *endpoint_columns("src", "saddr", "sport"),
-        *endpoint_columns("dst", "daddr", "dport"),
+        *endpoint_columns("dst", "daddr", "dport", far=True),
         *(replace(column, hidden=column.name not in _SHOWN) for column in attempt_columns()),
         integer("ip", "", "version", width=2),
         integer("fd", "fd", width=5),
@@ -98,6 +99,7 @@ GADGET = Gadget(
             define="FAILURE_ONLY",
         ),
         *filter_params(),
+        RESOLVE,
     ),
     views=(_TCPTRACER,),
 )

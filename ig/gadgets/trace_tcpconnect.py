@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ig.columns import (
+    RESOLVE,
     TIMESTAMP,
     attempt_columns,
     endpoint_columns,
@@ -34,7 +35,7 @@ GADGET = Gadget(
         *process_columns(shown=("pid", "comm")),
         integer("ip", "", "version", width=2, hidden=False),
         *endpoint_columns("src", "saddr", "sport"),
-        *endpoint_columns("dst", "daddr", "dport"),
+        *endpoint_columns("dst", "daddr", "dport", far=True),
         *(
             replace(column, show_if=_latency, right=True) if column.name == "latency" else column
             for column in attempt_columns()
@@ -58,5 +59,6 @@ GADGET = Gadget(
             implies={"latency": True},
         ),
         *filter_params(),
+        RESOLVE,
     ),
 )

@@ -19,7 +19,7 @@ COLUMNS = (
     *process_columns(),
     integer("ip", "", "version", width=2, hidden=False),
     *endpoint_columns("src", "saddr", "sport"),
-    *endpoint_columns("dst", "daddr", "dport"),
+    *endpoint_columns("dst", "daddr", "dport", far=True),
     Column("type", "type"),
     Column("error", "error"),
     integer("error_raw", "error_raw"),

@@ -52,3 +52,14 @@ def test_what_the_runtimes_tell_later_counts() -> None:
     assert found.find("172.17.0.2", 80, host_network=False) is None
     version = 2
     assert found.find("172.17.0.2", 80, host_network=False) == WEB
+
+
+def test_an_address_that_two_claim_is_nobodys_but_for_a_pods_containers() -> None:
+    other = Container("c" * 64, "other", "podman", addresses=WEB.addresses, ports=WEB.ports)
+    assert endpoints(WEB, other).find("172.17.0.2", 80, host_network=False) is None
+    assert endpoints(WEB, other).find("127.0.0.1", 9090, host_network=True) is None
+    pod = [
+        Container(each * 64, each, "cri-o", addresses=("10.1.0.9",), pod_name="p", pod_uid="u")
+        for each in "de"
+    ]
+    assert endpoints(*pod).find("10.1.0.9", 80, host_network=False) == pod[0]

@@ -26,8 +26,10 @@ def test_an_event_is_one_line_in_the_published_shape(monkeypatch: pytest.MonkeyP
         '"k8s":{"namespace":"","podName":"","containerName":"","node":"host1"},'
         '"proc":{"comm":"wget","pid":750625,"tid":750625,"mntns_id":4026532180,'
         '"creds":{"uid":0,"gid":0},"parent":{"comm":"sh","pid":750600}},"netns_id":4026532184,'
-        '"src":{"addr":"172.17.0.2","port":39664,"proto":"TCP","version":4},'
-        '"dst":{"addr":"93.184.215.14","port":443,"proto":"TCP","version":4},'
+        '"src":{"addr":"172.17.0.2","port":39664,"proto":"TCP","version":4,'
+        '"name":"web","namespace":"","kind":"container"},'
+        '"dst":{"addr":"93.184.215.14","port":443,"proto":"TCP","version":4,'
+        '"name":"","namespace":"","kind":"raw"},'
         '"type":"connect","error":"","error_raw":0,'
         '"latency":"47.069µs","latency_raw":47069,"shared":false}\n'
     )

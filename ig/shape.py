@@ -1,0 +1,63 @@
+"""How a command's events are shown: which columns, in which mode, and which of them at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ig import filters, output
+from ig.containers.container import Container
+from ig.gadget import Column, Gadget, View
+
+OF_PODS = ("namespace", "podname", "podcontainer")
+"""The columns that are shown by themselves where there are pods."""
+
+
+def _terminal_width() -> int | None:
+    return os.get_terminal_size(1).columns if os.isatty(1) else None
+
+
+class Shape:
+    """How a command's events are shown: the columns, the mode, the filter."""
+
+    def __init__(self, gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
+        columns = view.columns if view else gadget.columns
+        if options.get("resolve"):
+            columns = tuple(replace(c, read=c.resolved) if c.resolved else c for c in columns)
+        mode = options.get("output") or "columns"
+        self.named: list[Column] = []
+        if "=" in mode:
+            self.named += output.parse_output(mode, columns)[1]
+        expressions = options.get("filter") or ()
+        self.keep = filters.parse(expressions, gadget.columns)
+        shown: Sequence[Column] = output.shown_columns(columns, options)
+        if view is None and gadget.shown:
+            order = {name: place for place, name in enumerate(gadget.shown)}
+            shown = sorted(shown, key=lambda column: order.get(column.name, len(order)))
+        self.mode, self.shown = output.parse_output(mode, columns, shown)
+        self.columns = columns
+        self.resolves = self._resolves(options)
+        """Whether anything that is shown, or filtered by, tells whose the far ends are."""
+
+    def _resolves(self, options: Mapping[str, Any]) -> bool:
+        names = {c.name for c in self.columns if c.name.endswith((".name", ".namespace", ".kind"))}
+        structured = self.mode in ("json", "jsonl", "jsonpretty", "yaml")
+        asked = options.get("resolve") or self.keep or names & {c.name for c in self.shown}
+        return bool(names and (structured or asked))
+
+    def show_pods(self, containers: Iterable[Container]) -> None:
+        """Put the columns of Kubernetes' names in front where a container has any."""
+        if self.mode == "columns" and not self.named and any(each.pod_name for each in containers):
+            self.shown = (*(c for c in self.columns if c.name in OF_PODS), *self.shown)
+
+    def formatter(self, array: bool = False, columns: Sequence[Column] = ()) -> output.Formatter:
+        """Give the formatter; with `array`, `json` is one array."""
+        return output.formatter(
+            self.mode,
+            columns or self.columns,
+            self.shown,
+            width=_terminal_width(),
+            array=array,
+        )

@@ -1,0 +1,138 @@
+"""Both ends of a connection are named, in JSON always, in tables with --resolve."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tests.host.engine import Engine
+from tests.host.reports import Report
+from tests.host.tracer import IG, Tracer
+from tests.host.waiting import PATIENCE, until
+
+Start = Callable[..., Tracer]
+POD = {
+    "io.kubernetes.pod.name": "api-0",
+    "io.kubernetes.pod.namespace": "shop",
+    "io.kubernetes.container.name": "api",
+    "io.kubernetes.pod.uid": "5a1f",
+}
+
+
+def end(event: Report, which: str) -> tuple[str, str, str]:
+    return (event[which]["kind"], event[which]["namespace"], event[which]["name"])
+
+
+def test_json_names_both_ends(ig: Start, engine: Engine) -> None:
+    server, port = engine.serve("server")
+    client = engine.idle("client")
+    tracer = ig("trace", "tcp", "--port", port)
+    engine.connect(client, server.address, port, "--count", 3)
+    tracer.wait_for(lambda event: event["type"] == "close", 6)
+    events, _, _ = tracer.stop()
+    ours, theirs = ("container", "", client.name), ("container", "", server.name)
+    for event in events:
+        by_client = event["runtime"]["containerName"] == client.name
+        expected = (ours, theirs) if by_client else (theirs, ours)
+        assert (end(event, "src"), end(event, "dst")) == expected
+
+
+def test_what_nobody_knows_is_raw(ig: Start, engine: Engine) -> None:
+    client = engine.idle("client")
+    tracer = ig("trace", "tcpconnect", "--max-events", 1)
+    engine.connect(client, "127.0.0.1", 9)
+    (event,), _, _ = tracer.finished()
+    assert end(event, "dst") == ("raw", "", "")
+
+
+def test_a_container_that_starts_while_tracing_is_named_too(ig: Start, engine: Engine) -> None:
+    client = engine.idle("client")
+    tracer = ig("trace", "tcpconnect", "-F", "dst.kind==container")
+    server, port = engine.serve("server")
+
+    def named() -> bool:
+        engine.connect(client, server.address, port)
+        return bool(tracer.events)
+
+    # Its address is asked for when the engine tells that it has started.
+    until(named, "the address to be known")
+    assert end(tracer.stop()[0][0], "dst") == ("container", "", server.name)
+
+
+def test_a_pod_is_named_by_its_namespace_and_name(ig: Start, engine: Engine) -> None:
+    server, port = engine.serve("server", labels=POD)
+    client = engine.idle("client")
+    tracer = ig("trace", "tcpconnect", "-c", client.name, "--max-events", 1)
+    engine.connect(client, server.address, port)
+    (event,), _, _ = tracer.finished()
+    assert end(event, "dst") == ("pod", "shop", "api-0")
+
+
+def test_tables_show_names_when_asked(start_ig: Start, engine: Engine) -> None:
+    server, port = engine.serve("server")
+    pod, pod_port = engine.serve("pod", labels=POD)
+    client = engine.idle("client")
+    options = ("--resolve", "-c", client.name, "--max-events", 3, "-o", "columns=src,dst")
+    tracer = start_ig("trace", "tcpconnect", *options, environment={"DOCKER_HOST": engine.socket})
+    for address, number in ((server.address, port), (pod.address, pod_port), ("127.0.0.1", 9)):
+        engine.connect(client, address, number)
+    tracer.finished()
+    rows = [line.split() for line in tracer.reports.lines[1:]]
+    assert [row[0].rpartition(":")[0] for row in rows] == [f"c/{client.name}"] * 3
+    expected = [f"c/{server.name}:{port}", f"p/shop/api-0:{pod_port}", "r/127.0.0.1:9"]
+    assert [row[1] for row in rows] == expected
+
+
+def test_a_published_port_is_the_containers_behind_it(ig: Start, engine: Engine) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        published = probe.getsockname()[1]
+    server = engine.program(
+        "server", "serve", "0.0.0.0", 7777, ports={"7777/tcp": ("127.0.0.1", published)}
+    )
+    server.reports.ready()
+    tracer = ig("trace", "tcpconnect", "--host-only", "-F", "dst.kind==container")
+    with socket.create_connection(("127.0.0.1", published), PATIENCE) as connection:
+        # The engine's proxy goes on to the container; both are to the same one.
+        events = tracer.wait_for(lambda event: event["proc"]["pid"] == os.getpid())
+        proxied = tracer.wait_for(lambda event: event["dst"]["port"] == 7777)
+        connection.close()
+    tracer.stop()
+    assert {end(event, "dst") for event in events + proxied} == {("container", "", server.name)}
+
+
+@pytest.mark.parametrize("options", [("-o", "json"), ("-o", "json", "--resolve")])
+def test_a_snapshot_names_both_ends(engine: Engine, options: tuple[str, ...]) -> None:
+    server, port = engine.serve("server")
+    client = engine.program("client", "connect", server.address, port, "--hold")
+    client.reports.ready()
+    command = [str(IG), "snapshot", "socket", "-c", client.name, *options]
+    environment = {**os.environ, "DOCKER_HOST": engine.socket}
+    printed = subprocess.run(
+        command, env=environment, capture_output=True, check=True, timeout=PATIENCE
+    ).stdout
+    (row,) = json.loads(printed)
+    assert end(row, "src") == ("container", "", client.name)
+    assert end(row, "dst") == ("container", "", server.name)
+
+
+@pytest.mark.parametrize("gadget", [("trace", "tcpconnect", "-t", 1), ("snapshot", "socket")])
+def test_kubernetes_names_are_shown_where_there_are_any(
+    start_ig: Start, engine: Engine, gadget: tuple[object, ...]
+) -> None:
+    environment = {"DOCKER_HOST": engine.socket}
+
+    def header() -> list[str]:
+        tracer = start_ig(*gadget, environment=environment)
+        tracer.finished()
+        return tracer.reports.lines[0].split()
+
+    engine.idle("plain")
+    assert header()[0] == "RUNTIME.CONTAINERNAME"
+    engine.idle("pod", labels=POD)
+    assert header()[:3] == ["K8S.NAMESPACE", "K8S.PODNAME", "K8S.CONTAINERNAME"]
