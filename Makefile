@@ -31,6 +31,7 @@ bench: ## measure what tracing and snapshots cost, against the same load untrace
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
 	$(VENV)/bin/python tests/bench/bench_trace.py
 	$(VENV)/bin/python tests/bench/bench_snapshot.py
+	$(VENV)/bin/python tests/bench/bench_index.py
 
 venv:
 	@sh scripts/venv "$(VENV)"

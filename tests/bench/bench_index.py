@@ -1,0 +1,76 @@
+"""What names cost: run by `make bench` (no root), prints a table; targets are not asserted.
+
+The index is fed by hand, as its followers feed it; what an engine takes to answer is not in it.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from collections.abc import Iterator, Sequence
+
+from tabulate import tabulate
+
+from ig.attribution import Attribution
+from ig.containers import runtimes
+from ig.containers.container import Change, Container
+from ig.containers.index import Index
+from ig.peers import Peers
+
+CONTAINERS, EVENTS, PASSING = 500, 1_000_000, 10_000
+
+
+def container(number: int) -> Container:
+    address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    name = f"container-{number}"
+    return Container(f"{number:064x}", name, "docker", running=True, addresses=(address,))
+
+
+def microseconds_each(began: float, count: int) -> str:
+    return f"{(time.perf_counter() - began) / count * 1e6:.2f} us"
+
+
+def resident_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure() -> Iterator[Sequence[object]]:
+    """Yield (what, target, found) of each measurement."""
+    index = Index(runtimes.discover(["docker"], docker_socket="/nowhere"), lambda _: None)
+    known = [container(number) for number in range(CONTAINERS)]
+    for each in known:
+        index.apply("docker", Change("exists", each))
+    attribution = Attribution(index.find, lambda: index.version, bool, lambda *_: None)
+    began = time.perf_counter()
+    attribution.learn((place + 1, ("docker", each.id)) for place, each in enumerate(known))
+    yield "a new cgroup's owner", "", microseconds_each(began, CONTAINERS)
+    cgroups = [number % CONTAINERS + 1 for number in range(EVENTS)]
+    began = time.perf_counter()
+    attribution.undecided(set(cgroups))
+    attribution.wanted(set(cgroups))
+    list(map(attribution.owners.__getitem__, cgroups))
+    yield f"an event's owner among {CONTAINERS}", "1 us", microseconds_each(began, EVENTS)
+    peers = Peers(lambda: index.version, index.containers)
+    ends = [known[number % CONTAINERS].addresses[0] for number in range(EVENTS)]
+    began = time.perf_counter()
+    peers.of(ends, [80] * EVENTS, [1] * EVENTS)
+    yield f"a far end's name among {CONTAINERS}", "", microseconds_each(began, EVENTS)
+    del cgroups, ends
+    before = resident_megabytes()
+    for number in range(CONTAINERS, CONTAINERS + PASSING):
+        each = container(number)
+        for kind in ("created", "started", "removed"):
+            index.apply("docker", Change(kind, each))
+        attribution.learn([(number + 1, ("docker", each.id))])
+    more = resident_megabytes() - before
+    yield f"memory more after {PASSING} containers came and went", "", f"{more:.0f} MB"
+
+
+def main() -> None:
+    print(f"{platform.node()}, Linux {platform.release()}, Python {platform.python_version()}")
+    print(tabulate(list(measure()), ("what", "at most", "found"), tablefmt="github"))
+
+
+if __name__ == "__main__":
+    main()
