@@ -115,6 +115,10 @@ def peers(batch: Batch) -> Sequence[Container]:
 
 def of_each(containers: Sequence[Container], compute: Callable[[Container], Value]) -> list[Value]:
     """Give what `compute` makes of each container, computed once for each that there is."""
+    if containers and containers[0] is containers[-1] is containers[len(containers) // 2]:
+        first = containers[0]
+        if containers.count(first) == len(containers):
+            return [compute(first)] * len(containers)
     keys = list(map(id, containers))  # cheaper than hashing all that a container has
     known = {key: compute(each) for key, each in dict(zip(keys, containers, strict=True)).items()}
     return list(map(known.__getitem__, keys))
