@@ -5,7 +5,7 @@ ARGS ?= trace tcpconnect --host
 export PREFIX
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 run: install ## install what is missing and trace until Ctrl-C (root); ARGS="trace tcpconnect -c web" runs anything else
 	@exec "$(PREFIX)/lib/ig/venv/bin/ig" $(ARGS)
@@ -33,7 +33,15 @@ bench: ## measure what tracing and snapshots cost, against the same load untrace
 	$(VENV)/bin/python tests/bench/bench_snapshot.py
 	$(VENV)/bin/python tests/bench/bench_index.py
 
+kernels: ## run the tests on Debian's 5.10, 6.1, 6.12 and newest kernel in QEMU (root); KERNEL=6.1 for one, PYTEST="-k name" for some
+	@sh scripts/setup kernels && sh scripts/venv "$(VENV)"
+	$(VENV)/bin/python -m tests.kernels --kernel "$(KERNEL)" $(if $(KERNEL)$(PYTEST),,--write) -- $(PYTEST)
+
+kernel-shell: ## a shell on that kernel (root); KERNEL=6.1
+	@sh scripts/setup kernels && sh scripts/venv "$(VENV)"
+	$(VENV)/bin/python -m tests.kernels --kernel "$(or $(KERNEL),6.1)" --shell
+
 venv:
 	@sh scripts/venv "$(VENV)"
 
-.PHONY: help run install uninstall check test bench venv
+.PHONY: help run install uninstall check test bench kernels kernel-shell venv

@@ -16,7 +16,8 @@ OF_PODS = ("namespace", "podname", "podcontainer")
 
 
 def _terminal_width() -> int | None:
-    return os.get_terminal_size(1).columns if os.isatty(1) else None
+    # A serial console tells 0 columns: it does not know.
+    return (os.isatty(1) and os.get_terminal_size(1).columns) or None
 
 
 class Shape:

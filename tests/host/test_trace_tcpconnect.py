@@ -46,6 +46,9 @@ def test_an_established_connect_is_told_once_with_its_true_ends(
             "port": port,
             "proto": "TCP",
             "version": 6 if kind == "6" else 4,
+            "name": "",
+            "namespace": "",
+            "kind": "raw",
         }
         assert event["proc"]["pid"] == report["pid"]
         assert event["proc"]["tid"] == report["tid"]

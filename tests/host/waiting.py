@@ -1,12 +1,13 @@
 """Wait, with a bound, for what tells nobody when it happens."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 Value = TypeVar("Value")
 
-PATIENCE = 30.0
+PATIENCE = float(os.environ.get("IG_TESTS_PATIENCE", "30"))
 """Seconds that anything may take on a slow, busy machine before it counts as not happening."""
 
 

@@ -1,0 +1,146 @@
+"""Run the host's tests on other kernels, and print which of them hold: see README.md here."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import shlex
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tabulate import tabulate
+
+from tests.kernels import debian, guest
+
+CHECKOUT = Path(__file__).parents[2]
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "trace tcpconnect": (
+        "test_trace_tcpconnect.",
+        "test_trace_tcpconnect_owners.",
+        "test_latency.",
+    ),
+    "trace tcp": ("test_trace_tcp.",),
+    "trace bind": ("test_trace_bind.",),
+    "snapshot socket": ("test_snapshot_",),
+    "Docker": ("DockerEngine", "test_list_containers.", "test_resolve."),
+    "containerd": ("ContainerdEngine",),
+    "Podman": ("PodmanEngine",),
+    "CRI": ("test_runtimes_cri.",),
+    "other": ("test_",),
+}
+"""The table's columns, and what the names of the tests begin with or hold that count for each."""
+QUICK = (
+    "test_trace_tcpconnect.py",
+    "test_latency.py",
+    "-k",
+    "latency or outcome or refused or times_out or unreachable or thread or ipv or kind",
+)
+"""What CI runs on the oldest and the newest kernel."""
+_BEGIN, _END = "<!-- kernels: written by `make kernels` -->", "<!-- kernels end -->"
+
+
+def main() -> int:
+    """Give 0 if every test that ran passed, and every kernel could be had."""
+    options = _arguments()
+    names = options.kernel.split(",") if options.kernel else list(debian.SUITES)
+    rows, failed = [], False
+    for name in names:
+        try:
+            kernel = debian.fetch(name)
+        except (RuntimeError, ValueError) as error:
+            print(f"{name}: skipped, the kernel cannot be had: {error}", file=sys.stderr)
+            failed |= os.environ.get("CI") == "true"
+            continue
+        print(f"{name}: {kernel.release}", file=sys.stderr)
+        with tempfile.TemporaryDirectory(prefix="ig-kernel-") as folder:
+            out = Path(folder)
+            code = guest.run(
+                kernel, _command(options), out, append=options.append, seconds=options.seconds
+            )
+            if options.shell:
+                continue
+            results = _results(out / "junit.xml")
+        failed |= code != 0
+        rows.append([kernel.release, *_cells(results, code)])
+    if rows:
+        table = tabulate(rows, ("kernel", *COLUMNS), tablefmt="github", disable_numparse=True)
+        print(table)
+        if options.write:
+            _write(table)
+    return int(failed)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=__doc__)
+    parser.add_argument("--kernel", default="", help=f"some of {','.join(debian.SUITES)}")
+    parser.add_argument("--shell", action="store_true", help="a shell instead of the tests")
+    parser.add_argument("--quick", action="store_true", help="the selection that CI runs")
+    parser.add_argument("--append", default="", help="words for the kernel's command line")
+    parser.add_argument("--seconds", type=float, default=3600, help="most for each kernel")
+    parser.add_argument("--write", action="store_true", help="put the table into the README")
+    parser.add_argument("tests", nargs="*", help="arguments for pytest")
+    return parser.parse_args()
+
+
+def _command(options: argparse.Namespace) -> str:
+    if options.shell:
+        return "exec setsid -c bash -i\n"
+    tests = [*(QUICK if options.quick else ()), *options.tests]
+    if not any(".py" in word for word in tests):
+        tests.insert(0, ".")
+    python = shlex.quote(str(Path(sys.executable)))
+    pytest = f"{python} -m pytest -p no:cacheprovider --rootdir={shlex.quote(str(CHECKOUT))}"
+    words = " ".join(map(shlex.quote, tests))
+    # The emulated processor is some ten times slower than a real one.
+    environment = "IG_TESTS_PATIENCE=180 PYTHONDONTWRITEBYTECODE=1"
+    where = shlex.quote(str(CHECKOUT / "tests/host"))
+    return f"cd {where} && {environment} {pytest} --junitxml=/run/out/junit.xml {words}\n"
+
+
+def _results(report: Path) -> list[tuple[str, str]]:
+    """Give (name, passed, skipped or failed) of each test."""
+    if not report.exists():
+        return []
+    results = []
+    for case in ElementTree.parse(report).iter("testcase"):
+        kinds = {child.tag for child in case}
+        outcome = "failed" if kinds & {"failure", "error"} else "skipped" if kinds else "passed"
+        name = f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name')}"
+        results.append((name, outcome))
+    return results
+
+
+def _cells(results: Iterable[tuple[str, str]], code: int | None) -> list[str]:
+    """Give a cell for each column: how many passed, and how many did not."""
+    counts: dict[str, Counter[str]] = {column: Counter() for column in COLUMNS}
+    for name, outcome in results:
+        column = next(c for c, parts in COLUMNS.items() if any(part in name for part in parts))
+        counts[column][outcome] += 1
+    if code is None:
+        counts["other"]["did not end"] += 1
+    return [_cell(count) for count in counts.values()]
+
+
+def _cell(count: Counter[str]) -> str:
+    bad = [f"{number} {outcome.upper()}" for outcome, number in count.items() if outcome[0] in "fd"]
+    if bad:
+        return ", ".join(bad)
+    return f"{count['passed']} passed" if count["passed"] else "-"
+
+
+def _write(table: str) -> None:
+    readme = CHECKOUT / "README.md"
+    text = readme.read_text()
+    before, _, rest = text.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    today = datetime.date.today().isoformat()
+    readme.write_text(f"{before}{_BEGIN}\n\n{today}:\n\n{table}\n\n{_END}{after}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
