@@ -13,8 +13,16 @@ from tests.host.tracer import IG, Tracer
 HERE = Path(__file__).parent
 
 
+ENGINES = {"engine", "private_engine", "docker", "kubelet", "town"}
+"""Fixtures that start an engine."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs root where there is none."""
+    """Mark what starts an engine, and skip what needs root where there is none."""
+    for item in items:
+        if ENGINES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.engine)
     if os.geteuid() == 0:
         return
     skip = pytest.mark.skip(reason="needs root: sudo make test")

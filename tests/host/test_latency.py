@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 from collections.abc import Callable
 
@@ -45,11 +46,14 @@ def test_a_steady_delay_is_the_latency(
     start_ig: Start, namespace: Namespace, milliseconds: int
 ) -> None:
     delayed(namespace, f"{milliseconds}ms")
-    events, _ = traced(start_ig, namespace)
+    events, attempts = traced(start_ig, namespace)
     both_ways = 2 * milliseconds * MILLISECOND
     assert [event["outcome"] for event in events] == ["established"] * COUNT
-    for event in events:
-        assert event["latency_raw"] == pytest.approx(both_ways, rel=0.1)
+    found = [event["latency_raw"] for event in events]
+    # A busy machine sends some later than it was told to, and connect() takes as much longer.
+    assert statistics.median(found) == pytest.approx(both_ways, rel=0.1)
+    for latency, attempt in zip(found, attempts, strict=True):
+        assert both_ways * 0.95 < latency < attempt["nanoseconds"]
 
 
 @pytest.mark.needs("netem")
