@@ -2,6 +2,7 @@
 PREFIX ?= /usr/local
 VENV ?= .venv
 ARGS ?= trace tcpconnect --host
+GIVEN = $(if $(filter file,$(origin ARGS)),,$(ARGS))
 export PREFIX
 
 help: ## list what can be made
@@ -33,9 +34,9 @@ bench: ## measure what tracing and snapshots cost, against the same load untrace
 	$(VENV)/bin/python tests/bench/bench_snapshot.py
 	$(VENV)/bin/python tests/bench/bench_index.py
 
-kernels: ## run the tests on Debian's 5.10, 6.1, 6.12 and newest kernel in QEMU (root); KERNEL=6.1 for one, PYTEST="-k name" for some
+kernels: ## run the tests on Debian's 5.10, 6.1, 6.12 and newest kernel in QEMU (root); KERNEL=6.1 for one, ARGS="-k name" for some
 	@sh scripts/setup kernels && sh scripts/venv "$(VENV)"
-	$(VENV)/bin/python -m tests.kernels --kernel "$(KERNEL)" $(if $(KERNEL)$(PYTEST),,--write) -- $(PYTEST)
+	$(VENV)/bin/python -m tests.kernels --kernel "$(KERNEL)" $(if $(KERNEL)$(GIVEN),,--write) -- $(GIVEN)
 
 kernel-shell: ## a shell on that kernel (root); KERNEL=6.1
 	@sh scripts/setup kernels && sh scripts/venv "$(VENV)"

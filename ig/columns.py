@@ -145,7 +145,9 @@ def _shown_end(container: Container) -> str:
 
 def _encoded_end(container: Container) -> str:
     parts = (end_name(container), container.pod_namespace, end_kind(container))
-    name, namespace, kind = (json.dumps(part).replace("\x7f", "\\u007f") for part in parts)
+    # What is not ASCII is escaped; what is not UTF-8 is shown as its bytes.
+    valid = (part.encode("utf-8", "backslashreplace").decode() for part in parts)
+    name, namespace, kind = (json.dumps(part).replace("\x7f", "\\u007f") for part in valid)
     return f',"name":{name},"namespace":{namespace},"kind":{kind}}}'
 
 

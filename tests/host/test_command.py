@@ -84,6 +84,27 @@ def test_it_ends_after_the_time_that_it_was_given(start_ig: Start) -> None:
     assert (events, code) == ([], 0)
 
 
+@pytest.mark.parametrize("mode", ["columns", "json", "yaml", "csv"])
+def test_a_process_that_is_named_to_do_harm_does_none(
+    start_ig: Start, namespace: Namespace, mode: str
+) -> None:
+    comm = '\x1b[2J\x07"\n\u202e'
+    filters = ("--filter", f"netns=={namespace.inode}", "--max-events", 1)
+    tracer = start_ig("trace", "tcpconnect", "--host", *filters, "-o", mode)
+    namespace.connect(*NOBODY, "--comm", comm)
+    _, said, code = tracer.finished()
+    assert (code, said) == (0, "")
+    text = "\n".join([*tracer.reports.lines, ""])
+    assert text.replace("\r\n", "").replace("\n", "").isprintable()
+    if mode == "json":
+        assert json.loads(text)["proc"]["comm"] == comm
+    if mode == "yaml":
+        (event,) = (each for each in yaml.safe_load_all(text) if each)
+        assert event["proc"]["comm"] == comm
+    if mode == "csv":
+        assert len(list(csv.reader(io.StringIO(text)))) == 2
+
+
 def test_sigterm_ends_it_after_the_last_events(start_ig: Start, namespace: Namespace) -> None:
     tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json")
     namespace.connect(*NOBODY, "--count", 101)

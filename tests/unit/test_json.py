@@ -162,6 +162,19 @@ def test_any_text_stays_one_valid_harmless_line(values: list[str], data: st.Data
     assert [event["owner"] for event in found] == [_without_surrogates(o.name) for o in owners]
 
 
+@given(st.text(st.characters(exclude_categories=())), st.text())
+def test_any_name_of_an_end_stays_harmless(name: str, namespace: str) -> None:
+    pod = Container(id="1", name="x", runtime="cri-o", pod_name=name, pod_namespace=namespace)
+    batch = events({}, owners=[pod])
+    batch = Batch({**batch.fields, "peer": [named(name)]}, batch.owners)
+    text = lines(batch)
+    assert text.removesuffix("\n").isprintable()
+    event = json.loads(text)
+    event["dst"]["name"].encode("utf-8")
+    assert event["dst"]["kind"] == ("container" if name else "raw")
+    assert event["src"]["namespace"] == namespace
+
+
 def _without_surrogates(text: str) -> str:
     def shown(character: str) -> str:
         code = ord(character)
