@@ -17,7 +17,7 @@ import yaml
 
 from tests.host.namespace import Namespace
 from tests.host.tracer import IG, Tracer
-from tests.host.waiting import PATIENCE
+from tests.host.waiting import PATIENCE, until
 
 Start = Callable[..., Tracer]
 NOBODY = ("127.0.0.1", 9)
@@ -201,3 +201,19 @@ def test_doctor_tells_what_works_and_what_does_not(tmp_path: Path) -> None:
     assert findings["101 own connects seen"] == "yes"
     assert findings["gadget trace_tcpconnect"] == "yes"
     assert findings["runtime docker"] == "no"
+
+
+def test_two_capabilities_are_enough_to_trace(namespace: Namespace, tmp_path: Path) -> None:
+    options = ("--host", "-o", "json", "--max-events", 1, "-F", f"netns=={namespace.inode}")
+    line = [str(IG), "trace", "tcpconnect", *map(str, options), "--ready-file", f"{tmp_path}/ready"]
+    capabilities = "-all,+bpf,+perfmon"
+    few = ["setpriv", f"--bounding-set={capabilities}", f"--inh-caps={capabilities}", *line]
+    script = f"mount -t tracefs tracefs /sys/kernel/tracing; exec {shlex.join(few)}"
+    command = ["unshare", "--mount", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        until(lambda: (tmp_path / "ready").exists() or process.poll() is not None, "ig to be ready")
+        if process.poll() is None:
+            namespace.connect(*NOBODY)
+        printed, said = process.communicate(timeout=PATIENCE)
+    assert (said, process.returncode) == (b"", 0)
+    assert json.loads(printed)["outcome"] == "refused"
