@@ -13,7 +13,6 @@ import os
 import re
 import socket
 import sys
-import tempfile
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,7 +123,8 @@ def _run_child(sender: socket.socket, text: str, defines: Mapping[str, int | str
     """Be the child: load, answer, and end without running anybody's exit handlers."""
     status = 1
     try:
-        with tempfile.TemporaryFile() as messages:
+        # In memory: no folder need be writable, and nobody else can look.
+        with os.fdopen(os.memfd_create("messages"), "w+b") as messages:
             os.dup2(messages.fileno(), 1)
             os.dup2(messages.fileno(), 2)
             try:

@@ -217,3 +217,39 @@ def test_two_capabilities_are_enough_to_trace(namespace: Namespace, tmp_path: Pa
         printed, said = process.communicate(timeout=PATIENCE)
     assert (said, process.returncode) == (b"", 0)
     assert json.loads(printed)["outcome"] == "refused"
+
+
+def test_no_folder_need_be_writable() -> None:
+    read_only = "for p in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro none $p; done; cd /proc; "
+    script = f"{read_only}exec {shlex.quote(str(IG))} trace tcpconnect --host -t 0.1 -o json"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_too_few_descriptors_are_an_error_that_says_so() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -n 8; exec {shlex.quote(str(IG))} trace tcpconnect --host -t 0.1"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "Too many open files" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+
+
+def test_a_trace_that_was_suspended_goes_on(start_ig: Start, namespace: Namespace) -> None:
+    tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json")
+    tracer.process.send_signal(signal.SIGSTOP)
+    namespace.connect(*NOBODY, "--count", 101)
+    tracer.process.send_signal(signal.SIGCONT)
+    events, said, code = tracer.stop()
+    assert len([e for e in events if e["netns_id"] == namespace.inode]) == 101
+    assert (said, code) == ("", 0)
