@@ -10,11 +10,12 @@
  * A function called raw_tp__NAME is attached to that raw tracepoint, tp__CATEGORY__NAME to that
  * tracepoint. What the preprocessor leaves out is not attached.
  *
- * The kernel skips a raw tracepoint's program that an interrupt finds running on its CPU ("bpf:
- * Prevent bpf program recursion for raw tracepoint probes", 6.1), so what happens in the interrupt
- * would go unseen. Therefore raw_tp__NAME__behind is attached after raw_tp__NAME: called a moment
- * later for the same, it finds in the maps whether the first was, and does it if not. An interrupt
- * can find but one of both running.
+ * The kernel skips a raw tracepoint's program that is already running on its CPU ("bpf: Prevent bpf
+ * program recursion for raw tracepoint probes", 6.1): interrupted, or since 7.0 preempted. What
+ * happens meanwhile would go unseen. Therefore raw_tp__NAME__behind is attached after raw_tp__NAME:
+ * called a moment later for the same, it finds in the maps whether the first was, and does it if not.
+ * An interrupt can find but one of both running. Preemption can find both: where a thread's own call
+ * was TAKEN_OVER, so that there is preemption, what the second was skipped for counts as lost.
  */
 #define KERNEL_STRUCT(...)
 #define KERNEL_ENUM(...)
@@ -68,13 +69,13 @@ struct cgroup_name {
 /* What user space has decided about a cgroup's events; until then they pass. */
 enum verdict { UNDECIDED, KEEP, DROP };
 
-enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_CAUSES };
+enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_CAUSES, TAKEN_OVER = LOST_CAUSES, COUNTERS };
 
 /* Submitted without waking the reader, which would cost more than the event: it looks every 50 ms. */
 BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);
 BPF_RINGBUF_OUTPUT(cgroup_names, NAMES_PAGES);
 BPF_TABLE("lru_hash", u64, u32, cgroups, 16384);
-BPF_PERCPU_ARRAY(lost, u64, LOST_CAUSES);
+BPF_PERCPU_ARRAY(lost, u64, COUNTERS);
 
 static __always_inline void count_lost(u32 cause)
 {

@@ -24,8 +24,12 @@ static __always_inline int change_state(struct change *change, int behind)
 	int old = change->old, new = change->new;
 
 #ifdef TRACE_CONNECT
-	if (new == SYN_SENT && !behind) /* by a system call, which interrupts nothing */
-		begin_attempt(sk);
+	if (new == SYN_SENT) {
+		if (!behind)
+			begin_attempt(sk);
+		else if (!attempts.lookup(&sk) && begin_attempt(sk))
+			count_lost(TAKEN_OVER);
+	}
 	/* SYN_SENT -> SYN_RECV is a simultaneous open, not yet an answer; others come from a listener */
 	else if (new != SYN_RECV && (old == SYN_SENT || (old == SYN_RECV && READ(sk, sk_socket))))
 		end_attempt(sk, new);

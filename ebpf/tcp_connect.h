@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Attempts to connect, from the SYN, or the call that never got so far, to their outcome. */
 #ifdef TRACE_CONNECT
-/* CLOSE -> SYN_SENT, in the caller's context; the local port is not chosen yet. */
-static __always_inline void begin_attempt(struct sock *sk)
+/* CLOSE -> SYN_SENT, in the caller's context; the local port is not chosen yet. True if it is noted. */
+static __always_inline int begin_attempt(struct sock *sk)
 {
 	struct event event = { .type = CONNECT, .fd = -1, .accept_fd = -1 };
 	u64 cgroup;
 
 	if (READ(sk, sk_protocol) != IPPROTO_TCP)
-		return;
+		return 0;
 	if (!current_wanted(&cgroup)) {
 		disown(sk);
-		return;
+		return 0;
 	}
 	read_socket(&event, sk);
 	if (!port_wanted(event.dport)) {
 		disown(sk);
-		return;
+		return 0;
 	}
 	read_owner(&event.owner, cgroup);
 #ifdef TRACE_DESCRIPTORS
@@ -26,8 +26,10 @@ static __always_inline void begin_attempt(struct sock *sk)
 		event.fd = call.fd;
 #endif
 	event.timestamp = bpf_ktime_get_ns();
-	if (attempts.update(&sk, &event))
-		count_lost(LOST_ATTEMPTS);
+	if (!attempts.update(&sk, &event))
+		return 1;
+	count_lost(LOST_ATTEMPTS);
+	return 0;
 }
 
 static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error)

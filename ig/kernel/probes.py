@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,14 @@ class Probes:
     """A loaded and attached program.
 
     `maps` are descriptors by the map's name, `hooks` those that keep it attached, `programs` those
-    of the functions that miss something when the kernel skips them.
+    of the functions that miss something when the kernel skips them, `behind` those of the ones
+    that stand behind others (see ig.h).
     `refused` says what is not seen because an optional hook was refused.
     """
 
     maps: Mapping[str, int]
     programs: tuple[int, ...]
+    behind: tuple[int, ...]
     hooks: tuple[int, ...]
     refused: tuple[str, ...]
     event: layout.Layout
@@ -52,7 +55,7 @@ class Probes:
 
     def close(self) -> None:
         """Detach and unload everything."""
-        for descriptor in (*self.hooks, *self.programs, *self.maps.values()):
+        for descriptor in (*self.hooks, *self.programs, *self.behind, *self.maps.values()):
             os.close(descriptor)
 
 
@@ -108,11 +111,12 @@ class Loading:
             raise KernelRefused(*answer["error"])
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
-        names = answer["maps"]
+        given = iter(descriptors)
         return Probes(
-            maps=dict(zip(names, descriptors, strict=False)),
-            programs=tuple(descriptors[len(names) : len(names) + answer["programs"]]),
-            hooks=tuple(descriptors[len(names) + answer["programs"] :]),
+            maps={name: next(given) for name in answer["maps"]},
+            programs=tuple(islice(given, answer["programs"])),
+            behind=tuple(islice(given, answer["behind"])),
+            hooks=tuple(given),
             refused=tuple(answer["refused"]),
             event=layout.parse(self._text),
             cgroup_name=layout.parse(self._text, "cgroup_name"),
@@ -197,11 +201,20 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
         if descriptor >= 0:  # the preprocessor leaves out what is not asked for
             maps[name] = descriptor
     hooks, refused = _attach(program, dict(_OPTIONAL.findall(text)))
-    behind = {name for name in program.funcs if name.endswith(_BEHIND)}
-    covered = behind | {name.removesuffix(_BEHIND) for name in behind}
-    programs = [function.fd for name, function in program.funcs.items() if name not in covered]
-    answer = {"maps": list(maps), "programs": len(programs), "refused": refused}
-    return answer, [*maps.values(), *programs, *hooks]
+    descriptors = {name: function.fd for name, function in program.funcs.items()}
+    behind = [fd for name, fd in descriptors.items() if name.endswith(_BEHIND)]
+    alone = [
+        fd
+        for name, fd in descriptors.items()
+        if not name.endswith(_BEHIND) and name + _BEHIND not in descriptors
+    ]
+    answer = {
+        "maps": list(maps),
+        "programs": len(alone),
+        "behind": len(behind),
+        "refused": refused,
+    }
+    return answer, [*maps.values(), *alone, *behind, *hooks]
 
 
 def _constants(declarations: str) -> dict[str, int | str]:

@@ -16,6 +16,7 @@ LOST = (  # enum lost in ig.h
     "too many connects were waiting for an answer",
     "too many connections were open",
 )
+_TAKEN_OVER = len(LOST)  # TAKEN_OVER in ig.h
 _NAME_BYTES = 128  # CGROUP_NAME in ig.h
 
 
@@ -49,8 +50,11 @@ class Source:
         counts = {
             cause: percpu_sum(self._probes.maps["lost"], index) for index, cause in enumerate(LOST)
         }
-        counts["the kernel skipped a hook that interrupted itself"] = sum(
-            map(recursion_misses, self._probes.programs)
+        skipped = [*self._probes.programs]
+        if percpu_sum(self._probes.maps["lost"], _TAKEN_OVER):
+            skipped += self._probes.behind
+        counts["the kernel skipped a hook that was running already (at most)"] = sum(
+            map(recursion_misses, skipped)
         )
         return {cause: count for cause, count in counts.items() if count}
 
