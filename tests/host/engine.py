@@ -24,6 +24,13 @@ from tests.host.reports import Report, Reports
 from tests.host.waiting import PATIENCE, until
 
 LABEL = "ig.tests"
+POD = {
+    "io.kubernetes.pod.name": "api-0",
+    "io.kubernetes.pod.namespace": "shop",
+    "io.kubernetes.container.name": "api",
+    "io.kubernetes.pod.uid": "5a1f",
+}
+"""The labels by which a kubelet's runtime tells of a pod."""
 
 
 class PrivateEngine:

@@ -10,17 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.host.engine import Engine, Running
+from tests.host.engine import POD, Engine, Running
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE
 
 Start = Callable[..., Tracer]
-POD = {
-    "io.kubernetes.pod.name": "api-0",
-    "io.kubernetes.pod.namespace": "shop",
-    "io.kubernetes.container.name": "api",
-    "io.kubernetes.pod.uid": "5a1f",
-}
 
 
 def run(engine: Engine, *arguments: object) -> str:

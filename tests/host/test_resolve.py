@@ -10,18 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.host.engine import Engine
+from tests.host.engine import POD, Engine
 from tests.host.reports import Report
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
 
 Start = Callable[..., Tracer]
-POD = {
-    "io.kubernetes.pod.name": "api-0",
-    "io.kubernetes.pod.namespace": "shop",
-    "io.kubernetes.container.name": "api",
-    "io.kubernetes.pod.uid": "5a1f",
-}
 
 
 def end(event: Report, which: str) -> tuple[str, str, str]:
