@@ -222,7 +222,9 @@ def test_two_capabilities_are_enough_to_trace(namespace: Namespace, tmp_path: Pa
 def test_no_folder_need_be_writable() -> None:
     folders = "for p in /tmp /var/tmp /dev/shm"
     read_only = "do mount --bind $p $p; mount -o remount,ro,bind $p; done; cd /proc"
-    script = f"{folders}; {read_only}; touch /tmp/x 2>/dev/null && exit 9; exec {shlex.quote(str(IG))} trace tcpconnect --host -t 0.1 -o json"
+    check = "touch /tmp/x 2>/dev/null && exit 9"
+    trace = f"exec {shlex.quote(str(IG))} trace tcpconnect --host -t 0.1 -o json"
+    script = f"{folders}; {read_only}; {check}; {trace}"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script],
         capture_output=True,
