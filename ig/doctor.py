@@ -112,9 +112,15 @@ def _btf() -> tuple[str, str]:
 
 
 def _tracefs() -> tuple[str, str]:
-    from ig.kernel.mounts import mounts
+    from ig.kernel import lockdown
+    from ig.kernel.mounts import lists_tracepoints, mounts
 
     points = [mount.point for mount in mounts() if mount.kind == "tracefs"]
+    if points and not any(map(lists_tracepoints, points)):
+        why = lockdown.explained()
+        return "no", " ".join(
+            [f"empty at {', '.join(points)}", *(["(locked down)"] if why else [])]
+        )
     if points or not os.geteuid():
         return "yes", ", ".join(points) or "not mounted; root mounts it for itself to attach"
     return "no", "not mounted"

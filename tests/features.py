@@ -4,7 +4,9 @@ import ctypes
 import errno
 import subprocess
 import uuid
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
 
 IO_URING_SETUP = 425  # the same on every architecture since Linux 5.1
 
@@ -29,4 +31,26 @@ def has_io_uring() -> bool:
     return ctypes.get_errno() == errno.EFAULT
 
 
-FEATURES = {"netem": has_netem, "io_uring": has_io_uring}
+def is_locked_down(level: str) -> bool:
+    """Say whether the kernel is locked down at this level."""
+    try:
+        return f"[{level}]" in Path("/sys/kernel/security/lockdown").read_text()
+    except OSError:
+        return False
+
+
+def has_mounted(kind: str) -> bool:
+    """Say whether a file system of this kind is mounted."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return any(line.split()[2] == kind for line in lines)
+
+
+FEATURES: Mapping[str, Callable[[], bool]] = {
+    "netem": has_netem,
+    "io_uring": has_io_uring,
+    "confidentiality": partial(is_locked_down, "confidentiality"),
+    "integrity": partial(is_locked_down, "integrity"),
+    "hidden BTF": lambda: not Path("/sys/kernel/btf/vmlinux").exists(),
+    "unmounted tracefs": lambda: not has_mounted("tracefs"),
+    "cgroup v1 alone": lambda: has_mounted("cgroup") and not has_mounted("cgroup2"),
+}

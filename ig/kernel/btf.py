@@ -64,7 +64,10 @@ class Btf:
     """The running kernel's types. Raises KernelRefused where the kernel shows none."""
 
     def __init__(self) -> None:
+        # What libbpf would say on stderr is said below, as ours.
+        previous = library().libbpf_set_print(None)
         self.handle: int | None = library().btf__load_vmlinux_btf()
+        library().libbpf_set_print(previous)
         # libbpf before 1.0 gives the error as a pointer.
         if not self.handle or self.handle > 2**64 - 4096:
             raise KernelRefused(

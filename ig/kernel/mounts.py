@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ig.errors import KernelRefused
+from ig.kernel import lockdown
 
 _CLONE_NEWNS = 0x00020000
 _MS_REC_SLAVE = 0x4000 | 0x80000
@@ -44,7 +45,7 @@ def reach_tracefs() -> None:
     """
     # BCC before 0.25 looks under debugfs only.
     wanted = {"/sys/kernel/tracing": b"tracefs", "/sys/kernel/debug": b"debugfs"}
-    missing = [point for point in wanted if not _has_events(point)]
+    missing = [point for point in wanted if not lists_tracepoints(point)]
     if len(missing) < len(wanted):
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -54,18 +55,23 @@ def reach_tracefs() -> None:
     for point in missing:
         if libc.mount(b"none", point.encode(), wanted[point], 0, None):
             refused = ctypes.get_errno()
-    if not any(map(_has_events, wanted)):
+    if not any(map(lists_tracepoints, wanted)):
         _refuse(refused)
 
 
-def _has_events(point: str) -> bool:
+def lists_tracepoints(point: str) -> bool:
+    """Say whether tracepoints can be found below a mount point, also where it is debugfs'."""
     return any(os.path.isdir(f"{point}/{folder}") for folder in ("events", "tracing/events"))
 
 
 def _refuse(number: int) -> None:
+    # A kernel locked down for confidentiality mounts an empty tracefs (since 5.4, bf8e602186ec).
+    if locked := lockdown.explained():
+        raise locked
     raise KernelRefused(
         "tracefs, where the kernel lists its tracepoints, cannot be reached.",
-        f"It is not mounted at /sys/kernel/tracing, and mounting it failed: {os.strerror(number)}.",
-        "Mount it: mount -t tracefs tracefs /sys/kernel/tracing. A kernel in lockdown "
-        "(confidentiality) does not allow tracing at all; `ig snapshot socket` works there.",
+        "Nothing is listed below /sys/kernel/tracing, and mounting it failed: "
+        f"{os.strerror(number) if number else 'it stays empty'}.",
+        "Mount it: mount -t tracefs tracefs /sys/kernel/tracing. "
+        "`ig snapshot socket` works without.",
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ig.errors import IgError, KernelRefused
-from ig.kernel import layout
+from ig.kernel import layout, lockdown
 from ig.kernel.btf import Btf
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
 
@@ -152,6 +152,9 @@ def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
     said = messages.read(1 << 16).decode(errors="replace").strip()
     if os.environ.get("IG_DEBUG"):
         said += "\n" + traceback.format_exc()
+    if locked := lockdown.explained():
+        what, found, remedy = locked.args
+        return what, f"{found}\n{said}" if os.environ.get("IG_DEBUG") else found, remedy
     lines = said.splitlines()
     shown = "\n".join(lines if os.environ.get("IG_DEBUG") else lines[-12:])
     return (

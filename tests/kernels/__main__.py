@@ -9,13 +9,14 @@ import shlex
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from tabulate import tabulate
 
 from tests.kernels import debian, guest
+from tests.kernels.setups import SETUPS
 
 CHECKOUT = Path(__file__).parents[2]
 COLUMNS: Mapping[str, Sequence[str]] = {
@@ -57,16 +58,12 @@ def main() -> int:
             failed |= os.environ.get("CI") == "true"
             continue
         print(f"{name}: {kernel.release}", file=sys.stderr)
-        with tempfile.TemporaryDirectory(prefix="ig-kernel-") as folder:
-            out = Path(folder)
-            code = guest.run(
-                kernel, _command(options), out, append=options.append, seconds=options.seconds
-            )
-            if options.shell:
-                continue
-            results = _results(out / "junit.xml")
-        failed |= code != 0
-        rows.append([kernel.release, *_cells(results, code)])
+        for setup, tests in _setups(options):
+            row, passed = _run(kernel, options, setup, tests)
+            failed |= not passed
+            rows.append(row)
+    if options.shell:
+        return int(failed)
     if rows:
         table = tabulate(rows, ("kernel", *COLUMNS), tablefmt="github", disable_numparse=True)
         print(table)
@@ -75,11 +72,40 @@ def main() -> int:
     return int(failed)
 
 
+def _setups(options: argparse.Namespace) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield words for the kernel's command line and the tests to run: all, if none were chosen."""
+    if options.setup:
+        yield from ((name, SETUPS[name]) for name in options.setup.split(","))
+        return
+    yield "", [*(QUICK if options.quick else ()), *options.tests]
+    if not (options.quick or options.tests or options.shell or options.append):
+        yield from SETUPS.items()
+
+
+def _run(
+    kernel: debian.Kernel, options: argparse.Namespace, setup: str, tests: Sequence[str]
+) -> tuple[list[str], bool]:
+    """Run tests in a guest; give their row of the table and whether all is well."""
+    with tempfile.TemporaryDirectory(prefix="ig-kernel-") as folder:
+        out = Path(folder)
+        command = "exec setsid -c bash -i\n" if options.shell else _command(tests)
+        words = f"{options.append} {setup}".strip()
+        code = guest.run(kernel, command, out, append=words, seconds=options.seconds)
+        results = _results(out / "junit.xml")
+    outcomes = {outcome for _, outcome in results}
+    # Skipped tests pass for pytest; where nothing else is left, nothing was shown.
+    passed = code == 0 and ("passed" in outcomes or options.shell)
+    passed &= not (setup and "skipped" in outcomes)
+    cells = _cells(results, None if code is None else passed)
+    return [f"{kernel.release} {setup}".strip(), *cells], passed
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=__doc__)
     parser.add_argument("--kernel", default="", help=f"some of {','.join(debian.SUITES)}")
     parser.add_argument("--shell", action="store_true", help="a shell instead of the tests")
     parser.add_argument("--quick", action="store_true", help="the selection that CI runs")
+    parser.add_argument("--setup", default="", help=f"only some of {','.join(SETUPS)}")
     parser.add_argument("--append", default="", help="words for the kernel's command line")
     parser.add_argument("--seconds", type=float, default=3600, help="most for each kernel")
     parser.add_argument("--write", action="store_true", help="put the table into the README")
@@ -87,10 +113,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _command(options: argparse.Namespace) -> str:
-    if options.shell:
-        return "exec setsid -c bash -i\n"
-    tests = [*(QUICK if options.quick else ()), *options.tests]
+def _command(chosen: Sequence[str]) -> str:
+    tests = list(chosen)
     if not any(".py" in word for word in tests):
         tests.insert(0, ".")
     python = shlex.quote(str(Path(sys.executable)))
@@ -115,14 +139,19 @@ def _results(report: Path) -> list[tuple[str, str]]:
     return results
 
 
-def _cells(results: Iterable[tuple[str, str]], code: int | None) -> list[str]:
-    """Give a cell for each column: how many passed, and how many did not."""
+def _cells(results: Iterable[tuple[str, str]], passed: bool | None) -> list[str]:
+    """Give a cell for each column: how many passed, and how many did not.
+
+    `passed` tells of the whole run, None that it did not end.
+    """
     counts: dict[str, Counter[str]] = {column: Counter() for column in COLUMNS}
     for name, outcome in results:
         column = next(c for c, parts in COLUMNS.items() if any(part in name for part in parts))
         counts[column][outcome] += 1
-    if code is None:
+    if passed is None:
         counts["other"]["did not end"] += 1
+    elif not passed and not any(count["failed"] for count in counts.values()):
+        counts["other"]["did not run"] += 1
     return [_cell(count) for count in counts.values()]
 
 
