@@ -58,7 +58,7 @@ def main() -> int:
             failed |= os.environ.get("CI") == "true"
             continue
         print(f"{name}: {kernel.release}", file=sys.stderr)
-        for setup, tests in _setups(options):
+        for setup, tests in _setups(options, name):
             row, passed = _run(kernel, options, setup, tests)
             failed |= not passed
             rows.append(row)
@@ -72,13 +72,18 @@ def main() -> int:
     return int(failed)
 
 
-def _setups(options: argparse.Namespace) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield words for the kernel's command line and the tests to run: all, if none were chosen."""
+def _setups(options: argparse.Namespace, kernel: str) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield words for the kernel's command line and the tests to run: all, if none were chosen.
+
+    Of all kernels, only the oldest and the newest are set up in other ways too.
+    """
     if options.setup:
         yield from ((name, SETUPS[name]) for name in options.setup.split(","))
         return
     yield "", [*(QUICK if options.quick else ()), *options.tests]
-    if not (options.quick or options.tests or options.shell or options.append):
+    chosen = options.quick or options.tests or options.shell or options.append
+    suites = list(debian.SUITES)
+    if not chosen and (options.kernel == kernel or kernel in (suites[0], suites[-1])):
         yield from SETUPS.items()
 
 
