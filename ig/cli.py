@@ -49,9 +49,15 @@ _OUTPUT = (
     Param("filter", ("-F", "--filter"), "strings", "Show only rows where COLUMN==VALUE (…)."),
     Param("ready_file", ("--ready-file",), "string", "Write this file once all is attached."),
 )
-_LIMITS = (
+_TRACING = (
     Param("timeout", ("-t", "--timeout"), "seconds", "End after so many seconds."),
     Param("max_events", ("--max-events",), "count", "End after so many events."),
+    Param(
+        "keep_privileges",
+        ("--keep-privileges",),
+        "flag",
+        "Do not give up the privileges that tracing no longer needs.",
+    ),
 )
 
 
@@ -181,7 +187,7 @@ def _function(
 
 def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
     """Give all options of a gadget's command: its own, then those that all have."""
-    limits = _LIMITS if gadget.source == "program" else ()
+    limits = _TRACING if gadget.source == "program" else ()
     own = {flag for param in gadget.params for flag in param.flags}
     shared = [*_WHOSE, *_RUNTIMES, *_OUTPUT, *limits]
     return (

@@ -15,8 +15,9 @@ from ig.containers.index import Index
 from ig.errors import IgError
 from ig.gadget import Batch, Column, Gadget
 from ig.gadgets import declared
-from ig.invoke import Stop, discovered, need_privileges
+from ig.invoke import Stop, discovered
 from ig.output.stream import Stream
+from ig.privileges import need_privileges
 
 _CONNECTS = 101
 _PATIENCE = 2.0  # seconds

@@ -19,15 +19,15 @@ from ig.containers import runtimes
 from ig.containers.container import Runtime
 from ig.containers.index import Index
 from ig.containers.selection import Selection, select
-from ig.errors import IgError, KernelRefused, UsageError
+from ig.errors import IgError, UsageError
 from ig.gadget import Batch, Gadget, View
 from ig.names import find_column
 from ig.output.stream import Stream
 from ig.peers import Peers
+from ig.privileges import drop, need_privileges
 from ig.shape import Shape
 
 _SYNC_PATIENCE = 2.0  # seconds for the runtimes to list what they have
-_CAP_PERFMON, _CAP_BPF, _CAP_SYS_ADMIN = 38, 39, 21
 
 
 def say(line: str) -> None:
@@ -117,8 +117,11 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
     need_privileges()
     stop = Stop()
     index = make_index(options, shape.resolves)
+    peers = _peers(index).of_records if shape.resolves else None
     # Forks before the index has threads; compiles while the runtimes are asked.
     loading = Loading(gadget.program, defines(gadget, options))
+    if not options.get("keep_privileges"):
+        drop(_used(index, options))
     index.start()
     try:
         with _source(loading, index) as source:
@@ -132,13 +135,22 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
                 shape.keep,
                 stop,
                 lambda lost: _tell_lost(lost, shape.mode),
-                peers=_peers(index).of_records if shape.resolves else None,
+                peers=peers,
                 max_events=options.get("max_events") or 0,
             )
             write_ready_file(options.get("ready_file"))
             pipeline.run(options.get("timeout") or 0.0)
     finally:
         index.close()
+
+
+def _used(index: Index, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the files that are opened after a program was loaded."""
+    if options.get("ready_file"):
+        yield options["ready_file"]
+    for socket in index.sockets:
+        if socket.startswith("/"):
+            yield socket
 
 
 @contextmanager
@@ -175,20 +187,6 @@ def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
     else:
         for cause, count in lost.items():
             say(f"{count} events were lost so far: {cause}.")
-
-
-def need_privileges() -> None:
-    """Raise KernelRefused unless this process may load programs that read the kernel's memory."""
-    status = Path("/proc/self/status").read_text()
-    effective = int(status.partition("CapEff:")[2].split(None, 1)[0], 16)
-    has = [bool(effective >> bit & 1) for bit in (_CAP_SYS_ADMIN, _CAP_BPF, _CAP_PERFMON)]
-    if not (has[0] or (has[1] and has[2])):
-        raise KernelRefused(
-            "Tracing needs root.",
-            f"This process runs as uid {os.geteuid()} without CAP_SYS_ADMIN, or CAP_BPF and "
-            "CAP_PERFMON.",
-            "Run it with sudo.",
-        )
 
 
 def write_ready_file(path: str | None) -> None:

@@ -54,6 +54,11 @@ class Index:
             Follower(runtime, self, say, runtime.name in asked) for runtime in runtimes
         ]
 
+    @property
+    def sockets(self) -> list[str]:
+        """Where each runtime is asked: a path, or an address with its scheme."""
+        return [runtime.socket for runtime in self._runtimes.values()]
+
     def start(self) -> None:
         """Begin to follow every runtime, without waiting for any."""
         if self._detailer is not None:

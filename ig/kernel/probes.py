@@ -12,6 +12,7 @@ import json
 import os
 import re
 import socket
+import stat
 import sys
 import traceback
 from collections.abc import Mapping
@@ -66,8 +67,13 @@ def source_dir() -> Path:
 
 
 def source(program: str) -> str:
-    """Give a program's text with our own headers put in place of their #include lines."""
+    """Give a program's text with our own headers put in place of their #include lines.
+
+    Raises IgError if somebody could have changed it who could not have changed this module.
+    """
     folder = source_dir()
+    for path in (folder, *folder.rglob("*")):
+        _trust(path)
 
     def expand(name: str) -> str:
         text = (folder / name).read_text()
@@ -75,6 +81,19 @@ def source(program: str) -> str:
         return f'#line 1 "{name}"\n{text}'
 
     return expand(program)
+
+
+def _trust(path: Path) -> None:
+    """Raise IgError if more than root, the user and whoever owns this module may write there."""
+    status = path.stat()
+    owners = {0, os.geteuid(), os.stat(__file__).st_uid}
+    if status.st_uid in owners and not status.st_mode & stat.S_IWOTH:
+        return
+    raise IgError(
+        f"The BPF programs in {source_dir()} are not loaded: anybody could have changed them.",
+        f"{path} belongs to uid {status.st_uid} and has mode {stat.S_IMODE(status.st_mode):04o}.",
+        "Let root own it and nobody else write to it (chown root, chmod o-w), or install ig anew.",
+    )
 
 
 class Loading:
