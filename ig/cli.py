@@ -345,6 +345,11 @@ def _guarded(arguments: list[str]) -> int:
         # Nobody reads any more; the interpreter must not complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:  # a refusal that nobody foresaw
+        if os.environ.get("IG_DEBUG"):
+            raise
+        sys.stderr.write(f"ig: The system refused it: {error}\nIG_DEBUG=1 shows where.\n")
+        return 1
     except (KeyboardInterrupt, typer.Abort):
         return 0
     return int(result or 0)

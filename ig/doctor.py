@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from ig import output
 from ig.containers.container import HOST, Runtime
 from ig.containers.index import Index
-from ig.errors import IgError
+from ig.errors import IgError, RuntimeUnavailable
 from ig.gadget import Batch, Column, Gadget
 from ig.gadgets import declared
 from ig.invoke import Stop, discovered
@@ -21,9 +21,10 @@ from ig.privileges import need_privileges
 
 _CONNECTS = 101
 _PATIENCE = 2.0  # seconds
+_HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 _COLUMNS = tuple(
     Column(name, name, width=width, hidden=False)
-    for name, width in (("check", 28), ("result", 9), ("found", 80))
+    for name, width in (("check", 36), ("result", 9), ("found", 80))
 )
 
 Finding = tuple[str, str, str]
@@ -42,36 +43,43 @@ def examine(options: Mapping[str, Any]) -> bool:
     for finding in _findings(options):
         fields = {column.name: [value] for column, value in zip(_COLUMNS, finding, strict=True)}
         stream.write(formatter.format(Batch(fields, [HOST])))
-        works &= not (finding[0].startswith("gadget ") and finding[1] == "no")
+        works &= not (finding[0].startswith("gadget ") and finding[1] != "yes")
     stream.write(formatter.footer())
     return works
 
 
 def _findings(options: Mapping[str, Any]) -> Iterator[Finding]:
     # The gadgets come first: their programs are loaded by a fork, which wants no threads yet.
+    attached: set[str] = set()
     gadgets = [
-        _tried(f"gadget {gadget.name}", partial(_gadget, gadget)) for gadget in declared().values()
+        _tried(f"gadget {gadget.name}", partial(_gadget, gadget, attached))
+        for gadget in declared().values()
     ]
-    self_test = _tried(f"{_CONNECTS} own connects seen", _self_test)
+    self_test = _self_test()
     yield _tried("kernel's types (BTF)", _btf)
-    yield _tried("tracefs", _tracefs)
+    yield _tried("BCC", _bcc)
+    yield _tried("tracefs", partial(_tracefs, attached))
+    yield from _tracepoints(attached)
     yield _tried("sock_diag", _sock_diag)
     yield _tried("cgroups", _cgroups)
     yield from _runtimes(options)
-    yield self_test
+    yield from self_test
     yield from gadgets
 
 
 def _tried(check: str, attempt: Callable[[], tuple[str, str]]) -> Finding:
     try:
         return (check, *attempt())
-    except (IgError, OSError) as error:
-        return check, "no", " ".join(str(error).split())
+    except IgError as error:
+        return check, "no", " ".join(f"{error.failed} {error.found}".split())
+    except OSError as error:
+        return check, "no", error.strerror or str(error)
 
 
-def _gadget(gadget: Gadget) -> tuple[str, str]:
+def _gadget(gadget: Gadget, attached: set[str]) -> tuple[str, str]:
+    """Load a gadget's program, and add the tracepoints that it is attached to then."""
     if gadget.source != "program":
-        return _sock_diag()
+        return _sockets()
     from ig.kernel.probes import Loading
     from ig.pipeline import defines
 
@@ -79,13 +87,65 @@ def _gadget(gadget: Gadget) -> tuple[str, str]:
     probes = Loading(gadget.program, defines(gadget, {})).result()
     hooks = len(probes.hooks)
     probes.close()
+    attached.update(probes.attached)
     if probes.refused:
         return "degraded", "; ".join(sorted(set(probes.refused)))
     return "yes", f"{gadget.program} is loaded, {hooks} hooks are attached"
 
 
-def _self_test() -> tuple[str, str]:
-    """Connect to ourselves and count what the program tells of it."""
+def _sockets() -> tuple[str, str]:
+    """Ask for what a snapshot needs: sock_diag, and the way into other namespaces."""
+    from ig.kernel import netns
+
+    limits = []
+    try:
+        _sock_diag()
+    except OSError as error:
+        limits.append(f"sock_diag: {error.strerror}; /proc/PID/net is read instead")
+    if os.stat("/proc/self/ns/pid").st_ino != _HOST_PID_NAMESPACE:
+        limits.append("only what runs in this PID namespace can be seen, so not the whole host")
+    if not _may_enter(netns.host()):
+        limits.append("only its own network namespace can be seen")
+    return ("degraded", "; ".join(limits)) if limits else ("yes", "through sock_diag")
+
+
+def _may_enter(namespace: int) -> bool:
+    from ig.kernel import netns
+
+    found = netns.find()
+    ways = netns.visit([found.namespaces[namespace]], lambda _, entered: entered)
+    others = [each for each in found.namespaces.values() if each.id != netns.own()]
+    return found.complete and all(ways) and all(netns.visit(others[:1], lambda _, into: into))
+
+
+def _self_test() -> list[Finding]:
+    """Connect to ourselves, and look how many of these the program tells and what it read."""
+    checks = ("reading kernel memory", "ring buffer", f"{_CONNECTS} own connects seen")
+    found: tuple[int, ...] = ()
+
+    def load() -> tuple[str, str]:
+        nonlocal found
+        found = _own_connects()
+        return "", ""
+
+    _, _, refused = _tried("", load)
+    if refused:
+        return [(check, "no", refused) for check in checks]
+    seen, right, lost = found
+    told = (
+        f"{right} of {seen} events have the port that was connected to",
+        f"{seen} events came through it",
+        f"{seen} seen, {lost} lost",
+    )
+    worked = (right == seen > 0, seen > 0, seen == _CONNECTS)
+    return [
+        (check, "yes" if well else "no", words)
+        for check, well, words in zip(checks, worked, told, strict=True)
+    ]
+
+
+def _own_connects() -> tuple[int, int, int]:
+    """Count the events of our own connects, those with the right port, and the lost ones."""
     from ig.kernel.probes import Loading
     from ig.kernel.source import Source
 
@@ -93,16 +153,18 @@ def _self_test() -> tuple[str, str]:
     defines = {"TRACE_CONNECT": 1, "FILTER_PID": os.getpid()}
     source = Source(Loading("tcp.c", defines).result())
     try:
+        place = source.fields.index("dport")
         with socket.create_server(("127.0.0.1", 0), backlog=_CONNECTS) as server:
+            port = server.getsockname()[1]
             for _ in range(_CONNECTS):
-                socket.create_connection(server.getsockname()).close()
-        seen, ends = 0, time.monotonic() + _PATIENCE
-        while seen < _CONNECTS and time.monotonic() < ends:
-            seen += sum(1 for _ in source.records())
-        lost = sum(source.lost().values())
+                socket.create_connection(("127.0.0.1", port)).close()
+        ports: list[int] = []
+        ends = time.monotonic() + _PATIENCE
+        while len(ports) < _CONNECTS and time.monotonic() < ends:
+            ports += [record[place] for record in source.records()]
+        return len(ports), ports.count(port), sum(source.lost().values())
     finally:
         source.close()
-    return "yes" if seen == _CONNECTS else "no", f"{seen} seen, {lost} lost"
 
 
 def _btf() -> tuple[str, str]:
@@ -112,7 +174,23 @@ def _btf() -> tuple[str, str]:
     return "yes", "/sys/kernel/btf/vmlinux"
 
 
-def _tracefs() -> tuple[str, str]:
+def _bcc() -> tuple[str, str]:
+    from ig.kernel.probes import bcc_version
+
+    return "yes", bcc_version()
+
+
+def _tracepoints(attached: Collection[str]) -> Iterator[Finding]:
+    from ig.kernel.probes import tracepoints
+
+    programs = {gadget.program for gadget in declared().values() if gadget.program}
+    for name in sorted({name for program in programs for name in tracepoints(program)}):
+        kind = "a program" if ":" in name else "a raw program"
+        found = ("yes", f"{kind} was attached") if name in attached else ("no", "none was attached")
+        yield f"tracepoint {name}", *found
+
+
+def _tracefs(attached: Collection[str]) -> tuple[str, str]:
     from ig.kernel import lockdown
     from ig.kernel.mounts import lists_tracepoints, mounts
 
@@ -122,8 +200,10 @@ def _tracefs() -> tuple[str, str]:
         return "no", " ".join(
             [f"empty at {', '.join(points)}", *(["(locked down)"] if why else [])]
         )
-    if points or not os.geteuid():
-        return "yes", ", ".join(points) or "not mounted; root mounts it for itself to attach"
+    if points:
+        return "yes", ", ".join(points)
+    if any(":" in tracepoint for tracepoint in attached):
+        return "yes", "not mounted; ig mounted it for itself to attach"
     return "no", "not mounted"
 
 
@@ -161,4 +241,13 @@ def _runtime(runtime: Runtime) -> tuple[str, str]:
         count = len(index.containers())
     finally:
         index.close()
-    return ("no", said[0]) if said else ("yes", f"{runtime.socket}: {count} containers")
+    if said:
+        return "no", said[0]
+    return "yes", f"{_version(runtime)} at {runtime.socket}, {count} containers run"
+
+
+def _version(runtime: Runtime) -> str:
+    try:
+        return runtime.version()
+    except RuntimeUnavailable:
+        return "an unknown version"

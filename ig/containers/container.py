@@ -89,3 +89,7 @@ class Runtime(Protocol):
         answer, or no longer knows the container.
         """
         ...
+
+    def version(self) -> str:
+        """Ask the runtime for its version, in its own words. Raises RuntimeUnavailable."""
+        ...

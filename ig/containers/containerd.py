@@ -79,6 +79,15 @@ class Containerd:
         start = processes.started(pid) or container.started if running else 0
         return replace(container, running=running, pid=pid, started=start)
 
+    def version(self) -> str:
+        """Ask containerd for its version."""
+        from ig.containers.messages import containerd_pb2 as messages
+
+        with connected(NAME, self.socket) as connection:
+            method = f"{_SERVICES}.version.v1.Version/Version"
+            answer = connection.ask(method, messages.Empty(), messages.VersionResponse)
+        return answers.text(answer.version)
+
     def _watched(self, connection: Connection, stopped: Callable[[], bool]) -> Iterator[Change]:
         from ig.containers.messages import containerd_pb2 as messages
 

@@ -85,6 +85,15 @@ class Cri:
         started = processes.started(pid) if pid else 0
         return replace(container, running=running, pid=pid, started=started, addresses=addresses)
 
+    def version(self) -> str:
+        """Ask the runtime for its own name and version."""
+        from ig.containers.messages import cri_pb2 as messages
+
+        with connected(NAME, self.socket) as connection:
+            method = f"{_SERVICE}/Version"
+            answer = connection.ask(method, messages.Empty(), messages.VersionResponse)
+        return answers.text(f"{answer.runtime_name} {answer.runtime_version}")
+
 
 class _Events:
     """Listens for events in a thread of its own and sets `news` with each."""

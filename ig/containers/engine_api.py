@@ -77,6 +77,11 @@ class Engine:
             found = answers.mapping(self._ask(client, f"/containers/{container.id}/json"))
         return detailed(container, found)
 
+    def version(self) -> str:
+        """Give the engine's version, as it calls it."""
+        with self._client() as client:
+            return answers.text(answers.mapping(self._ask(client, "/version")).get("Version"))
+
     def _changes(
         self, client: APIClient, stream: Response, stopped: Callable[[], bool]
     ) -> Iterator[Change]:

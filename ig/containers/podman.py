@@ -32,3 +32,7 @@ class Podman:
     def details(self, container: Container) -> Container:
         """Give the container with its pid, start, addresses and ports."""
         return self._engine.details(container)
+
+    def version(self) -> str:
+        """Ask the engine for its version."""
+        return self._engine.version()

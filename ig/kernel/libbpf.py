@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from typing import NoReturn
 
 from ig.errors import KernelRefused
 
@@ -47,10 +48,9 @@ def library() -> ctypes.CDLL:
 
 
 def map_update(descriptor: int, key: bytes, value: bytes) -> None:
-    """Set a map's element. Raises OSError."""
+    """Set a map's element. Raises KernelRefused."""
     if library().bpf_map_update_elem(descriptor, key, value, 0) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        _refuse("A BPF map cannot be written to")
 
 
 def map_delete(descriptor: int, key: bytes) -> None:
@@ -61,21 +61,27 @@ def map_delete(descriptor: int, key: bytes) -> None:
 def recursion_misses(program: int) -> int:
     """Tell how often the kernel skipped a program because it interrupted itself; 0 before 5.12.
 
-    Source: struct bpf_prog_info in include/uapi/linux/bpf.h. Raises OSError.
+    Source: struct bpf_prog_info in include/uapi/linux/bpf.h. Raises KernelRefused.
     """
     information = (ctypes.c_uint64 * 32)()
     size = ctypes.c_uint32(ctypes.sizeof(information))
     if library().bpf_obj_get_info_by_fd(program, information, ctypes.byref(size)) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        _refuse("How often a BPF program was skipped cannot be read")
     return int(information[_RECURSION_MISSES])
 
 
 def percpu_sum(descriptor: int, index: int) -> int:
-    """Add up one u64 element of a per-CPU array over all possible CPUs. Raises OSError."""
+    """Add up one u64 element of a per-CPU array over all possible CPUs. Raises KernelRefused."""
     values = (ctypes.c_uint64 * library().libbpf_num_possible_cpus())()
     key = ctypes.c_uint32(index)
     if library().bpf_map_lookup_elem(descriptor, ctypes.byref(key), values) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        _refuse("A BPF map cannot be read")
     return sum(values)
+
+
+def _refuse(failed: str) -> NoReturn:
+    raise KernelRefused(
+        f"{failed}: {os.strerror(ctypes.get_errno())}.",
+        "The program is loaded, so a policy (seccomp, SELinux, AppArmor) refuses this alone.",
+        "Allow the whole of bpf(), or run ig on the host itself.",
+    )

@@ -8,12 +8,15 @@ long as the descriptors do: nothing is left behind by a killed `ig`.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 import re
 import socket
 import stat
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +36,28 @@ _MOST_MESSAGE = 1 << 20
 _BEHIND = b"__behind"  # see ig.h
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
 _MAP = re.compile(r'^BPF_(?:TABLE\("\w+", \w+, \w+, |\w+\()(\w+)', re.M)
+_FUNCTION = re.compile(r"^int ((?:raw_)?tp__\w+)\(", re.M)
 _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
+
+_SAID = (
+    (
+        re.compile(r"could not open bpf map: (\w+), error: (.+)"),
+        "the kernel refuses its map {0!r}: {1}",
+    ),
+    (re.compile(r"Failed to load program: (.+)"), "the kernel refuses it: {0}"),
+)
+"""What BCC prints where its exceptions tell less, and what we say instead."""
+_POLICY = (
+    "A policy refuses it to this process, whatever its privileges: seccomp (as engines have for "
+    "their containers), SELinux, or AppArmor. Run ig on the host itself, or allow bpf and "
+    "perf_event_open. `ig snapshot socket` and `ig list-containers` work without."
+)
+_REMEDIES = {
+    errno.EPERM: _POLICY,
+    errno.EACCES: _POLICY,
+    errno.ENOSYS: "This kernel was built without it (CONFIG_BPF_SYSCALL, CONFIG_PERF_EVENTS), or "
+    "seccomp hides it. `ig snapshot socket` and `ig list-containers` work without.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +67,15 @@ class Probes:
     `maps` are descriptors by the map's name, `hooks` those that keep it attached, `programs` those
     of the functions that miss something when the kernel skips them, `behind` those of the ones
     that stand behind others (see ig.h).
-    `refused` says what is not seen because an optional hook was refused.
+    `attached` names the tracepoints; `refused` says what is not seen because an optional hook was
+    refused.
     """
 
     maps: Mapping[str, int]
     programs: tuple[int, ...]
     behind: tuple[int, ...]
     hooks: tuple[int, ...]
+    attached: tuple[str, ...]
     refused: tuple[str, ...]
     event: layout.Layout
     cgroup_name: layout.Layout
@@ -96,6 +122,17 @@ def _trust(path: Path) -> None:
     )
 
 
+def tracepoints(program: str) -> list[str]:
+    """Give the tracepoints that a program may use: EVENT is a raw one, CATEGORY:EVENT another."""
+    found = map(_tracepoint, _FUNCTION.findall(source(program)))
+    return sorted({tracepoint for tracepoint in found if tracepoint})
+
+
+def bcc_version() -> str:
+    """Give the version of the distribution's BCC. Raises KernelRefused if it is missing."""
+    return str(_import_bcc().__version__)
+
+
 class Loading:
     """A program on its way into the kernel, in a process of its own."""
 
@@ -136,6 +173,7 @@ class Loading:
             programs=tuple(islice(given, answer["programs"])),
             behind=tuple(islice(given, answer["behind"])),
             hooks=tuple(given),
+            attached=tuple(answer["attached"]),
             refused=tuple(answer["refused"]),
             event=layout.parse(self._text),
             cgroup_name=layout.parse(self._text, "cgroup_name"),
@@ -146,8 +184,7 @@ def _run_child(sender: socket.socket, text: str, defines: Mapping[str, int | str
     """Be the child: load, answer, and end without running anybody's exit handlers."""
     status = 1
     try:
-        # In memory: no folder need be writable, and nobody else can look.
-        with os.fdopen(os.memfd_create("messages"), "w+b") as messages:
+        with _messages() as messages:
             os.dup2(messages.fileno(), 1)
             os.dup2(messages.fileno(), 2)
             try:
@@ -165,6 +202,14 @@ def _run_child(sender: socket.socket, text: str, defines: Mapping[str, int | str
         os._exit(status)
 
 
+def _messages() -> Any:
+    """Give a file that nobody else can look into, in memory, so that no folder need be writable."""
+    try:
+        return os.fdopen(os.memfd_create("messages"), "w+b")
+    except OSError:  # gVisor and strict seccomp profiles have no memfd
+        return tempfile.TemporaryFile()
+
+
 def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
     """Give the parts of an IgError for what BCC, the compiler or the kernel said."""
     messages.seek(0)
@@ -174,13 +219,17 @@ def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
     if locked := lockdown.explained():
         what, found, remedy = locked.args
         return what, f"{found}\n{said}" if os.environ.get("IG_DEBUG") else found, remedy
+    what = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    for pattern, words in _SAID:
+        if match := pattern.search(said):
+            what = words.format(*match.groups())
     lines = said.splitlines()
     shown = "\n".join(lines if os.environ.get("IG_DEBUG") else lines[-12:])
-    return (
-        f"The BPF program could not be loaded: {error}",
-        shown,
+    remedy = next(
+        (remedy for number, remedy in _REMEDIES.items() if os.strerror(number) in what),
         "`ig doctor` shows what this kernel allows; IG_DEBUG=1 shows all that was said.",
     )
+    return f"The BPF program could not be loaded: {what}", shown, remedy
 
 
 def _import_bcc() -> Any:
@@ -222,7 +271,7 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
         descriptor = lib.bpf_table_fd(program.module, name.encode())
         if descriptor >= 0:  # the preprocessor leaves out what is not asked for
             maps[name] = descriptor
-    hooks, refused = _attach(program, dict(_OPTIONAL.findall(text)))
+    hooks, attached, refused = _attach(program, dict(_OPTIONAL.findall(text)))
     descriptors = {name: function.fd for name, function in program.funcs.items()}
     behind = [fd for name, fd in descriptors.items() if name.endswith(_BEHIND)]
     alone = [
@@ -234,6 +283,7 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
         "maps": list(maps),
         "programs": len(alone),
         "behind": len(behind),
+        "attached": attached,
         "refused": refused,
     }
     return answer, [*maps.values(), *alone, *behind, *hooks]
@@ -251,37 +301,62 @@ def _constants(declarations: str) -> dict[str, int | str]:
     return constants
 
 
-def _attach(program: Any, optional: Mapping[str, str]) -> tuple[list[int], list[str]]:
-    """Attach each function to the hook that its name says; give what optional ones refused."""
+def _attach(program: Any, optional: Mapping[str, str]) -> tuple[list[int], list[str], list[str]]:
+    """Attach each function to the tracepoint that its name says.
+
+    Give the descriptors, the tracepoints, and what optional ones refused.
+    """
     from bcc.libbcc import lib
 
-    refused = []
-    hooks = []
+    hooks: list[int] = []
+    attached: list[str] = []
+    refused: list[str] = []
     names = [
-        lib.bpf_function_name(program.module, index)
+        lib.bpf_function_name(program.module, index).decode()
         for index in range(lib.bpf_num_functions(program.module))
     ]
     for name in sorted(names):  # so that what is to stand behind another comes after it
-        function = name.decode()
+        tracepoint = _tracepoint(name)
+        if not tracepoint:
+            continue
         try:
-            match function.split("__", 2):
-                case ["raw_tp", *hook]:
-                    hooks.append(_attach_raw(program, name, hook[0].encode()))
-                case ["tp", category, event]:
-                    program.attach_tracepoint(tp=f"{category}:{event}", fn_name=function)
-        except Exception as error:
-            if function not in optional:
+            if ":" in tracepoint:
+                _attach_tracepoint(program, name, tracepoint)
+            else:
+                hooks.append(_attach_raw(program, name, tracepoint))
+        except OSError as error:
+            if name not in optional:
                 raise
-            refused.append(f"{optional[function]} ({function.rsplit('__', 1)[1]}: {error})")
-    return [*hooks, *program.tracepoint_fds.values()], refused
+            refused.append(f"{optional[name]} ({error.strerror})")
+        else:
+            attached.append(tracepoint)
+    return [*hooks, *program.tracepoint_fds.values()], attached, refused
 
 
-def _attach_raw(program: Any, function: bytes, hook: bytes) -> int:
+def _tracepoint(function: str) -> str:
+    """Give the tracepoint that a function's name says: raw_tp__EVENT or tp__CATEGORY__EVENT."""
+    match function.split("__", 2):
+        case ["raw_tp", event, *_]:
+            return event
+        case ["tp", category, event]:
+            return f"{category}:{event}"
+    return ""
+
+
+def _attach_tracepoint(program: Any, function: str, tracepoint: str) -> None:
+    try:
+        program.attach_tracepoint(tp=tracepoint, fn_name=function)
+    except Exception as error:  # of BCC's own, and without the kernel's reason
+        number = ctypes.get_errno()
+        raise OSError(number, f"tracepoint {tracepoint}: {os.strerror(number)}") from error
+
+
+def _attach_raw(program: Any, function: str, event: str) -> int:
     """Attach to a raw tracepoint, as BCC does, which however allows but one program for each."""
     from bcc.libbcc import lib
 
-    loaded = program.load_func(function, program.RAW_TRACEPOINT)
-    descriptor: int = lib.bpf_attach_raw_tracepoint(loaded.fd, hook)
+    loaded = program.load_func(function.encode(), program.RAW_TRACEPOINT)
+    descriptor: int = lib.bpf_attach_raw_tracepoint(loaded.fd, event.encode())
     if descriptor < 0:
-        raise OSError(-descriptor, f"raw tracepoint {hook.decode()}: {os.strerror(-descriptor)}")
+        raise OSError(-descriptor, f"raw tracepoint {event}: {os.strerror(-descriptor)}")
     return descriptor

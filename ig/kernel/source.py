@@ -21,13 +21,19 @@ _NAME_BYTES = 128  # CGROUP_NAME in ig.h
 
 
 class Source:
-    """The reading end of a program. Closing it detaches and unloads the program."""
+    """The reading end of a program. Closing it detaches and unloads the program.
+
+    Raises KernelRefused where what is lost could not be counted, or nothing be chosen.
+    """
 
     def __init__(self, probes: Probes) -> None:
         self._probes = probes
         self.fields = probes.event.names
         self._events = Ring(probes.maps["events"], probes.event, EVENTS_BYTES)
         self._names = Ring(probes.maps["cgroup_names"], probes.cgroup_name, NAMES_BYTES)
+        # No cgroup has the id 0; what the kernel refuses is better known now than later.
+        self.decide(0, keep=False)
+        self.lost()
 
     def records(self) -> Iterator[tuple[Any, ...]]:
         """Unpack the records submitted since the last call; their first field is the time."""

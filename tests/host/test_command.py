@@ -194,15 +194,6 @@ def test_a_registry_and_a_tag_run_the_built_in_gadget(start_ig: Start) -> None:
     assert code == 0
 
 
-def test_doctor_tells_what_works_and_what_does_not(tmp_path: Path) -> None:
-    done = run("doctor", "-o", "json", "--docker-socketpath", tmp_path / "none")
-    findings = {each["check"]: each["result"] for each in json.loads(done.stdout)}
-    assert done.returncode == 0
-    assert findings["101 own connects seen"] == "yes"
-    assert findings["gadget trace_tcpconnect"] == "yes"
-    assert findings["runtime docker"] == "no"
-
-
 def test_two_capabilities_are_enough_to_trace(namespace: Namespace, tmp_path: Path) -> None:
     options = ("--host", "-o", "json", "--max-events", 1, "-F", f"netns=={namespace.inode}")
     line = [str(IG), "trace", "tcpconnect", *map(str, options), "--ready-file", f"{tmp_path}/ready"]

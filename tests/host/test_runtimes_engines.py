@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,10 @@ def test_a_container_that_was_there_is_known_at_once(engine: Engine, web: str) -
         assert (found.id, found.name, final) == (container.id, "web", True)
         assert following.index.find([*path, "container", "init.scope"])[0].id == container.id
         assert following.index.find(cgroup_of(1)) == (HOST, True)
+
+
+def test_it_tells_its_version(engine: Engine) -> None:
+    assert re.match(r"v?\d+\.\d+", engine.runtime().version())
 
 
 def test_a_new_container_is_told_as_it_comes_and_goes(engine: Engine) -> None:

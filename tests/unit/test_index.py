@@ -40,6 +40,9 @@ class Script:
     def details(self, container: Container) -> Container:
         return replace(container, pid=42)
 
+    def version(self) -> str:
+        return "0"
+
 
 class Witness:
     """Remembers what an index says and changes, and waits for it."""

@@ -1,0 +1,142 @@
+"""`ig doctor`: the truth, on a host where all works, and where little or nothing does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.host.engine import Engine
+from tests.host.namespace import PROGRAMS, PYTHON
+from tests.host.tracer import IG
+from tests.host.waiting import PATIENCE
+
+CHECKOUT = Path(__file__).parents[2]
+TRACES = ("gadget trace_bind", "gadget trace_tcp", "gadget trace_tcpconnect")
+SELF_TEST = ("reading kernel memory", "ring buffer", "101 own connects seen")
+RAW = ("inet_sock_set_state", "tcp_destroy_sock", "tcp_retransmit_skb")
+CALLS = ("accept", "accept4", "bind", "connect")
+NOBODY = "65534"
+
+Findings = Mapping[str, tuple[str, str]]
+
+
+def findings(lines: Iterable[str]) -> Findings:
+    each = map(json.loads, lines)
+    return {finding["check"]: (finding["result"], finding["found"]) for finding in each}
+
+
+def doctor(*arguments: object, within: Sequence[str] = ()) -> tuple[Findings, str, int]:
+    """Give what it found (result and words, by check), what it said besides, and its exit code."""
+    done = subprocess.run(
+        [*within, str(IG), "doctor", "-o", "jsonl", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return findings(done.stdout.splitlines()), done.stderr, done.returncode
+
+
+def refused(*rules: str) -> list[str]:
+    return [*PYTHON, str(PROGRAMS / "refuse.py"), *rules, "--"]
+
+
+def results(found: Findings, *checks: str) -> set[str]:
+    return {found[check][0] for check in checks}
+
+
+def test_where_all_works_all_is_yes_but_for_missing_runtimes(tmp_path: Path) -> None:
+    found, said, code = doctor("--docker-socketpath", tmp_path / "none")
+    assert (said, code) == ("", 0)
+    assert {check for check, (result, _) in found.items() if result != "yes"} <= {
+        f"runtime {name}" for name in ("docker", "containerd", "podman", "cri-o")
+    }
+    assert found["runtime docker"] == ("no", f"{tmp_path}/none: No such file or directory")
+    assert found["101 own connects seen"] == ("yes", "101 seen, 0 lost")
+    assert set(found) >= {
+        *SELF_TEST,
+        *TRACES,
+        *(f"tracepoint {name}" for name in RAW),
+        *(f"tracepoint syscalls:sys_exit_{name}" for name in CALLS),
+        "gadget snapshot_socket",
+        "kernel's types (BTF)",
+        "BCC",
+        "tracefs",
+        "sock_diag",
+        "cgroups",
+    }
+
+
+def test_a_runtime_that_answers_is_told_with_its_version_and_containers(engine: Engine) -> None:
+    engine.idle("one")
+    found, _, code = doctor("--docker-socketpath", engine.socket)
+    result, words = found["runtime docker"]
+    assert (result, code) == ("yes", 0)
+    version = engine.client.version()["Version"]
+    running = len(engine.client.containers.list())
+    assert (
+        words == f"{version} at {engine.socket.removeprefix('unix://')}, {running} containers run"
+    )
+
+
+@pytest.mark.usefixtures("namespace")
+@pytest.mark.parametrize(
+    ("rule", "bad", "degraded"),
+    [
+        ("bpf=EPERM", {*SELF_TEST, *TRACES}, set()),
+        ("bpf=ENOSYS", {*SELF_TEST, *TRACES}, set()),
+        (
+            "perf_event_open=EPERM",
+            {"gadget trace_bind", "gadget trace_tcp"},
+            {"gadget trace_tcpconnect"},
+        ),
+        ("socket:16=EPERM", {"sock_diag"}, {"gadget snapshot_socket"}),
+        ("setns=EPERM", set(), {"gadget snapshot_socket"}),
+    ],
+)
+def test_what_is_refused_is_told_and_the_rest_works(
+    rule: str, bad: set[str], degraded: set[str]
+) -> None:
+    found, said, code = doctor(within=refused(rule))
+    assert (said, code) == ("", 1)
+    checks = {*SELF_TEST, *TRACES, "sock_diag", "gadget snapshot_socket"}
+    assert {check for check in checks if found[check][0] == "no"} == bad
+    assert {check for check in checks if found[check][0] == "degraded"} == degraded
+
+
+def test_an_ordinary_user_is_told_what_works_and_what_needs_root() -> None:
+    ordinary = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    if subprocess.run([*ordinary, "test", "-x", str(IG)], check=False).returncode:
+        pytest.skip("this checkout is in a folder that ordinary users may not look into")
+    found, said, code = doctor(within=ordinary)
+    assert (said, code) == ("", 1)
+    assert results(found, *SELF_TEST, *TRACES) == {"no"}
+    assert all("needs root" in found[check][1] for check in (*SELF_TEST, *TRACES))
+    assert found["gadget snapshot_socket"] == (
+        "degraded",
+        "only its own network namespace can be seen",
+    )
+    assert results(found, "kernel's types (BTF)", "BCC", "sock_diag", "cgroups") == {"yes"}
+
+
+def test_in_a_container_without_privileges_it_tells_the_truth(engine: Engine) -> None:
+    folders = {str(CHECKOUT), sys.prefix}
+    container = engine.run(
+        "doctor",
+        [IG, "doctor", "-o", "jsonl"],
+        volumes={folder: {"bind": folder, "mode": "ro"} for folder in folders},
+    )
+    container.reports.all()
+    code = container.container.wait(timeout=PATIENCE)["StatusCode"]
+    found = findings(container.reports.lines)
+    assert code == 1
+    assert results(found, *SELF_TEST, *TRACES) == {"no"}
+    result, words = found["gadget snapshot_socket"]
+    assert result == "degraded"
+    assert "PID namespace" in words
+    assert results(found, "BCC", "sock_diag") == {"yes"}

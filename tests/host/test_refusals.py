@@ -1,0 +1,167 @@
+"""What a kernel or a policy may refuse, refused on purpose: `ig` says what, why and what works.
+
+The refusals are made by seccomp in the process that becomes `ig` (programs/refuse.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from tests.host.namespace import PROGRAMS, PYTHON, Namespace
+from tests.host.tracer import IG
+from tests.host.waiting import PATIENCE
+
+MAP_CREATE, LOOKUP, UPDATE, PROG_LOAD, OBJ_INFO, BTF_LOAD = 0, 1, 2, 5, 15, 18
+RAW_TRACEPOINT_OPEN = 17
+NETLINK = 16
+
+
+def refused(*rules: str, command: str) -> subprocess.CompletedProcess[str]:
+    """Run `ig COMMAND` to its end, with these calls refused (see refuse.py)."""
+    return subprocess.run(
+        [*PYTHON, str(PROGRAMS / "refuse.py"), *rules, "--", str(IG), *command.split()],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("gadget", ["tcpconnect", "tcp", "bind"])
+@pytest.mark.parametrize(
+    ("rule", "what"),
+    [
+        ("bpf=EPERM", "map"),
+        ("bpf=ENOSYS", "map"),
+        (f"bpf:{MAP_CREATE}=EACCES", "map"),
+        (f"bpf:{PROG_LOAD}=EPERM", "could not be loaded"),
+        (f"bpf:{LOOKUP}=EPERM", "map cannot be read"),
+        (f"bpf:{UPDATE}=EPERM", "map cannot be written"),
+        (f"bpf:{OBJ_INFO}=EPERM", "skipped"),
+    ],
+)
+def test_a_trace_that_cannot_be_says_what_was_refused_and_why(
+    gadget: str, rule: str, what: str
+) -> None:
+    done = refused(rule, command=f"trace {gadget} --host -t 0.1")
+    assert (done.returncode, done.stdout) == (1, "")
+    reason = {
+        "EPERM": "Operation not permitted",
+        "EACCES": "Permission denied",
+        "ENOSYS": "Function not implemented",
+    }[rule.partition("=")[2]]
+    first, *rest = done.stderr.splitlines()
+    assert what in first
+    assert reason in first
+    assert "seccomp" in rest[-1] or "seccomp" in rest[-2]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gadget", "hook"),
+    [("tcpconnect", "inet_sock_set_state"), ("tcp", "inet_sock_set_state")],
+)
+def test_a_hook_that_a_gadget_cannot_do_without_is_named(gadget: str, hook: str) -> None:
+    rule = f"bpf:{RAW_TRACEPOINT_OPEN}=EPERM"
+    done = refused(rule, command=f"trace {gadget} --host -t 0.1")
+    assert done.returncode == 1
+    assert f"raw tracepoint {hook}: Operation not permitted" in done.stderr
+    assert "`ig snapshot socket`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gadget", "hook"), [("tcp", "sys_exit_accept"), ("bind", "sys_exit_bind")]
+)
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
+def test_a_tracepoint_that_a_gadget_cannot_do_without_is_named(
+    gadget: str, hook: str, error: str
+) -> None:
+    done = refused(f"perf_event_open={error}", command=f"trace {gadget} --host -t 0.1")
+    assert done.returncode == 1
+    assert f"tracepoint syscalls:{hook}: " in done.stderr
+    assert "`ig snapshot socket`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hook_that_a_gadget_can_do_without_is_missed_aloud(
+    namespace: Namespace,
+) -> None:
+    command = f"trace tcpconnect --host -o json -F netns=={namespace.inode} --max-events 1 -t 5"
+    refuse = [*PYTHON, str(PROGRAMS / "refuse.py"), "perf_event_open=EPERM", "--"]
+    ig = subprocess.Popen(
+        [*refuse, str(IG), *command.split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with ig:
+        assert ig.stderr
+        said = ig.stderr.readline()
+        while ig.poll() is None:
+            namespace.connect("127.0.0.1", 9)
+        assert ig.stdout
+        (event,) = map(json.loads, ig.stdout)
+    assert "Not all is seen: connects that fail before a SYN is sent" in said
+    assert "tracepoint syscalls:sys_exit_connect: Operation not permitted" in said
+    assert event["outcome"] == "refused"
+
+
+@pytest.mark.parametrize(
+    "rule", ["memfd_create=ENOSYS", f"bpf:{BTF_LOAD}=EPERM", "pwritev2=ENOSYS"]
+)
+def test_what_tracing_can_do_without_is_not_worth_a_word(rule: str) -> None:
+    done = refused(rule, command="trace tcpconnect --host -t 0.1 -o json")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_privileges_that_cannot_be_given_up_are_told_with_what_to_do() -> None:
+    done = refused("capset=EPERM", command="trace tcpconnect --host -t 0.1")
+    assert done.returncode == 1
+    assert "--keep-privileges" in done.stderr
+    done = refused(
+        "capset=EPERM", command="trace tcpconnect --host -t 0.1 --keep-privileges -o json"
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+@pytest.mark.parametrize("error", ["EPERM", "EAFNOSUPPORT"])
+def test_sockets_are_read_from_proc_where_netlink_is_refused(
+    namespace: Namespace, error: str
+) -> None:
+    port = namespace.serve()
+    command = f"snapshot socket --host -o json -F netns=={namespace.inode}"
+    done = refused(f"socket:{NETLINK}={error}", command=command)
+    assert done.returncode == 0
+    assert "/proc/PID/net/tcp" in done.stderr
+    assert [each["src"]["port"] for each in json.loads(done.stdout)] == [port]
+
+
+def test_namespaces_that_may_not_be_entered_are_read_from_proc(
+    namespace: Namespace,
+) -> None:
+    port = namespace.serve()
+    command = f"snapshot socket --host -o json -F netns=={namespace.inode}"
+    done = refused("setns=EPERM", command=command)
+    assert done.returncode == 0
+    assert [each["src"]["port"] for each in json.loads(done.stdout)] == [port]
+    assert "a network namespace may not be entered" in done.stderr
+
+
+def test_a_kernel_without_types_is_told_with_what_would_help() -> None:
+    script = f"mount -t tmpfs none /sys/kernel/btf && exec {IG} trace tcpconnect --host -t 0.1"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, "IG_DEBUG": ""},
+    )
+    assert done.returncode == 1
+    assert "CONFIG_DEBUG_INFO_BTF" in done.stderr
+    assert "Traceback" not in done.stderr
