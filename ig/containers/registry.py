@@ -96,8 +96,8 @@ class Registry:
         now = next((each for each in tellings if each.named), tellings[0])
         if now == before:
             return []
+        # What is remembered as gone stays so: a reader looks there after it has looked here.
         self._known[key] = now
-        self._gone.pop(key, None)
         if kind == "removed" or (before is not None and kind in ("exists", "created")):
             kind = "updated"
         return [Change(kind, now)]
@@ -106,6 +106,7 @@ class Registry:
         buried = replace(container, running=False)
         # First the new place, then the old one: a reader must find it in either.
         self._gone[key] = buried
+        self._gone.move_to_end(key)
         del self._known[key]
         if len(self._gone) > self._removed:
             self._gone.popitem(last=False)

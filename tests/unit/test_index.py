@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -282,6 +283,16 @@ def test_a_hung_runtime_delays_the_start_no_longer_than_asked() -> None:
     index.close()
 
 
+@pytest.fixture
+def _restless() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("_restless")
 def test_reading_while_a_runtime_tells_always_finds_what_is_there() -> None:
     index = told(Change("exists", WEB))
     stop, missed = threading.Event(), []
@@ -294,7 +305,7 @@ def test_reading_while_a_runtime_tells_always_finds_what_is_there() -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for _ in range(2003):
+    for _ in range(5003):
         index.apply("docker", Change("removed", WEB))
         index.apply("docker", Change("created", WEB))
     stop.set()
