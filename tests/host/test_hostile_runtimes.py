@@ -1,0 +1,140 @@
+"""Sockets of runtimes that answer nothing, nonsense or without end cost names, never the trace."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.host.namespace import Namespace
+from tests.host.tracer import Tracer
+
+Start = Callable[..., Tracer]
+NOBODY = ("127.0.0.1", 9)
+BEGINNING = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+PIECE = b'[{"Id":"' + b"a" * 65536
+MOST_MEMORY = 200  # MB; 53 are usual, and an answer may be of 32
+
+
+def whole(text: object) -> Iterable[bytes]:
+    body = json.dumps(text).encode()
+    yield BEGINNING + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+ANSWERS: dict[str, Callable[[], Iterable[bytes]]] = {
+    "nothing": list,
+    "garbage": lambda: [os.urandom(4096)],
+    "no HTTP": lambda: [b"220 mail.example ESMTP\r\n"],
+    "a header without end": lambda: itertools.chain([BEGINNING], itertools.repeat(b"X: y" * 9999)),
+    "a list without end": lambda: itertools.chain([BEGINNING + b"\r\n"], itertools.repeat(PIECE)),
+    "a gigabyte": lambda: itertools.chain(
+        [BEGINNING + b"Content-Length: 1073741824\r\n\r\n"], itertools.repeat(PIECE, 16384)
+    ),
+    "an error": lambda: [b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"],
+    "another place": lambda: [b"HTTP/1.1 302 Go\r\nLocation: http://192.0.2.1/\r\n\r\n"],
+    "a number": lambda: whole(7),
+    "numbers": lambda: whole([1, None, True, "x", [], {}]),
+    "wrong types": lambda: whole([{"Id": 7, "Names": {"a": 1}, "Labels": [1], "State": None}]),
+    "depth": lambda: [BEGINNING + b"\r\n" + b"[" * 100_000],
+    "half": lambda: [BEGINNING + b"Content-Length: 99\r\n\r\n[{"],
+}
+
+
+class Liar:
+    """A server on a unix socket that says one thing to everybody, whatever they ask."""
+
+    def __init__(self, path: Path, answer: Callable[[], Iterable[bytes]] | None) -> None:
+        self._answer = answer
+        self._held: list[socket.socket] = []
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                self._held.append(client)
+                if self._answer:
+                    threading.Thread(target=self._lie, args=(client,), daemon=True).start()
+
+    def _lie(self, client: socket.socket) -> None:
+        assert self._answer
+        with suppress(OSError), client:
+            client.recv(65536)
+            for piece in self._answer():
+                client.sendall(piece)
+
+    def close(self) -> None:
+        # A blocked accept does not notice that its socket is closed, but that it is shut down.
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for client in self._held:
+            client.close()
+
+
+@pytest.fixture
+def liar(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    started: list[Liar] = []
+
+    def start(answer: Callable[[], Iterable[bytes]] | None) -> Path:
+        path = tmp_path / f"{len(started)}.sock"
+        started.append(Liar(path, answer))
+        return path
+
+    yield start
+    for each in started:
+        each.close()
+
+
+def traces_all_the_same(start_ig: Start, namespace: Namespace, *options: object) -> str:
+    """Trace a connect as ever, in bounded memory, and give what was said on stderr."""
+    only = ("-F", f"netns=={namespace.inode}")
+    tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json", *only, *options)
+    namespace.connect(*NOBODY)
+    (event,) = tracer.wait_for(lambda _: True)
+    status = Path(f"/proc/{tracer.process.pid}/status").read_text()
+    _, said, code = tracer.stop()
+    assert event["outcome"] == "refused"
+    assert int(status.partition("VmHWM:")[2].split()[0]) < MOST_MEMORY * 1024
+    assert code == 0
+    assert "Traceback" not in said
+    assert "".join(said.split()).isprintable()
+    return said
+
+
+@pytest.mark.parametrize("runtime", ["docker", "podman"])
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_engine_that_lies_costs_names_alone(
+    start_ig: Start, namespace: Namespace, liar: Callable[..., Path], runtime: str, answer: str
+) -> None:
+    path = liar(ANSWERS[answer])
+    options = ("-r", runtime, f"--{runtime}-socketpath", path)
+    said = traces_all_the_same(start_ig, namespace, *options)
+    if answer not in ("a list without end", "a gigabyte", "wrong types", "numbers"):
+        assert f"{runtime} does not answer" in said
+
+
+@pytest.mark.parametrize("runtime", ["containerd", "crio"])
+@pytest.mark.parametrize("answer", ["nothing", "garbage", "no HTTP", "a list without end"])
+def test_a_runtime_that_lies_over_grpc_costs_names_alone(
+    start_ig: Start, namespace: Namespace, liar: Callable[..., Path], runtime: str, answer: str
+) -> None:
+    path = liar(ANSWERS[answer])
+    traces_all_the_same(start_ig, namespace, "-r", runtime, f"--{runtime}-socketpath", path)
+
+
+def test_runtimes_that_never_answer_cost_names_alone(
+    start_ig: Start, namespace: Namespace, liar: Callable[..., Path]
+) -> None:
+    runtimes = ("docker", "containerd", "podman", "crio")
+    options = [(f"--{runtime}-socketpath", liar(None)) for runtime in runtimes]
+    traces_all_the_same(start_ig, namespace, *itertools.chain(*options))
