@@ -51,14 +51,18 @@ def parse(text: str, name: str = "event") -> Layout:
     return Layout(tuple(names), "".join(formats))
 
 
-def _fields(text: str, name: str) -> Iterator[tuple[str, str, int, int]]:
+def _fields(
+    text: str, name: str, within: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str, int, int]]:
     """Yield (name, format code, bytes, alignment) of each field."""
+    if name in within:
+        raise ValueError(f"struct {name} is within itself")
     body = re.search(_BODY % re.escape(name), text, re.M | re.S)
     if body is None:
         raise ValueError(f"no struct {name} in the program")
     for nested, kind, declarators in _FIELD.findall(body[1]):
         if nested:
-            yield from _fields(text, kind)
+            yield from _fields(text, kind, (*within, name))
             continue
         if kind not in _CODES:
             raise ValueError(f"struct {name}: unknown type {kind}")

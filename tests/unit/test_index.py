@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ig.containers.cgroup import container_id
 from ig.containers.container import HOST, Change, Container
@@ -19,6 +21,7 @@ from ig.errors import RuntimeUnavailable
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 WEB = Container(A, "web", "docker", running=True)
 BOUND = 5.0
+HEXADECIMAL = set("0123456789abcdef")
 
 
 class Script:
@@ -317,6 +320,18 @@ def test_a_container_id_needs_sixty_four_hexadecimal_digits() -> None:
     assert container_id(A) == A
     assert container_id(f"docker-{A}.scope") == A
     assert not any(map(container_id, ["", "a" * 63, "g" * 64, f"-{A}", f"{A}.service", "é" * 64]))
+
+
+@given(
+    st.text(max_size=300)
+    | st.builds("{}{}{}".format, st.text(max_size=140), st.just(A), st.text(max_size=20))
+    | st.from_regex(r"[A-Za-z:.\\-]{0,140}[0-9a-f]{60,70}(\.scope)?")
+)
+def test_any_name_of_a_cgroup_has_an_id_of_its_own_or_none(name: str) -> None:
+    found = container_id(name)
+    assert found == "" or (len(found) == 64 and found in name and set(found) <= HEXADECIMAL)
+    container, _ = Index([], quiet).find(["system.slice", name, "init.scope"])
+    assert container.id == found
 
 
 def test_details_of_what_runs_are_asked_for_when_wanted() -> None:

@@ -1,0 +1,72 @@
+"""The kernel's types: what this kernel has is declared where it is, the rest is left out."""
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ig.errors import KernelRefused
+from ig.kernel.btf import STRUCT, Btf
+
+if not Path("/sys/kernel/btf/vmlinux").exists():
+    pytest.skip("this kernel shows no types", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def btf() -> Btf:
+    return Btf()
+
+
+def offsets(declaration: str, struct: str) -> dict[str, int]:
+    """Give the bytes before each field of a declared struct."""
+    line = re.search(rf"^struct {struct} \{{ (.*)$", declaration, re.M)
+    assert line
+    return {name: int(size) for name, size in re.findall(r"u8 before_(\w+)\[(\d+)\]", line[1])}
+
+
+def test_fields_stand_where_the_kernel_has_them(btf: Btf) -> None:
+    said = btf.declare("KERNEL_STRUCT(sock_common, skc_daddr, skc_rcv_saddr, skc_dport, skc_num)")
+    # `struct sock_common` begins so since 3.9 (ce43b03e8889): both addresses, a hash, both ports.
+    assert offsets(said, "sock_common") == {
+        "skc_daddr": 0,
+        "skc_rcv_saddr": 4,
+        "skc_dport": 12,
+        "skc_num": 14,
+    }
+    assert "#define HAVE_sock_common_skc_num 1" in said
+
+
+def test_a_field_that_the_kernel_does_not_have_is_left_out(btf: Btf) -> None:
+    said = btf.declare("KERNEL_STRUCT(sock_common, skc_num, skc_no_such_thing)")
+    assert "no_such_thing" not in said
+    assert set(offsets(said, "sock_common")) == {"skc_num"}
+
+
+def test_a_struct_that_the_kernel_does_not_have_is_refused_by_name(btf: Btf) -> None:
+    with pytest.raises(KernelRefused, match="no struct no_such_thing"):
+        btf.declare("KERNEL_STRUCT(no_such_thing, field)")
+
+
+def test_a_struct_that_stands_inside_another_comes_before_it(btf: Btf) -> None:
+    said = btf.declare("KERNEL_STRUCT(sock, __sk_common)\nKERNEL_STRUCT(sock_common, skc_num)")
+    assert said.index("struct sock_common { ") < said.index("struct sock { ")
+
+
+@given(text=st.text(max_size=40), field=st.text("abcskc_num,() \n\0é", max_size=30))
+def test_no_request_makes_it_fail_otherwise(text: str, field: str) -> None:
+    said = ""
+    with suppress(KernelRefused):
+        said = Btf().declare(f"KERNEL_STRUCT({text}, {field})\nKERNEL_ENUM({field}, {text})")
+    assert said == "" or said.endswith("\n")
+
+
+def test_every_struct_of_the_network_can_be_declared(btf: Btf) -> None:
+    for name in ("sock", "tcp_sock", "inet_sock", "net", "task_struct", "cgroup"):
+        found = btf.find(name, STRUCT)
+        assert found
+        fields = ", ".join(member[0] for member in btf.members(found))
+        declared = offsets(btf.declare(f"KERNEL_STRUCT({name}, {fields})"), name)
+        assert max(declared.values()) < found.size
