@@ -34,6 +34,10 @@ bench: ## measure what tracing and snapshots cost, against the same load untrace
 	$(VENV)/bin/python tests/bench/bench_snapshot.py
 	$(VENV)/bin/python tests/bench/bench_index.py
 
+soak: ## trace containers that connect as fast as they can, and account for each connection (root); SECONDS=60
+	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
+	$(VENV)/bin/python -m tests.bench.soak --seconds "$(or $(SECONDS),600)"
+
 kernels: ## run the tests on Debian's 5.10, 6.1, 6.12 and newest kernel in QEMU (root); KERNEL=6.1 for one, ARGS="-k name" for some
 	@sh scripts/setup kernels && sh scripts/venv "$(VENV)"
 	$(VENV)/bin/python -m tests.kernels --kernel "$(KERNEL)" $(if $(KERNEL)$(GIVEN),,--write) -- $(GIVEN)
@@ -45,4 +49,4 @@ kernel-shell: ## a shell on that kernel (root); KERNEL=6.1
 venv:
 	@sh scripts/venv "$(VENV)"
 
-.PHONY: help run install uninstall check test bench kernels kernel-shell venv
+.PHONY: help run install uninstall check test bench soak kernels kernel-shell venv

@@ -82,7 +82,7 @@ static __always_inline void count_lost(u32 cause)
 	u64 *n = lost.lookup(&cause);
 
 	if (n)
-		(*n)++;
+		__sync_fetch_and_add(n, 1); /* an interrupt's program may count meanwhile */
 }
 
 static __always_inline struct css_set *current_css_set(void)

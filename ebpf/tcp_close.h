@@ -73,9 +73,10 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 		return;
 	}
 	if (connection) {
-		if (connection->closed == TOLD) {
-			connections.delete(&sk); /* by the program in front */
-			return;
+		if (connection->closed) {
+			if (connection->closed == TOLD)
+				connections.delete(&sk);
+			return; /* by the program in front, or by accept() meanwhile */
 		}
 		/* accept() itself may hold the lock when the reset comes; what is closed has no error yet */
 		if (!connection->owner.pid && new == CLOSED && (!caller || READ(sk, sk_err))) {
@@ -113,43 +114,62 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 		connections.update(&sk, &told);
 }
 
-/* A connection has been accepted; if it was reset before, now is known by whom. */
+/*
+ * A connection has been accepted; if it was reset before, now is known by whom. A reset that comes
+ * meanwhile sees no owner, or a whole one: its pid is written last.
+ */
 static __always_inline void adopt(struct sock *sk, struct event *event)
 {
 	struct connection *connection = connections.lookup(&sk);
+	struct owner owner = event->owner;
 
 	if (!connection) {
 		own(sk, &event->owner);
 		return;
 	}
-	connection->owner = event->owner;
-	if (!connection->closed)
+	owner.pid = 0;
+	connection->owner = owner;
+	asm volatile("" ::: "memory");
+	connection->owner.pid = event->owner.pid;
+	if (!connection->closed || connection->closed == TOLD)
 		return;
 	event->type = CLOSE;
 	event->outcome = NONE;
 	event->accept_fd = event->fd = -1;
 	event->error = READ(sk, sk_err);
 	submit_close(sk, event, connection->closed, connection->since);
-	connections.delete(&sk);
+	connection->closed = TOLD;
 }
 
-/* What was reset before it was accepted, and never was. */
+/*
+ * The last of a socket. Its end is told here if it was reset before it was accepted and never was,
+ * or while it was (see adopt), or if the kernel let no program see it: then it was not long ago.
+ */
 static __always_inline int forget_connection(struct sock *sk)
 {
 	struct event event = { .type = UNKNOWN, .fd = -1, .accept_fd = -1 };
 	struct connection *connection = connections.lookup(&sk);
+	u32 pid;
 
 	if (!connection)
 		return 0;
-#if !defined(FILTER_PID) && !defined(FILTER_UID)
-	if (connection->closed && !connection->owner.pid) {
+	pid = connection->owner.pid;
+#if defined(FILTER_PID) || defined(FILTER_UID)
+	if (!pid)
+		pid = UNWANTED;
+#endif
+	if (connection->closed != TOLD && pid != UNWANTED) {
+		if (pid) {
+			event.type = CLOSE;
+			event.owner = connection->owner;
+		}
 		read_socket(&event, sk);
 		event.sport = local_port(sk);
-		event.dport = connection->dport;
+		if (connection->closed)
+			event.dport = connection->dport;
 		if (port_wanted(event.sport) || port_wanted(event.dport))
 			submit_close(sk, &event, connection->closed, connection->since);
 	}
-#endif
 	connections.delete(&sk);
 	return 0;
 }

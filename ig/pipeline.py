@@ -16,7 +16,7 @@ from ig.output import Formatter
 from ig.output.stream import Stream
 
 INTERVAL = 0.05  # seconds between looks into the ring
-_MANY = 8192  # records at once after which the next look follows at once: fewer come together first
+_MANY = 4096  # records at once after which the next look follows at once: fewer come together first
 _SETTLED = 5_000_000  # ns; a record this old has none before it still on its way into the ring
 _PATIENCE = 1_000_000_000  # ns that an event waits for somebody to tell whose it is
 _MOST_WAITING = 200_000  # events
@@ -78,7 +78,8 @@ class Pipeline:
     def _finish(self) -> None:
         """Print what happened before the end, each event with as much patience as ever."""
         ends = time.monotonic_ns()
-        self._step()
+        while self._step(ends) and not self._enough():
+            pass  # more than fits into one batch
         while self._waiting and not self._enough():
             self.stream.rest(INTERVAL)
             self._step(ends)

@@ -15,7 +15,7 @@ from ig.kernel.layout import Layout
 
 _HEADER = 8  # length and flags, page offset
 _BUSY = 1 << 31  # reserved, not yet submitted
-_MOST = 16384  # records a batch: what bounds the reader's memory
+_MOST = 4096  # records a batch: what bounds the reader's memory
 
 
 class Ring:

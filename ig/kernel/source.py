@@ -32,7 +32,7 @@ class Source:
         self._events = Ring(probes.maps["events"], probes.event, EVENTS_BYTES)
         self._names = Ring(probes.maps["cgroup_names"], probes.cgroup_name, NAMES_BYTES)
         # No cgroup has the id 0; what the kernel refuses is better known now than later.
-        self.decide(0, keep=False)
+        self.decide(0, keep=True)
         self.lost()
 
     def records(self) -> Iterator[tuple[Any, ...]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from ig.errors import IgError
 
 _PIECE = 4096  # PIPE_BUF: what a pipe that polls as writable takes without blocking
+_PIPE = 1 << 20  # bytes that a pipe may hold: the most that everybody may ask for
 _PORTION = 65536  # characters to encode at once: they stay in the processor's cache
 _PATIENCE = 2.0  # seconds that a reader has to take the last events
 
@@ -32,6 +35,10 @@ class Stream:
         mode = os.fstat(descriptor).st_mode
         self._blocks = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
         self._whole = stat.S_ISFIFO(mode)
+        if self._whole:
+            # Else writer and reader take turns every 64 KiB, and a busy host makes each turn long.
+            with suppress(OSError):
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE)
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._gone = select.poll()

@@ -202,6 +202,25 @@ def test_nothing_is_lost_between_threads_of_two_containers(
     }
 
 
+def test_all_that_is_on_its_way_at_the_end_is_told(start_ig: Start, namespace: Namespace) -> None:
+    script = (
+        "import os, socket, struct\n"
+        "listener = socket.create_server(('127.0.0.1', 0), backlog=4096)\n"
+        "if not os.fork():\n"
+        "    for _ in range(4001): os.close(listener._accept()[0])\n"
+        "    os._exit(0)\n"
+        "address, reset = listener.getsockname(), struct.pack('ii', 1, 0)\n"
+        "for _ in range(4001):\n"
+        "    with socket.socket() as client:\n"
+        "        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)\n"
+        "        client.connect(address)\n"
+        "os.wait()\n"
+    )
+    _, *events = traced(start_ig, namespace, script)
+    told = Counter(event["type"] for event in events)
+    assert told == {"connect": 4001, "accept": 4001, "close": 8002}
+
+
 def test_only_the_chosen_containers_end_of_a_connection_is_shown(ig: Start, engine: Engine) -> None:
     server, port = engine.serve("server")
     client = engine.idle("client")

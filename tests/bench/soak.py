@@ -1,0 +1,231 @@
+"""Trace containers that connect as fast as they can, and account for every connection.
+
+`python -m tests.bench.soak --seconds 600`, as root; `make soak` calls it. Two clients and a server,
+each in a container, run threads at full rate while `ig trace tcp -o json` is read by this process,
+which for ten seconds in the middle reads nothing. In the end the events that came out and the
+losses that were counted must make up every connect, accept and close. Exit code 1 if not, or if
+memory or descriptors grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tabulate import tabulate
+
+from tests.host.engine import Engine, PrivateEngine, Running, users_engine
+from tests.host.tracer import IG
+from tests.host.waiting import until
+
+PORT, PORTS, THREADS, CLIENTS = 7000, 16, 4, 2
+QUOTA = 25_000  # microseconds of each tenth of a second that a container may run: others must too
+BLOCKED = 10.0  # seconds in which nobody reads
+GROWTH = 8  # megabytes that a process may grow once it has run for a third of the time
+TYPES = ("connect", "accept", "close")
+AT_MOST = "at most"
+"""What the cause of a loss says that counts hooks, of which not each need have had an event."""
+
+
+@dataclass
+class Reader:
+    """Counts the events of each type that `ig` prints, and stops reading when told to."""
+
+    stdout: int
+    counts: Counter[str] = field(default_factory=Counter)
+    reading: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.reading.set()
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        marks = {name: b'"type":"%s"' % name.encode() for name in TYPES}
+        rest = b""
+        while piece := os.read(self.stdout, 1 << 20):
+            whole, line_end, rest = (rest + piece).rpartition(b"\n")
+            for name, mark in marks.items():
+                self.counts[name] += whole.count(mark)
+            self.counts["lines"] += whole.count(b"\n") + len(line_end)
+            self.reading.wait()
+
+
+@dataclass
+class Sample:
+    """What the process held at one moment."""
+
+    seconds: float
+    megabytes: float
+    descriptors: int
+    cpu: float
+
+
+def sample(pid: int, began: float) -> Sample:
+    status = Path(f"/proc/{pid}/status").read_text()
+    resident = int(status.partition("VmRSS:")[2].split()[0]) / 1024
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+    return Sample(time.monotonic() - began, resident, descriptors, cpu)
+
+
+@contextmanager
+def some_engine() -> Iterator[Engine]:
+    """Give the user's engine, or one of our own."""
+    socket = users_engine()
+    private = None if socket else PrivateEngine()
+    try:
+        if private:
+            private.start()
+        engine = Engine(socket or private.socket)  # type: ignore[union-attr]
+        try:
+            yield engine
+        finally:
+            engine.close()
+    finally:
+        if private:
+            private.remove()
+
+
+def load(engine: Engine, folder: str, name: str, *words: object) -> Running:
+    """Start a container that runs soak_load."""
+    volumes = {folder: {"bind": "/soak", "mode": "ro"}}
+    return engine.run(name, ["/soak/load", *words], volumes=volumes, cpu_quota=QUOTA)
+
+
+def watch(ig: subprocess.Popen[bytes], reader: Reader, seconds: float) -> Sequence[Sample]:
+    """Sample the process each second; let nobody read in the middle."""
+    began, samples = time.monotonic(), []
+    while (passed := time.monotonic() - began) < seconds:
+        assert ig.poll() is None, "ig ended"
+        samples.append(sample(ig.pid, began))
+        blocked = 0 <= passed - seconds / 2 < min(BLOCKED, seconds / 4)
+        (reader.reading.clear if blocked else reader.reading.set)()
+        if len(samples) % 10 == 0:
+            print(f"{passed:.0f} s: {reader.counts['lines']} events, ", end="", file=sys.stderr)
+            print(f"{samples[-1].megabytes:.0f} MB", file=sys.stderr)
+        time.sleep(1)
+    reader.reading.set()
+    return samples
+
+
+def soak(engine: Engine, folder: str, seconds: int) -> bool:
+    """Run it, print the account, and say whether nothing is missing and nothing grew."""
+    server = load(engine, folder, "server", "serve", PORT, PORTS, PORTS)
+    server.reports.ready()
+    ready, stderr = Path(folder, "ready"), Path(folder, "stderr")
+    containers = ",".join(engine.name(name) for name in ("server", "client-*"))
+    line = [str(IG), "trace", "tcp", "-o", "json", "-c", containers, "--ready-file", str(ready)]
+    environment = {**os.environ, "DOCKER_HOST": engine.socket}
+    with stderr.open("wb") as said:
+        ig = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=said, env=environment)
+    try:
+        assert ig.stdout
+        reader = Reader(ig.stdout.fileno())
+        until(ready.exists, "ig to be ready")
+        arguments = ("connect", server.address, PORT, PORTS, THREADS, seconds)
+        clients = [load(engine, folder, f"client-{n}", *arguments) for n in range(CLIENTS)]
+        samples = watch(ig, reader, seconds)
+        made = [client.finished(60)[-1] for client in clients]
+        time.sleep(1)  # the server reads what is on the way
+        server.signal("SIGTERM")
+        served = server.finished(60)[-1]
+        ig.terminate()
+        reader.thread.join(60)
+        code = ig.wait(60)
+    finally:
+        ig.kill()
+    connects = sum(each["succeeded"] for each in made)
+    failed = sum(each["failed"] for each in made)
+    wanted = {
+        "connect": connects + failed,
+        "accept": served["succeeded"],
+        "close": connects + served["succeeded"],
+    }
+    lost = losses(stderr.read_text())
+    return account(wanted, reader.counts, lost, samples, seconds) and code == 0
+
+
+def losses(said: str) -> Mapping[str, int]:
+    """Give the losses by cause that were told last; print what else was said."""
+    lost: Mapping[str, int] = {}
+    for line in said.splitlines():
+        if line.startswith("{"):
+            lost = json.loads(line)["causes"]
+        else:
+            print(line, file=sys.stderr)
+    return lost
+
+
+def account(
+    wanted: Mapping[str, int],
+    found: Mapping[str, int],
+    lost: Mapping[str, int],
+    samples: Sequence[Sample],
+    seconds: int,
+) -> bool:
+    """Print what was made and what was told of it; say whether it adds up and nothing grew."""
+    missing = {name: wanted[name] - found[name] for name in TYPES}
+    counted = sum(count for cause, count in lost.items() if AT_MOST not in cause)
+    possible = sum(count for cause, count in lost.items() if AT_MOST in cause)
+    unaccounted = sum(missing.values()) - counted
+    rows: list[Sequence[object]] = [
+        (f"{name}s made, told, missing", f"{wanted[name]}, {found[name]}, {missing[name]}")
+        for name in TYPES
+    ]
+    rows += [(f"lost: {cause}", count) for cause, count in lost.items()]
+    rows.append(("unaccounted for", unaccounted))
+    settled = samples[len(samples) // 3 :]
+    growth = max(s.megabytes for s in settled[len(settled) // 2 :]) - max(
+        s.megabytes for s in settled[: len(settled) // 2]
+    )
+    more = settled[-1].descriptors - settled[0].descriptors
+    rows += [
+        ("connections a second", round(wanted["connect"] / seconds)),
+        ("CPU an event", f"{samples[-1].cpu / max(1, found['lines']) * 1e6:.2f} us"),
+        ("resident, at most", f"{max(s.megabytes for s in samples):.0f} MB"),
+        ("resident, growth after a third", f"{growth:.1f} MB"),
+        ("descriptors, growth after a third", more),
+    ]
+    print(f"{platform.node()}, {os.cpu_count()} CPUs, Linux {platform.release()}, {seconds} s")
+    print(tabulate(rows, ("what", "found"), tablefmt="github"))
+    whole = min(missing.values()) >= 0 and 0 <= unaccounted <= possible
+    return whole and growth <= GROWTH and more == 0
+
+
+def compiled(folder: str) -> str:
+    """Compile the load into the folder, and give the folder. Raises CalledProcessError."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        sys.exit("The load is a C program: install a compiler (apt-get install gcc libc6-dev).")
+    os.chmod(folder, 0o755)
+    source = Path(__file__).with_name("soak_load.c")
+    flags = ["-O2", "-pthread", "-static"]
+    subprocess.run([compiler, *flags, "-o", f"{folder}/load", source], check=True)
+    return folder
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=600)
+    seconds = parser.parse_args().seconds
+    with tempfile.TemporaryDirectory() as folder, some_engine() as engine:
+        return 0 if soak(engine, compiled(folder), seconds) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

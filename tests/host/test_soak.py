@@ -1,0 +1,10 @@
+"""A short soak (see tests/bench/soak.py): every connection is told of, or counted as lost."""
+
+from pathlib import Path
+
+from tests.bench.soak import compiled, soak
+from tests.host.engine import Engine
+
+
+def test_every_connect_accept_and_close_is_accounted_for(engine: Engine, tmp_path: Path) -> None:
+    assert soak(engine, compiled(str(tmp_path)), 12)
