@@ -52,5 +52,6 @@ FEATURES: Mapping[str, Callable[[], bool]] = {
     "integrity": partial(is_locked_down, "integrity"),
     "hidden BTF": lambda: not Path("/sys/kernel/btf/vmlinux").exists(),
     "unmounted tracefs": lambda: not has_mounted("tracefs"),
+    "clock to set": lambda: Path("/run/second-init").exists(),  # a guest's (see tests/kernels)
     "cgroup v1 alone": lambda: has_mounted("cgroup") and not has_mounted("cgroup2"),
 }

@@ -49,7 +49,8 @@ _SAID = (
 """What BCC prints where its exceptions tell less, and what we say instead."""
 _POLICY = (
     "A policy refuses it to this process, whatever its privileges: seccomp (as engines have for "
-    "their containers), SELinux, or AppArmor. Run ig on the host itself, or allow bpf and "
+    "their containers), SELinux, AppArmor, or kernel.perf_event_paranoid above 2; before Linux "
+    "5.11 also the limit of locked memory (ulimit -l). Run ig on the host itself, or allow bpf and "
     "perf_event_open. `ig snapshot socket` and `ig list-containers` work without."
 )
 _REMEDIES = {

@@ -107,6 +107,11 @@ class PrivateEngine:
         between = ("-i", self._bridge, "-o", self._bridge, "-j", "ACCEPT")
         subprocess.run(["iptables", "-w", action, "FORWARD", *between], check=True)
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the engine and to its containerd."""
+        for process in self._processes:
+            process.send_signal(number)
+
     def stop(self) -> None:
         """Stop it as a user would, leaving its data and the bridge; its containers end."""
         for process in reversed(self._processes):
@@ -238,7 +243,7 @@ class Engine:
 
     def __init__(self, socket: str) -> None:
         self.socket = socket
-        self.client = docker.DockerClient(base_url=socket, timeout=60)
+        self.client = docker.DockerClient(base_url=socket, timeout=int(2 * PATIENCE))
         self.prefix = f"igt-{uuid.uuid4().hex[:6]}"
         self.image = f"{self.prefix}:tests"
         self.client.api.import_image_from_data(

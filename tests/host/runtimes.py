@@ -20,8 +20,9 @@ import pytest
 
 from ig.containers.container import Change, Container, Runtime
 from ig.containers.index import Index
+from tests.host.waiting import PATIENCE
 
-BOUND = 30.0
+BOUND = PATIENCE
 """Seconds that anything may take."""
 IMAGE = "docker.io/library/ig-box:latest"
 SLEEP = ("/bin/busybox", "sleep", "1000")

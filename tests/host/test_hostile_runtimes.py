@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import os
 import socket
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.host.namespace import Namespace
+from ig.kernel.mounts import mounts
+from tests.host.namespace import Namespace, program
 from tests.host.tracer import Tracer
+from tests.host.waiting import until
 
 Start = Callable[..., Tracer]
 NOBODY = ("127.0.0.1", 9)
@@ -138,3 +144,68 @@ def test_runtimes_that_never_answer_cost_names_alone(
     runtimes = ("docker", "containerd", "podman", "crio")
     options = [(f"--{runtime}-socketpath", liar(None)) for runtime in runtimes]
     traces_all_the_same(start_ig, namespace, *itertools.chain(*options))
+
+
+NAMES = {
+    "escapes": "\x1b[2J\x1b]0;owned\x07\r\n\x9b31m",
+    "marks": "\u202egpj.\u2066\u200b\ufeff",
+    "quotes": "\"'`$(id)\\,: #{}[]|>&*!%@",
+    "length": "n" * 255,
+    "no UTF-8": "a\udcffb",
+    "wide": "\U0001f600\u4e16\u754c\u0301",
+}
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A cgroup that is named as a container's is."""
+    point = next(mount.point for mount in mounts() if mount.kind == "cgroup2")
+    folder = Path(point, uuid.uuid4().hex + uuid.uuid4().hex)
+    folder.mkdir()
+    yield folder
+    until(lambda: not (folder / "cgroup.procs").read_text(), "the cgroup to be empty")
+    folder.rmdir()
+
+
+@pytest.fixture
+def container(liar: Callable[..., Path], cgroup: Path) -> Callable[[str], tuple[Path, Path]]:
+    """Give the socket of an engine that calls this cgroup so, its image and its label too."""
+
+    def start(name: str) -> tuple[Path, Path]:
+        record = {"Id": cgroup.name, "Names": [f"/{name}"], "Image": name, "State": "running"}
+        return liar(lambda: whole([{**record, "Labels": {name: name}}])), cgroup
+
+    return start
+
+
+@pytest.mark.parametrize("mode", ["columns", "json", "yaml", "csv"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_container_that_is_named_to_do_harm_does_none(
+    start_ig: Start,
+    namespace: Namespace,
+    container: Callable[[str], tuple[Path, Path]],
+    name: str,
+    mode: str,
+) -> None:
+    path, cgroup = container(NAMES[name])
+    options = ("-r", "docker", "--docker-socketpath", path, "--max-events", 1)
+    shown = f"{mode}=containername,image,containerid" if mode == "columns" else mode
+    tracer = start_ig("trace", "tcpconnect", "-o", shown, *options)
+    join = f'echo $$ > {cgroup}/cgroup.procs && exec "$@"'
+    namespace.run("sh", "-c", join, "sh", *program("connect", *NOBODY))
+    _, said, code = tracer.finished()
+    text = "\n".join([*tracer.reports.lines, ""])
+    assert code == 0
+    for printed in (text, said):
+        assert printed.replace("\r\n", "").replace("\n", "").isprintable()
+    wanted = NAMES[name].encode("utf-8", "replace").decode()
+    if mode == "json":
+        assert json.loads(text)["runtime"]["containerName"] == wanted
+    if mode == "yaml":
+        (event,) = (each for each in yaml.safe_load_all(text) if each)
+        assert event["runtime"]["containerName"] == wanted
+    if mode == "csv":
+        assert len(list(csv.reader(io.StringIO(text)))) == 2
+    if mode == "columns":
+        assert len(text.splitlines()) == 2
+        assert cgroup.name[:12] in text

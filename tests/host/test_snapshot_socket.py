@@ -214,7 +214,7 @@ def test_the_processes_that_hold_a_socket_are_named(every_state: Container) -> N
 def test_tcp_info_is_given_when_asked(every_state: Container) -> None:
     batch = take(every_state, info=True, state=["established", "fin-wait-1"])
     stuck = dict(shown(batch, "state", "bytes_sent"))["FIN_WAIT1"]
-    assert stuck > 100_000
+    assert stuck > 50_000  # how much fits into the buffers and the window is the kernel's choice
     assert all(rtt > 0 and cwnd > 0 for rtt, cwnd in shown(batch, "rtt", "cwnd"))
 
 

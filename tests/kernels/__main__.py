@@ -128,7 +128,10 @@ def _command(chosen: Sequence[str]) -> str:
     # The emulated processor is some ten times slower than a real one.
     environment = "IG_TESTS_PATIENCE=180 PYTHONDONTWRITEBYTECODE=1"
     where = shlex.quote(str(CHECKOUT / "tests/host"))
-    return f"cd {where} && {environment} {pytest} --junitxml=/run/out/junit.xml {words}\n"
+    # On the overlay that is the guest's root, containerd could not make overlays of its own.
+    temporary = "mkdir -p -m 1777 /run/tmp && export TMPDIR=/run/tmp"
+    report = "--junitxml=/run/out/junit.xml"
+    return f"{temporary} && cd {where} && {environment} {pytest} {report} {words}\n"
 
 
 def _results(report: Path) -> list[tuple[str, str]]:

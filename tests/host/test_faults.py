@@ -1,0 +1,153 @@
+"""What may go wrong around `ig`: kills, engines that hang or die, clocks, numbers used again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.host.attached import added, loaded
+from tests.host.engine import Engine, PrivateEngine
+from tests.host.namespace import Namespace
+from tests.host.tracer import Tracer
+from tests.host.waiting import until
+
+Start = Callable[..., Tracer]
+NOBODY = ("127.0.0.1", 9)
+
+
+def session(leader: int) -> list[int]:
+    """Give the processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("gadget", ["tcp", "bind"])
+def test_killed_at_any_moment_it_leaves_nothing_behind(start_ig: Start, gadget: str) -> None:
+    before = loaded()
+    for hundredths in range(0, 100, 7):
+        tracer = start_ig("trace", gadget, "--host", ready=False)
+        time.sleep(hundredths / 100)
+        tracer.kill()
+        until(lambda: not session(tracer.process.pid), "all processes to end")  # noqa: B023
+    until(lambda: not added(before), "the kernel to let go of the programs")
+
+
+def test_an_engine_that_hangs_costs_no_name_that_was_known(
+    start_ig: Start, private_engine: PrivateEngine
+) -> None:
+    private_engine.start()
+    engine = Engine(private_engine.socket)
+    try:
+        client = engine.program("client", "connect", *NOBODY, "--on-signal")
+        client.reports.ready()
+        name, pid = client.name, client.pid
+        environment = {"DOCKER_HOST": private_engine.socket}
+        tracer = start_ig("trace", "tcpconnect", "-o", "json", environment=environment)
+        private_engine.signal(signal.SIGSTOP)
+        os.kill(pid, signal.SIGUSR1)
+        (event,) = tracer.wait_for(bool)
+        assert event["runtime"]["containerName"] == name
+        private_engine.signal(signal.SIGCONT)
+        engine.connect(engine.idle("later"), *NOBODY)
+        tracer.wait_for(lambda event: event["runtime"]["containerName"] == engine.name("later"))
+        assert tracer.stop()[2] == 0
+    finally:
+        private_engine.signal(signal.SIGCONT)
+        engine.close()
+
+
+def test_an_engine_that_is_killed_is_missed_aloud_and_its_names_return(
+    start_ig: Start, private_engine: PrivateEngine
+) -> None:
+    private_engine.start()
+    engine = Engine(private_engine.socket)
+    try:
+        client = engine.program("client", "connect", *NOBODY, "--on-signal")
+        client.reports.ready()
+        name, pid = client.name, client.pid
+        environment = {"DOCKER_HOST": private_engine.socket}
+        tracer = start_ig("trace", "tcpconnect", "-o", "json", environment=environment)
+        private_engine.signal(signal.SIGKILL)
+        tracer.says("docker")
+        os.kill(pid, signal.SIGUSR1)
+        (event,) = tracer.wait_for(bool)
+        assert event["runtime"]["containerName"] == name
+        private_engine.stop()
+        (private_engine.folder / "docker.pid").unlink(missing_ok=True)
+        private_engine.start()
+        engine.connect(engine.idle("later"), *NOBODY)
+        tracer.wait_for(lambda event: event["runtime"]["containerName"] == engine.name("later"))
+        _, said, code = tracer.stop()
+        assert code == 0
+        assert said.count("does not answer") == said.count("answers again") == 1
+    finally:
+        engine.close()
+
+
+SAME_NUMBER = """
+import os, socket, sys
+def child(name, number):
+    while True:
+        if number:
+            with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+                last.write(str(number - 1))
+        pid = os.fork()
+        if pid and number in (0, pid):
+            os.waitpid(pid, 0)
+            return pid
+        if pid:
+            os.waitpid(pid, 0)
+            continue
+        if number in (0, os.getpid()):
+            with open("/proc/self/comm", "w") as comm:
+                comm.write(name)
+            socket.socket().connect_ex(("127.0.0.1", 9))
+        os._exit(0)
+print(child("second", child("first", 0)))
+"""
+
+
+def test_two_processes_that_had_the_same_number_are_told_apart(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json")
+    pid = json.loads(namespace.run("/usr/bin/python3", "-c", SAME_NUMBER))
+    events = [e for e in tracer.stop()[0] if e["netns_id"] == namespace.inode]
+    assert [(event["proc"]["pid"], event["proc"]["comm"]) for event in events] == [
+        (pid, "first"),
+        (pid, "second"),
+    ]
+
+
+@pytest.mark.needs("clock to set")
+def test_a_clock_that_is_set_back_is_followed_and_nothing_is_lost(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    tracer = start_ig(
+        "trace", "tcpconnect", "--host", "-o", "json", "-F", f"netns=={namespace.inode}"
+    )
+    namespace.connect(*NOBODY, "--count", 11)
+    tracer.wait_for(bool, 11)
+    time.clock_settime(time.CLOCK_REALTIME, time.time() - 3600)
+    began = time.time_ns()
+    namespace.connect(*NOBODY, "--count", 11)
+    tracer.wait_for(bool, 22)
+    time.clock_settime(time.CLOCK_REALTIME, time.time() + 3600)
+    events, said, code = tracer.stop()
+    assert (len(events), said, code) == (22, "", 0)
+    times = [event["timestamp_raw"] for event in events]
+    assert min(times[:11]) - max(times[11:]) > 3000 * 10**9
+    assert all(0 <= told - began < 600 * 10**9 for told in times[11:])
