@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ig.attribution import Attribution
 from ig.containers.container import Container
 from ig.gadget import Batch, Gadget
+from ig.kernel.source import RING_FULL
 from ig.output import Formatter
 from ig.output.stream import Stream
 
@@ -21,6 +22,10 @@ _SETTLED = 5_000_000  # ns; a record this old has none before it still on its wa
 _PATIENCE = 1_000_000_000  # ns that an event waits for somebody to tell whose it is
 _MOST_WAITING = 200_000  # events
 _CLOCK_STEP = 10_000_000  # ns by which the wall clock must have moved against the kernel's
+_SLOW = (
+    0.3  # seconds between reports spent on waiting for the reader: some of the ring's time to fill
+)
+TOO_SLOW = "the output was read too slowly, so the ring buffer was full"
 _REPORT_EVERY = 10.0  # seconds between reports of losses, while they last
 
 
@@ -56,6 +61,9 @@ class Pipeline:
     _waiting: list[tuple[Any, ...]] = field(default_factory=list)
     _offset: int = 0
     _reported: dict[str, int] = field(default_factory=dict)
+    _slow: int = 0
+    _full: int = 0
+    _waited: float = 0.0
     _report_due: float = 0.0
 
     def run(self, seconds: float = 0.0) -> None:
@@ -151,11 +159,23 @@ class Pipeline:
     def _report_losses(self, last: bool = False) -> None:
         if not last and time.monotonic() < self._report_due:
             return
-        lost = dict(self.source.lost())
+        lost = self._lost()
         if lost != self._reported or (last and lost):
             self.report_lost(lost)
             self._reported = lost
         self._report_due = time.monotonic() + _REPORT_EVERY
+
+    def _lost(self) -> dict[str, int]:
+        """Count what was lost, and say where the ring was full because nobody read our output."""
+        lost = dict(self.source.lost())
+        full = lost.get(RING_FULL, 0)
+        if self.stream.waited - self._waited > _SLOW:
+            self._slow += full - self._full
+        self._full, self._waited = full, self.stream.waited
+        if self._slow:
+            lost[TOO_SLOW] = self._slow
+            lost[RING_FULL] -= self._slow
+        return {cause: count for cause, count in lost.items() if count}
 
 
 def defines(gadget: Gadget, options: Mapping[str, Any]) -> dict[str, int | str]:

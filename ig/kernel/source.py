@@ -11,8 +11,9 @@ from ig.kernel.probes import EVENTS_BYTES, NAMES_BYTES, Probes
 from ig.kernel.ring import Ring
 
 KEEP, DROP = 1, 2  # enum verdict in ig.h
+RING_FULL = "the ring buffer was full"
 LOST = (  # enum lost in ig.h
-    "the ring buffer was full",
+    RING_FULL,
     "too many connects were waiting for an answer",
     "too many connections were open",
 )

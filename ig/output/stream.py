@@ -39,6 +39,8 @@ class Stream:
             # Else writer and reader take turns every 64 KiB, and a busy host makes each turn long.
             with suppress(OSError):
                 fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE)
+        self.waited = 0.0
+        """Seconds that were spent on waiting for the reader, so far."""
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._gone = select.poll()
@@ -87,8 +89,10 @@ class Stream:
 
     def _wait_writable(self) -> None:
         given_up = 0.0
+        began = time.monotonic()
         while not self._poll.poll(100):
             if self._stopping():
                 given_up = given_up or time.monotonic() + _PATIENCE
                 if time.monotonic() > given_up:
                     raise ReaderGone
+        self.waited += time.monotonic() - began

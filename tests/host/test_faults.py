@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,48 @@ import pytest
 from tests.host.attached import added, loaded
 from tests.host.engine import Engine, PrivateEngine
 from tests.host.namespace import Namespace
-from tests.host.tracer import Tracer
+from tests.host.reports import Reports
+from tests.host.tracer import IG, Tracer
 from tests.host.waiting import until
 
 Start = Callable[..., Tracer]
 NOBODY = ("127.0.0.1", 9)
+
+
+MANY = """
+import socket
+for _ in range(80_021):
+    with socket.socket() as refused:
+        refused.connect_ex(("127.0.0.1", 9))
+"""
+
+
+def test_while_nobody_reads_losses_are_counted_and_then_it_goes_on(
+    namespace: Namespace, tmp_path: Path
+) -> None:
+    ready, only = tmp_path / "ready", ("-F", f"netns=={namespace.inode}")
+    command = [str(IG), "trace", "tcpconnect", "--host", "-o", "json", *only]
+    with (tmp_path / "said").open("wb") as stderr:
+        ig = subprocess.Popen(
+            [*command, "--ready-file", str(ready)], stdout=subprocess.PIPE, stderr=stderr
+        )
+    assert ig.stdout
+    stdout, said = ig.stdout.fileno(), tmp_path / "said"
+    with ig:
+        until(ready.exists, "ig to be ready")
+        namespace.run("/usr/bin/python3", "-c", MANY)
+        status = Path(f"/proc/{ig.pid}/status").read_text()
+        reports = Reports(iter(lambda: os.read(stdout, 65536), b""))
+        until(said.read_text, "the losses to be told")
+        told = len(reports.objects)
+        namespace.connect(*NOBODY, "--count", 11)
+        until(lambda: len(reports.objects) >= told + 11, "the events that came later")
+        ig.terminate()
+        events = reports.all()
+    lost = json.loads(said.read_text().splitlines()[-1])
+    assert len(events) + lost["count"] == 80_021 + 11
+    assert set(lost["causes"]) == {"the output was read too slowly, so the ring buffer was full"}
+    assert int(status.partition("VmRSS:")[2].split()[0]) < 120_000
 
 
 def session(leader: int) -> list[int]:
