@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,7 +108,7 @@ def test_details_of_a_container_that_starts_are_asked_for(docker: DockerEngine) 
             docker.remove("asked")
 
 
-def test_five_hundred_containers_are_ready_within_a_second(docker: DockerEngine) -> None:
+def test_five_hundred_containers_are_all_known_once_synced(docker: DockerEngine) -> None:
     from docker import APIClient
 
     client = APIClient(f"unix://{docker.socket}", version="auto")
@@ -120,18 +119,11 @@ def test_five_hundred_containers_are_ready_within_a_second(docker: DockerEngine)
     try:
         said: list[str] = []
         index = Index([docker.runtime()], said.append)
-        began = time.monotonic()
         index.start()
         index.wait_synced(BOUND)
-        taken = time.monotonic() - began
         assert len(index.containers(stopped=True)) == MANY
-        assert taken < 1.0
         paths = [["docker", identifier] for identifier in made]
-        began = time.perf_counter()
-        for path in paths:
-            assert index.find(path)[1]
-        # An owner is looked up once a cgroup and kept by the caller: this is the dear way.
-        assert (time.perf_counter() - began) / MANY < 10e-6
+        assert all(index.find(path)[1] for path in paths)
         index.close()
     finally:
         for identifier in made:
