@@ -39,23 +39,27 @@ def lines_of(start_ig: Start, namespace: Namespace, *options: object) -> Sequenc
 
 
 @pytest.mark.parametrize("mode", ["json", "jsonl"])
+@pytest.mark.anywhere
 def test_json_is_one_object_a_line(start_ig: Start, namespace: Namespace, mode: str) -> None:
     events = [json.loads(line) for line in lines_of(start_ig, namespace, "-o", mode)]
     assert [event["outcome"] for event in events] == ["refused"] * 3
 
 
+@pytest.mark.anywhere
 def test_yaml_is_one_document_an_event(start_ig: Start, namespace: Namespace) -> None:
     text = "\n".join(lines_of(start_ig, namespace, "-o", "yaml"))
     events = [event for event in yaml.safe_load_all(text) if event]
     assert [event["dst"]["port"] for event in events] == [9] * 3
 
 
+@pytest.mark.anywhere
 def test_csv_has_a_header_and_a_row_an_event(start_ig: Start, namespace: Namespace) -> None:
     rows = csv.DictReader(io.StringIO("\n".join(lines_of(start_ig, namespace, "-o", "csv"))))
     assert [row["dst"] for row in rows] == ["127.0.0.1:9"] * 3
 
 
 @pytest.mark.parametrize("mode", ["columns", "custom-columns"])
+@pytest.mark.anywhere
 def test_columns_are_chosen_by_short_and_dotted_names(
     start_ig: Start, namespace: Namespace, mode: str
 ) -> None:
@@ -69,6 +73,7 @@ def test_columns_are_chosen_by_short_and_dotted_names(
     "expression",
     ["dst.port>=11", "port:>=11", "dst.port!=9,dst.port!=10", "dst~:11$", "dst.port:!9,port:!10"],
 )
+@pytest.mark.anywhere
 def test_filters_choose_events(start_ig: Start, namespace: Namespace, expression: str) -> None:
     tracer = start_ig(
         *("trace", "tcpconnect", "--host", "-o", "json", "-F", expression),
@@ -85,6 +90,7 @@ def test_it_ends_after_the_time_that_it_was_given(start_ig: Start) -> None:
 
 
 @pytest.mark.parametrize("mode", ["columns", "json", "yaml", "csv"])
+@pytest.mark.anywhere
 def test_a_process_that_is_named_to_do_harm_does_none(
     start_ig: Start, namespace: Namespace, mode: str
 ) -> None:
@@ -148,6 +154,7 @@ def test_a_reader_that_has_enough_ends_it_quietly() -> None:
         ("snapshot socket --state nonsense", "Known states"),
     ],
 )
+@pytest.mark.anywhere
 def test_a_command_line_without_sense_is_told_what_would_have(arguments: str, said: str) -> None:
     done = run(*arguments.split())
     assert done.returncode == 2
@@ -170,6 +177,7 @@ def test_who_is_not_root_is_told_so(command: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.anywhere
 def test_a_full_disk_is_an_error_that_says_so() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
@@ -187,6 +195,7 @@ def test_a_full_disk_is_an_error_that_says_so() -> None:
     assert "No space left" in done.stderr
 
 
+@pytest.mark.anywhere
 def test_a_registry_and_a_tag_run_the_built_in_gadget(start_ig: Start) -> None:
     image = "ghcr.io/inspektor-gadget/gadget/trace_tcpconnect:v0.30.0"
     _, said, code = start_ig("run", image, "--host", "-t", "0.1").finished()

@@ -22,6 +22,7 @@ from tests.host.namespace import Namespace, program
 from tests.host.tracer import Tracer
 from tests.host.waiting import until
 
+pytestmark = pytest.mark.anywhere
 Start = Callable[..., Tracer]
 NOBODY = ("127.0.0.1", 9)
 BEGINNING = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

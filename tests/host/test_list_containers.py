@@ -14,6 +14,7 @@ from tests.host.engine import POD, Engine, Running
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE
 
+pytestmark = pytest.mark.anywhere
 Start = Callable[..., Tracer]
 
 

@@ -15,6 +15,7 @@ from tests.host.reports import Report
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
 
+pytestmark = pytest.mark.anywhere
 Start = Callable[..., Tracer]
 
 

@@ -108,6 +108,7 @@ def test_details_of_a_container_that_starts_are_asked_for(docker: DockerEngine) 
             docker.remove("asked")
 
 
+@pytest.mark.anywhere
 def test_five_hundred_containers_are_all_known_once_synced(docker: DockerEngine) -> None:
     from docker import APIClient
 

@@ -109,6 +109,29 @@ def test_a_connection_closed_in_another_process_is_its_makers(
     assert [event["proc"]["pid"] for event in closes] == [said["pid"]] * 2
 
 
+def test_a_connection_that_was_passed_to_another_process_is_its_makers(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    script = (
+        "import os, socket\n"
+        "here, there = socket.socketpair()\n"
+        "if os.fork() == 0:\n"
+        "    here.close()\n"
+        "    passed = socket.recv_fds(there, 9, 2)[1]\n"
+        "    there.recv(9)\n"
+        "    for descriptor in passed: os.close(descriptor)\n"
+        "    os._exit(0)\n"
+        "there.close()\n"
+        f"{PAIR}"
+        "report()\n"
+        "socket.send_fds(here, [b'x'], [client.fileno(), server.fileno()])\n"
+        "client.close(); server.close(); here.close(); os.wait()\n"
+    )
+    said, *events = traced(start_ig, namespace, script)
+    closes = [event for event in events if event["type"] == "close"]
+    assert [event["proc"]["pid"] for event in closes] == [said["pid"]] * 2
+
+
 def test_a_reset_before_the_accept_is_the_accepters_close(
     start_ig: Start, namespace: Namespace
 ) -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from tests.kernels.debian import Kernel
 
@@ -24,12 +25,20 @@ _CONSOLE = (
 
 
 def run(
-    kernel: Kernel, command: str, out: Path, *, append: str = "", seconds: float, memory: str = "4G"
+    kernel: Kernel,
+    command: str,
+    out: Path,
+    *,
+    append: str = "",
+    seconds: float,
+    memory: str = "4G",
+    output: IO[bytes] | None = None,
 ) -> int | None:
     """Run a shell command in a guest; give its exit code, None if the guest had no time to end.
 
     What the command writes to /run/out is in the folder `out` afterwards; what it prints goes to
-    our stdout. Everything else that it writes is gone.
+    `output`, if that is given, else to our terminal, from which it then reads. Everything else that
+    it writes is gone.
     """
     (out / "command").write_text(command)
     status = out / "status"
@@ -37,7 +46,8 @@ def run(
     with tempfile.TemporaryDirectory(prefix="ig-guest-") as folder:
         words = _machine(kernel, _initramfs(kernel, Path(folder)), out, append, memory)
         try:
-            subprocess.run(words, check=True, timeout=seconds)
+            stdin = subprocess.DEVNULL if output else None
+            subprocess.run(words, check=True, timeout=seconds, stdin=stdin, stdout=output)
         except subprocess.TimeoutExpired:
             return None
     return int(status.read_text()) if status.exists() else None
