@@ -20,14 +20,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tabulate import tabulate
 
-from tests.host.engine import Engine, PrivateEngine, Running, users_engine
+from tests.host.engine import Engine, Running, some_engine
 from tests.host.tracer import IG
 from tests.host.waiting import until
 
@@ -81,24 +80,6 @@ def sample(pid: int, began: float) -> Sample:
     cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     descriptors = len(os.listdir(f"/proc/{pid}/fd"))
     return Sample(time.monotonic() - began, resident, descriptors, cpu)
-
-
-@contextmanager
-def some_engine() -> Iterator[Engine]:
-    """Give the user's engine, or one of our own."""
-    socket = users_engine()
-    private = None if socket else PrivateEngine()
-    try:
-        if private:
-            private.start()
-        engine = Engine(socket or private.socket)  # type: ignore[union-attr]
-        try:
-            yield engine
-        finally:
-            engine.close()
-    finally:
-        if private:
-            private.remove()
 
 
 def load(engine: Engine, folder: str, name: str, *words: object) -> Running:

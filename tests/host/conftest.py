@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.engine import Engine, PrivateEngine, users_engine
+from tests.host.engine import Engine, PrivateEngine, some_engine
 from tests.host.namespace import Namespace, stop_programs
 from tests.host.tracer import IG, Tracer
 
@@ -39,19 +39,8 @@ def _no_program_stays() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def _shared_engine() -> Iterator[Engine]:
-    socket = users_engine()
-    private = None if socket else PrivateEngine()
-    try:
-        if private:
-            private.start()
-        shared = Engine(socket or private.socket)  # type: ignore[union-attr]
-        try:
-            yield shared
-        finally:
-            shared.close()
-    finally:
-        if private:
-            private.remove()
+    with some_engine() as shared:
+        yield shared
 
 
 @pytest.fixture

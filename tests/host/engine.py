@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -343,3 +344,21 @@ class Engine:
         self.clear()
         self.client.images.remove(self.image, force=True)
         self.client.close()
+
+
+@contextmanager
+def some_engine() -> Iterator[Engine]:
+    """Give the user's engine, or one that is started for us alone."""
+    socket = users_engine()
+    private = None if socket else PrivateEngine()
+    try:
+        if private:
+            private.start()
+        engine = Engine(socket or private.socket)  # type: ignore[union-attr]
+        try:
+            yield engine
+        finally:
+            engine.close()
+    finally:
+        if private:
+            private.remove()

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -83,56 +84,61 @@ def test_killed_at_any_moment_it_leaves_nothing_behind(start_ig: Start, gadget: 
     until(lambda: not added(before), "the kernel to let go of the programs")
 
 
-def test_an_engine_that_hangs_costs_no_name_that_was_known(
-    start_ig: Start, private_engine: PrivateEngine
-) -> None:
-    private_engine.start()
-    engine = Engine(private_engine.socket)
-    try:
-        client = engine.program("client", "connect", *NOBODY, "--on-signal")
-        client.reports.ready()
-        name, pid = client.name, client.pid
-        environment = {"DOCKER_HOST": private_engine.socket}
-        tracer = start_ig("trace", "tcpconnect", "-o", "json", environment=environment)
-        private_engine.signal(signal.SIGSTOP)
-        os.kill(pid, signal.SIGUSR1)
-        (event,) = tracer.wait_for(bool)
-        assert event["runtime"]["containerName"] == name
-        private_engine.signal(signal.SIGCONT)
-        engine.connect(engine.idle("later"), *NOBODY)
-        tracer.wait_for(lambda event: event["runtime"]["containerName"] == engine.name("later"))
-        assert tracer.stop()[2] == 0
-    finally:
-        private_engine.signal(signal.SIGCONT)
-        engine.close()
+@dataclass
+class Scene:
+    """An engine of the test's own, a container that connects when told to, and a trace of both."""
+
+    private: PrivateEngine
+    engine: Engine
+    client: str
+    pid: int
+    tracer: Tracer
+
+    def connects(self) -> str:
+        """Let the container connect, without the engine's help, and give whose the event is."""
+        os.kill(self.pid, signal.SIGUSR1)
+        (event,) = self.tracer.wait_for(bool)
+        return str(event["runtime"]["containerName"])
+
+    def names_come(self) -> None:
+        """Wait until a new container's connect is told by its name."""
+        name = self.engine.name("later")
+        self.engine.connect(self.engine.idle("later"), *NOBODY)
+        self.tracer.wait_for(lambda event: event["runtime"]["containerName"] == name)
 
 
-def test_an_engine_that_is_killed_is_missed_aloud_and_its_names_return(
-    start_ig: Start, private_engine: PrivateEngine
-) -> None:
+@pytest.fixture
+def scene(start_ig: Start, private_engine: PrivateEngine) -> Iterator[Scene]:
     private_engine.start()
     engine = Engine(private_engine.socket)
-    try:
-        client = engine.program("client", "connect", *NOBODY, "--on-signal")
-        client.reports.ready()
-        name, pid = client.name, client.pid
-        environment = {"DOCKER_HOST": private_engine.socket}
-        tracer = start_ig("trace", "tcpconnect", "-o", "json", environment=environment)
-        private_engine.signal(signal.SIGKILL)
-        tracer.says("docker")
-        os.kill(pid, signal.SIGUSR1)
-        (event,) = tracer.wait_for(bool)
-        assert event["runtime"]["containerName"] == name
-        private_engine.stop()
-        (private_engine.folder / "docker.pid").unlink(missing_ok=True)
-        private_engine.start()
-        engine.connect(engine.idle("later"), *NOBODY)
-        tracer.wait_for(lambda event: event["runtime"]["containerName"] == engine.name("later"))
-        _, said, code = tracer.stop()
-        assert code == 0
-        assert said.count("does not answer") == said.count("answers again") == 1
-    finally:
-        engine.close()
+    client = engine.program("client", "connect", *NOBODY, "--on-signal")
+    client.reports.ready()
+    environment = {"DOCKER_HOST": private_engine.socket}
+    tracer = start_ig("trace", "tcpconnect", "-o", "json", environment=environment)
+    yield Scene(private_engine, engine, client.name, client.pid, tracer)
+    private_engine.signal(signal.SIGCONT)
+    engine.close()
+
+
+def test_an_engine_that_hangs_costs_no_name_that_was_known(scene: Scene) -> None:
+    scene.private.signal(signal.SIGSTOP)
+    assert scene.connects() == scene.client
+    scene.private.signal(signal.SIGCONT)
+    scene.names_come()
+    assert scene.tracer.stop()[2] == 0
+
+
+def test_an_engine_that_is_killed_is_missed_aloud_and_its_names_return(scene: Scene) -> None:
+    scene.private.signal(signal.SIGKILL)
+    scene.tracer.says("docker")
+    assert scene.connects() == scene.client
+    scene.private.stop()
+    (scene.private.folder / "docker.pid").unlink(missing_ok=True)
+    scene.private.start()
+    scene.names_come()
+    _, said, code = scene.tracer.stop()
+    assert code == 0
+    assert said.count("does not answer") == said.count("answers again") == 1
 
 
 SAME_NUMBER = """
