@@ -84,6 +84,7 @@ def test_a_runtime_that_answers_is_told_with_its_version_and_containers(engine: 
     )
 
 
+@pytest.mark.anywhere
 @pytest.mark.usefixtures("namespace")
 @pytest.mark.parametrize(
     ("rule", "bad", "degraded"),

@@ -31,6 +31,7 @@ def refused(*rules: str, command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("gadget", ["tcpconnect", "tcp", "bind"])
 @pytest.mark.parametrize(
     ("rule", "what"),
