@@ -26,8 +26,8 @@ static __always_inline int change_state(struct change *change, int behind)
 #ifdef TRACE_CONNECT
 	if (new == SYN_SENT) {
 		if (!behind)
-			begin_attempt(sk);
-		else if (!attempts.lookup(&sk) && begin_attempt(sk))
+			begin_attempt(sk, 0);
+		else if (!attempts.lookup(&sk) && begin_attempt(sk, 1))
 			count_lost(TAKEN_OVER);
 	}
 	/* SYN_SENT -> SYN_RECV is a simultaneous open, not yet an answer; others come from a listener */

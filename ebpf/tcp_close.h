@@ -17,7 +17,7 @@ static __always_inline void own(struct sock *sk, struct owner *owner)
 		return; /* an MPTCP socket is never closed: its subflows are */
 	if (owner)
 		connection.owner = *owner;
-	if (connections.update(&sk, &connection))
+	if (connections.update(&sk, &connection) && owner && owner->pid != UNWANTED)
 		count_lost(LOST_CONNECTIONS);
 }
 

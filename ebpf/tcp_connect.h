@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Attempts to connect, from the SYN, or the call that never got so far, to their outcome. */
 #ifdef TRACE_CONNECT
-/* CLOSE -> SYN_SENT, in the caller's context; the local port is not chosen yet. True if it is noted. */
-static __always_inline int begin_attempt(struct sock *sk)
+/*
+ * CLOSE -> SYN_SENT, in the caller's context; the local port is not chosen yet. True if it is noted.
+ * What there is no room for is tried again by the program behind, which alone counts it.
+ */
+static __always_inline int begin_attempt(struct sock *sk, int behind)
 {
 	struct event event = { .type = CONNECT, .fd = -1, .accept_fd = -1 };
 	u64 cgroup;
@@ -28,7 +31,8 @@ static __always_inline int begin_attempt(struct sock *sk)
 	event.timestamp = bpf_ktime_get_ns();
 	if (!attempts.update(&sk, &event))
 		return 1;
-	count_lost(LOST_ATTEMPTS);
+	if (behind)
+		count_lost(LOST_ATTEMPTS);
 	return 0;
 }
 

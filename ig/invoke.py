@@ -148,6 +148,8 @@ def _used(index: Index, options: Mapping[str, Any]) -> Iterator[str]:
     """Yield the files that are opened after a program was loaded."""
     if options.get("ready_file"):
         yield options["ready_file"]
+    if os.environ.get("DOCKER_CERT_PATH"):
+        yield os.environ["DOCKER_CERT_PATH"]
     for socket in index.sockets:
         if socket.startswith("/"):
             yield socket

@@ -15,7 +15,7 @@ RING_FULL = "the ring buffer was full"
 LOST = (  # enum lost in ig.h
     RING_FULL,
     "too many connects were waiting for an answer",
-    "too many connections were open",
+    "too many connections were open for all their ends to be known (at most)",
 )
 _TAKEN_OVER = len(LOST)  # TAKEN_OVER in ig.h
 _NAME_BYTES = 128  # CGROUP_NAME in ig.h

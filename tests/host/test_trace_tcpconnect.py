@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -261,3 +262,34 @@ def test_the_kernel_filters_by_process_and_port(
     program.finished()
     events = seen_from(ig.stop()[0], namespace)
     assert [event["dst"]["port"] for event in events] == [9, 9, 9]
+
+
+TOO_MANY = """
+import os, resource, socket
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+held, read, write, left = [], *os.pipe(), 70_001
+while left > most - 99 and os.fork():
+    left -= most - 99
+for number in range(min(left, most - 99)):
+    held.append(socket.socket())
+    held[-1].setblocking(False)
+    held[-1].connect_ex((f"127.0.0.{1 + number % 4}", 9))
+os.close(write)
+os.read(read, 1)
+"""
+
+
+@pytest.mark.anywhere
+def test_what_the_map_of_attempts_has_no_room_for_is_counted(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    namespace.drop(9)
+    only = ("-F", f"netns=={namespace.inode}")
+    tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json", *only)
+    namespace.run("/usr/bin/python3", "-c", TOO_MANY)
+    events, said, _ = tracer.stop()
+    lost = json.loads(said.splitlines()[-1])["causes"]
+    assert set(lost) == {"too many connects were waiting for an answer"}
+    assert len(events) + sum(lost.values()) == 70_001
+    assert {event["outcome"] for event in events} <= {"unanswered", "abandoned"}
