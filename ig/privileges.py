@@ -26,7 +26,10 @@ def need_privileges() -> None:
             "Tracing needs root.",
             f"This process runs as uid {os.geteuid()} without CAP_SYS_ADMIN, or CAP_BPF and "
             "CAP_PERFMON.",
-            "Run it with sudo.",
+            "Run it with sudo."
+            if os.geteuid()
+            else "Root of a container is not enough: run it on the host itself, or in a privileged "
+            "container (docker run --privileged --pid=host).",
         )
 
 
