@@ -16,6 +16,16 @@ from tests.host.waiting import PATIENCE, until
 IG = Path(sys.executable).with_name("ig")
 
 
+def ordinary_user() -> list[str]:
+    """Give what a command is begun with to be an ordinary user's, who can reach `ig`."""
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    if subprocess.run([*user, "test", "-x", str(IG)], check=False).returncode:
+        # This checkout is in a folder of root's.
+        reach = "-all,+dac_read_search"
+        user += [f"--bounding-set={reach}", f"--inh-caps={reach}", f"--ambient-caps={reach}"]
+    return user
+
+
 class Tracer:
     """A running `ig`. Its stdout is in `reports`, its stderr (all of it so far) in `stderr`."""
 
