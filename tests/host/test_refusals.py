@@ -166,3 +166,26 @@ def test_a_kernel_without_types_is_told_with_what_would_help() -> None:
     assert done.returncode == 1
     assert "CONFIG_DEBUG_INFO_BTF" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.anywhere
+@pytest.mark.parametrize("call", ["mount", "unshare"])
+def test_tracepoints_that_cannot_be_reached_are_told_with_what_would_help(call: str) -> None:
+    refuse = f"{PYTHON[0]} {PROGRAMS}/refuse.py {call}=EPERM --"
+    script = (
+        "for point in /sys/kernel/tracing /sys/kernel/debug; do"
+        " while umount $point 2>/dev/null; do :; done; done;"
+        f"exec {refuse} {IG} trace bind --host -t 0.1"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "tracefs" in done.stderr
+    assert "mount -t tracefs" in done.stderr
+    assert "`ig snapshot socket`" in done.stderr
+    assert "Traceback" not in done.stderr
