@@ -285,7 +285,7 @@ def test_what_the_map_of_attempts_has_no_room_for_is_counted(
     start_ig: Start, namespace: Namespace
 ) -> None:
     namespace.drop(9)
-    only = ("-F", f"netns=={namespace.inode}")
+    only = ("--port", 9, "-F", f"netns=={namespace.inode}")
     tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json", *only)
     namespace.run("/usr/bin/python3", "-c", TOO_MANY)
     events, said, _ = tracer.stop()
