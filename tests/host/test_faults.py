@@ -18,7 +18,7 @@ from tests.host.engine import Engine, PrivateEngine
 from tests.host.namespace import Namespace
 from tests.host.reports import Reports
 from tests.host.tracer import IG, Tracer
-from tests.host.waiting import until
+from tests.host.waiting import PATIENCE, until
 
 Start = Callable[..., Tracer]
 NOBODY = ("127.0.0.1", 9)
@@ -141,6 +141,25 @@ def test_an_engine_that_is_killed_is_missed_aloud_and_its_names_return(scene: Sc
     _, said, code = scene.tracer.stop()
     assert code == 0
     assert said.count("does not answer") == said.count("answers again") > 0
+
+
+@pytest.mark.anywhere
+@pytest.mark.parametrize(
+    "reader", ["cat >/dev/full", "timeout -s KILL 1 cat >/dev/null", "head -2"]
+)
+def test_a_reader_that_dies_ends_it_quietly(namespace: Namespace, reader: str) -> None:
+    pipe = (
+        f"{IG} trace tcpconnect --host -o json --port {PORT} | ({reader}); echo ${{PIPESTATUS[0]}}"
+    )
+    with subprocess.Popen(
+        ["bash", "-c", pipe], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stdout
+        until(lambda: shell.poll() is not None or not namespace.connect("127.0.0.1", PORT), "it")
+        printed, said = shell.communicate(timeout=PATIENCE)
+    assert printed.splitlines()[-1] == "0"
+    assert "Traceback" not in said
+    assert "ig:" not in said
 
 
 SAME_NUMBER = """
