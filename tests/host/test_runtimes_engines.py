@@ -58,6 +58,7 @@ def test_a_container_that_was_there_is_known_at_once(engine: Engine, web: str) -
         assert following.index.find(cgroup_of(1)) == (HOST, True)
 
 
+@pytest.mark.anywhere
 def test_it_tells_its_version(engine: Engine) -> None:
     def told() -> str:
         with suppress(RuntimeUnavailable):  # a slow machine's engine takes its time
