@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -202,7 +202,11 @@ def _without(param: Param, taken: set[str]) -> Param:
     return replace(param, flags=tuple(flag for flag in param.flags if flag not in taken))
 
 
-def _add_gadget(app: typer.Typer, name: str, gadget: Gadget, view: View | None = None) -> None:
+def _add_gadget(
+    app: typer.Typer, name: str, gadget: Gadget, named: bool, view: View | None = None
+) -> None:
+    """Add a gadget's command; with its options only where it is named: that takes time."""
+
     def body(options: dict[str, Any]) -> None:
         from ig.invoke import run
 
@@ -212,7 +216,7 @@ def _add_gadget(app: typer.Typer, name: str, gadget: Gadget, view: View | None =
     fixed = view.fixed if view else {}
     params = [
         param if param.name not in fixed else _with_default(param, fixed[param.name])
-        for param in gadget_params(gadget)
+        for param in (gadget_params(gadget) if named else ())
     ]
     function = _function(name, summary, params, body)
     app.command(name, help=summary, cls=_Command, context_settings=dict(_SETTINGS))(function)
@@ -238,22 +242,25 @@ def _group(summary: str) -> typer.Typer:
 _GROUPS = {"trace": "Show what happens, as it happens.", "snapshot": "Show what exists now."}
 
 
-def build() -> typer.Typer:
-    """Build the whole command line."""
-    from ig.gadgets import declared
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """Build the command line, with the options of those commands that `arguments` may name."""
+    from ig.gadgets import built_in, declared
 
+    gadgets = built_in()
+    if tuple(arguments[:2]) not in {gadget.command for gadget in gadgets.values()}:
+        gadgets = declared()
     app = _group("Show which container connects where, how fast, and what fails.")
     groups: dict[str, typer.Typer] = {}
     run = _group("Run a gadget by its name.")
-    for gadget in declared().values():
+    for gadget in gadgets.values():
         verb, noun = gadget.command
         if verb not in groups:
             groups[verb] = _group(_GROUPS.get(verb, ""))
             app.add_typer(groups[verb], name=verb)
-        _add_gadget(groups[verb], noun, gadget)
-        _add_gadget(run, gadget.name, gadget)
+        _add_gadget(groups[verb], noun, gadget, noun in arguments)
+        _add_gadget(run, gadget.name, gadget, gadget.name in arguments)
         for view in gadget.views:
-            _add_gadget(app, view.command, gadget, view)
+            _add_gadget(app, view.command, gadget, view.command in arguments, view)
     app.add_typer(run, name="run")
     app.command("list-gadgets", help="List the gadgets.")(_list_gadgets)
     app.command("list-containers", help="List the containers.", cls=_Command)(_list_containers())
@@ -322,16 +329,21 @@ def _known_gadget(arguments: list[str]) -> list[str]:
     return ["run", name, *arguments[2:]]
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line; the only place where errors are printed and exit codes chosen."""
-    sys.exit(_guarded(sys.argv[1:]))
+    code = _guarded(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(code)  # the kernel frees at once what the interpreter would take apart
 
 
 def _guarded(arguments: list[str]) -> int:
     from ig.output.stream import ReaderGone
 
     try:
-        result = build()(_known_gadget(arguments), prog_name="ig", standalone_mode=False)
+        arguments = _known_gadget(arguments)
+        result = build(arguments)(arguments, prog_name="ig", standalone_mode=False)
+        if sys.stdout:
+            sys.stdout.flush()
     except IgError as error:
         if os.environ.get("IG_DEBUG"):
             raise

@@ -6,23 +6,29 @@ import pkgutil
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 
 from ig.gadget import GROUP, Gadget
 
 
 @cache
+def built_in() -> dict[str, Gadget]:
+    """Give the gadgets of this package by name."""
+    modules = [import_module(f"{__name__}.{each.name}") for each in pkgutil.iter_modules(__path__)]
+    return {module.GADGET.name: module.GADGET for module in modules}
+
+
+@cache
 def declared() -> dict[str, Gadget]:
     """Give all gadgets by name, the built-in ones first."""
-    found: dict[str, Gadget] = {}
-    for gadget in _declarations():
+    found = dict(built_in())
+    for gadget in _offered():
         found.setdefault(gadget.name, gadget)
     return found
 
 
-def _declarations() -> Iterator[Gadget]:
-    for module in pkgutil.iter_modules(__path__):
-        yield import_module(f"{__name__}.{module.name}").GADGET
+def _offered() -> Iterator[Gadget]:
+    from importlib.metadata import entry_points  # takes as long as all gadgets
+
     for entry in entry_points(group=GROUP):
         gadget = entry.load()
         if isinstance(gadget, Gadget):
