@@ -16,6 +16,10 @@
  * called a moment later for the same, it finds in the maps whether the first was, and does it if not.
  * An interrupt can find but one of both running. Preemption can find both: where a thread's own call
  * was TAKEN_OVER, so that there is preemption, what the second was skipped for counts as lost.
+ *
+ * Two programs at one tracepoint cost four times what one does, as long as indirect calls do. So the
+ * second is attached when the first has been skipped for the first time, or at once where it may be
+ * preempted. What went unseen until then is looked for: see ASK_AGAIN.
  */
 #define KERNEL_STRUCT(...)
 #define KERNEL_ENUM(...)
@@ -69,7 +73,7 @@ struct cgroup_name {
 /* What user space has decided about a cgroup's events; until then they pass. */
 enum verdict { UNDECIDED, KEEP, DROP };
 
-enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_CAUSES, TAKEN_OVER = LOST_CAUSES, COUNTERS };
+enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_ANSWERS, LOST_CAUSES, TAKEN_OVER = LOST_CAUSES, COUNTERS };
 
 /* Submitted without waking the reader, which would cost more than the event: it looks every 50 ms. */
 BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);

@@ -36,7 +36,7 @@ KERNEL_STRUCT(tcp_sock, bytes_sent, bytes_retrans, bytes_received, write_seq, sn
 OPTIONAL_HOOK(raw_tp__tcp_retransmit_skb, "SYNs that go unanswered are not told before the attempt ends")
 OPTIONAL_HOOK(tp__syscalls__sys_exit_connect, "connects that fail before a SYN is sent are not seen")
 
-enum state { ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, CLOSED = 7, CLOSE_WAIT, LAST_ACK, LISTEN };
+enum state { ASK_AGAIN, ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, CLOSED = 7, CLOSE_WAIT, LAST_ACK, LISTEN };
 enum type { CONNECT = 1, ACCEPT, CLOSE, UNKNOWN };
 enum outcome { NONE, DONE, REFUSED, TIMED_OUT, UNREACHABLE, FAILED, ABANDONED, UNANSWERED };
 

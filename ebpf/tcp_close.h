@@ -8,6 +8,12 @@
 #define UNWANTED 0xffffffff	/* the pid of owners whose events are not asked for */
 #define TOLD 0xff		/* `closed` of a connection whose end was told */
 
+#ifdef TRACE_CONNECT
+static __always_inline int established_unseen(struct sock *sk, struct owner *owner);
+#else
+#define established_unseen(sk, owner) 0
+#endif
+
 /* A connection is made, by `owner`, or by a listener whose process has yet to accept it. */
 static __always_inline void own(struct sock *sk, struct owner *owner)
 {
@@ -57,33 +63,6 @@ static __always_inline void submit_close(struct sock *sk, struct event *event, i
 	submit(event);
 }
 
-/*
- * A connection ends that is not known of. If its connect was seen to begin, but no program to see the
- * answer, it is told now, without a latency; gives its owner.
- */
-static __always_inline int established_unseen(struct sock *sk, struct owner *owner)
-{
-#ifdef TRACE_CONNECT
-	struct event *attempt = attempts.lookup(&sk);
-
-	if (!attempt)
-		return 0;
-	*owner = attempt->owner;
-#if !defined(FAILURE_ONLY) && !defined(MIN_LATENCY)
-	if (attempt->outcome != UNANSWERED) {
-		attempt->outcome = DONE;
-		attempt->timestamp = bpf_ktime_get_ns();
-		attempt->sport = local_port(sk);
-		submit(attempt);
-	}
-#endif
-	attempts.delete(&sk);
-	return 1;
-#else
-	return 0;
-#endif
-}
-
 static __always_inline void end_connection(struct sock *sk, int old, int new)
 {
 	struct event event = { .type = CLOSE, .fd = -1, .accept_fd = -1 };
@@ -117,7 +96,7 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 		verdict = cgroups.lookup(&event.owner.cgroup);
 		if (event.owner.pid == UNWANTED || (verdict && *verdict == DROP))
 			return;
-	} else if (established_unseen(sk, &event.owner)) {
+	} else if (established_unseen(sk, &event.owner)) { /* nor was its answer */
 	} else if (caller) { /* older than the trace */
 		if (!current_wanted(&cgroup))
 			return;

@@ -36,22 +36,25 @@ static __always_inline int begin_attempt(struct sock *sk, int behind)
 	return 0;
 }
 
-static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error)
+/* `late` if the answer came earlier, nobody knows when. */
+static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error, int late)
 {
 	u64 now = bpf_ktime_get_ns(), elapsed = now - event->timestamp;
 
 	if (event->outcome == UNANSWERED)
 		return; /* told when the SYN was repeated */
-#ifdef MIN_LATENCY
-	if (elapsed < MIN_LATENCY)
-		return;
-#endif
 #ifdef FAILURE_ONLY
 	if (outcome == DONE)
 		return;
 #endif
+#ifdef MIN_LATENCY
+	if (late)
+		count_lost(LOST_ANSWERS);
+	if (late || elapsed < MIN_LATENCY)
+		return;
+#endif
 	event->timestamp = now;
-	event->latency = outcome == DONE || outcome == REFUSED ? elapsed : 0;
+	event->latency = !late && (outcome == DONE || outcome == REFUSED) ? elapsed : 0;
 	event->outcome = outcome;
 	event->error = error;
 	event->sport = local_port(sk);
@@ -100,7 +103,41 @@ static __always_inline void end_attempt(struct sock *sk, int new)
 		own(sk, &event->owner);
 	}
 #endif
-	finish_attempt(sk, event, new == CLOSED ? outcome_of(error) : DONE, error);
+	finish_attempt(sk, event, new == CLOSED ? outcome_of(error) : DONE, error, 0);
+	attempts.delete(&sk);
+}
+
+/* A connection ends, of which no program saw that it was made. Gives whose it is, if it is known. */
+static __always_inline int established_unseen(struct sock *sk, struct owner *owner)
+{
+	struct event *event = attempts.lookup(&sk);
+
+	if (!event)
+		return 0;
+	if (owner)
+		*owner = event->owner;
+	finish_attempt(sk, event, DONE, 0, 1);
+	attempts.delete(&sk);
+	return 1;
+}
+
+/* What has become of an attempt: the kernel may have let no program see it. */
+static __always_inline void ask_again(struct sock *sk)
+{
+	struct event *event = attempts.lookup(&sk);
+	u8 state = READ(sk, __sk_common.skc_state);
+	u32 error = READ(sk, sk_err);
+
+	if (!event || state == SYN_SENT || state == SYN_RECV)
+		return;
+	if (NTOHS(READ(sk, __sk_common.skc_dport)) != event->dport || (state == CLOSED && !error)) {
+		if (event->outcome != UNANSWERED)
+			count_lost(LOST_ANSWERS); /* another socket by now, or its caller was told */
+	} else {
+		if (state != CLOSED)
+			own(sk, &event->owner);
+		finish_attempt(sk, event, state == CLOSED ? outcome_of(error) : DONE, error, 1);
+	}
 	attempts.delete(&sk);
 }
 
@@ -145,7 +182,8 @@ static __always_inline void left_connect(u32 error)
 		return; /* connecting still, or connected */
 	event = attempts.lookup(&socket.sk);
 	if (event) {
-		finish_attempt(socket.sk, event, FAILED, error);
+		/* the first two only come as an answer, which then no program saw */
+		finish_attempt(socket.sk, event, error == ECONNREFUSED || error == ETIMEDOUT ? outcome_of(error) : FAILED, error, 0);
 		attempts.delete(&socket.sk);
 		return;
 	}

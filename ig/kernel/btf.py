@@ -17,7 +17,7 @@ from ig.errors import KernelRefused
 from ig.kernel.libbpf import library
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, _FWD, TYPEDEF, VOLATILE, CONST, RESTRICT = range(1, 12)
-TYPE_TAG, ENUM64 = 18, 19
+FUNCTION, TYPE_TAG, ENUM64 = 12, 18, 19
 _TRANSPARENT = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
 _STRUCT_REQUEST = re.compile(r"^KERNEL_STRUCT\(([^)]*)\)", re.M)
 _ENUM_REQUEST = re.compile(r"^KERNEL_ENUM\(([^)]*)\)", re.M)

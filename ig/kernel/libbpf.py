@@ -23,6 +23,9 @@ _SIGNATURES = {
     "bpf_map_lookup_elem": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
     "bpf_map_update_elem": ([ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64], ctypes.c_int),
     "bpf_map_delete_elem": ([ctypes.c_int, _POINTER], ctypes.c_int),
+    "bpf_map_get_next_key": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
+    "bpf_raw_tracepoint_open": ([ctypes.c_char_p, ctypes.c_int], ctypes.c_int),
+    "bpf_prog_test_run_opts": ([ctypes.c_int, _POINTER], ctypes.c_int),
     "bpf_obj_get_info_by_fd": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
     "libbpf_num_possible_cpus": ([], ctypes.c_int),
 }
@@ -56,6 +59,53 @@ def map_update(descriptor: int, key: bytes, value: bytes) -> None:
 def map_delete(descriptor: int, key: bytes) -> None:
     """Remove a map's element, if it is there."""
     library().bpf_map_delete_elem(descriptor, key)
+
+
+def map_keys(descriptor: int, most: int) -> list[int]:
+    """Give the keys of a map that are 8 bytes each; where it changes meanwhile, some of them."""
+    keys: list[int] = []
+    last, key = None, ctypes.c_uint64()
+    while len(keys) < most:
+        if library().bpf_map_get_next_key(descriptor, last, ctypes.byref(key)) < 0:
+            break
+        keys.append(key.value)
+        last = ctypes.byref(ctypes.c_uint64(key.value))
+    return keys
+
+
+def attach_raw_tracepoint(event: str, program: int) -> int:
+    """Give a descriptor that keeps the program attached. Raises KernelRefused."""
+    descriptor = int(library().bpf_raw_tracepoint_open(event.encode(), program))
+    if descriptor < 0:
+        _refuse(f"A BPF program cannot be attached to {event}")
+    return descriptor
+
+
+class _TestRun(ctypes.Structure):
+    """The beginning of struct bpf_test_run_opts."""
+
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("data", _POINTER * 2),
+        ("data_sizes", ctypes.c_uint32 * 2),
+        ("ctx_in", _POINTER),
+        ("ctx_out", _POINTER),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("rest", ctypes.c_uint32 * 6),
+    ]
+
+
+def call_raw_tracepoint(program: int, *arguments: int) -> None:
+    """Run a raw tracepoint's program once, here, as if the tracepoint had these arguments.
+
+    Source: bpf_prog_test_run_raw_tp() in net/bpf/test_run.c. Raises KernelRefused.
+    """
+    context = (ctypes.c_uint64 * len(arguments))(*arguments)
+    options = _TestRun(sz=ctypes.sizeof(_TestRun), ctx_size_in=ctypes.sizeof(context))
+    options.ctx_in = ctypes.addressof(context)
+    if library().bpf_prog_test_run_opts(program, ctypes.byref(options)) < 0:
+        _refuse("A BPF program cannot be run")
 
 
 def recursion_misses(program: int) -> int:

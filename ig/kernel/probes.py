@@ -18,7 +18,7 @@ import stat
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,14 +26,18 @@ from typing import Any
 
 from ig.errors import IgError, KernelRefused
 from ig.kernel import layout, lockdown
-from ig.kernel.btf import Btf
+from ig.kernel.btf import FUNCTION, Btf
+from ig.kernel.libbpf import attach_raw_tracepoint
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
 
 EVENTS_BYTES = 8 << 20
 NAMES_BYTES = 512 << 10
 _MOST_DESCRIPTORS = 64
 _MOST_MESSAGE = 1 << 20
-_BEHIND = b"__behind"  # see ig.h
+_BEHIND = "__behind"  # see ig.h
+_PREEMPTED = "init_srcu_struct_fast"
+"""A function of the kernels whose tracepoints may be preempted: since "tracing: Guard
+__DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast" (7.0), which needs it."""
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
 _MAP = re.compile(r'^BPF_(?:TABLE\("\w+", \w+, \w+, |\w+\()(\w+)', re.M)
 _FUNCTION = re.compile(r"^int ((?:raw_)?tp__\w+)\(", re.M)
@@ -61,29 +65,39 @@ _REMEDIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Probes:
     """A loaded and attached program.
 
-    `maps` are descriptors by the map's name, `hooks` those that keep it attached, `programs` those
+    `maps` are descriptors by the map's name, `hooks` those that keep it attached, `alone` those
     of the functions that miss something when the kernel skips them, `behind` those of the ones
-    that stand behind others (see ig.h).
+    that stand behind others (see ig.h), by their raw tracepoint, and `front` those of the others.
+    `covered` says whether those behind are attached.
     `attached` names the tracepoints; `refused` says what is not seen because an optional hook was
     refused.
     """
 
     maps: Mapping[str, int]
-    programs: tuple[int, ...]
-    behind: tuple[int, ...]
-    hooks: tuple[int, ...]
-    attached: tuple[str, ...]
-    refused: tuple[str, ...]
+    alone: Sequence[int]
+    front: Sequence[int]
+    behind: Mapping[str, int]
+    hooks: list[int]
+    covered: bool
+    attached: Sequence[str]
+    refused: Sequence[str]
     event: layout.Layout
     cgroup_name: layout.Layout
 
+    def cover(self) -> None:
+        """Attach those that stand behind others. Raises KernelRefused."""
+        for event, program in self.behind.items():
+            self.hooks.append(attach_raw_tracepoint(event, program))
+        self.covered = True
+
     def close(self) -> None:
         """Detach and unload everything."""
-        for descriptor in (*self.hooks, *self.programs, *self.behind, *self.maps.values()):
+        programs = (*self.alone, *self.front, *self.behind.values())
+        for descriptor in (*self.hooks, *programs, *self.maps.values()):
             os.close(descriptor)
 
 
@@ -171,11 +185,13 @@ class Loading:
         given = iter(descriptors)
         return Probes(
             maps={name: next(given) for name in answer["maps"]},
-            programs=tuple(islice(given, answer["programs"])),
-            behind=tuple(islice(given, answer["behind"])),
-            hooks=tuple(given),
-            attached=tuple(answer["attached"]),
-            refused=tuple(answer["refused"]),
+            alone=list(islice(given, answer["alone"])),
+            front=list(islice(given, len(answer["behind"]))),
+            behind={event: next(given) for event in answer["behind"]},
+            hooks=list(given),
+            covered=answer["covered"],
+            attached=answer["attached"],
+            refused=answer["refused"],
             event=layout.parse(self._text),
             cgroup_name=layout.parse(self._text, "cgroup_name"),
         )
@@ -259,7 +275,8 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
     from bcc.libbcc import lib
 
     reach_tracefs()
-    declarations = Btf().declare(text)
+    btf = Btf()
+    declarations = btf.declare(text)
     size = layout.parse(text).size
     flags = [f"-D{name}={value}" for name, value in {**_constants(declarations), **defines}.items()]
     program = bcc.BPF(
@@ -272,22 +289,22 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
         descriptor = lib.bpf_table_fd(program.module, name.encode())
         if descriptor >= 0:  # the preprocessor leaves out what is not asked for
             maps[name] = descriptor
-    hooks, attached, refused = _attach(program, dict(_OPTIONAL.findall(text)))
-    descriptors = {name: function.fd for name, function in program.funcs.items()}
-    behind = [fd for name, fd in descriptors.items() if name.endswith(_BEHIND)]
-    alone = [
-        fd
-        for name, fd in descriptors.items()
-        if not name.endswith(_BEHIND) and name + _BEHIND not in descriptors
-    ]
+    covered = btf.find(_PREEMPTED, FUNCTION) is not None
+    hooks, attached, refused = _attach(program, dict(_OPTIONAL.findall(text)), covered)
+    functions = {name.decode(): function.fd for name, function in program.funcs.items()}
+    behind = [name for name in functions if name.endswith(_BEHIND)]
+    front = [name.removesuffix(_BEHIND) for name in behind]
+    alone = [name for name in functions if name not in (*behind, *front)]
     answer = {
         "maps": list(maps),
-        "programs": len(alone),
-        "behind": len(behind),
+        "alone": len(alone),
+        "behind": list(map(_tracepoint, front)),
+        "covered": covered,
         "attached": attached,
         "refused": refused,
     }
-    return answer, [*maps.values(), *alone, *behind, *hooks]
+    programs = [functions[name] for name in (*alone, *front, *behind)]
+    return answer, [*maps.values(), *programs, *hooks]
 
 
 def _constants(declarations: str) -> dict[str, int | str]:
@@ -302,8 +319,10 @@ def _constants(declarations: str) -> dict[str, int | str]:
     return constants
 
 
-def _attach(program: Any, optional: Mapping[str, str]) -> tuple[list[int], list[str], list[str]]:
-    """Attach each function to the tracepoint that its name says.
+def _attach(
+    program: Any, optional: Mapping[str, str], covered: bool
+) -> tuple[list[int], list[str], list[str]]:
+    """Attach each function to the tracepoint that its name says; load those that stand behind.
 
     Give the descriptors, the tracepoints, and what optional ones refused.
     """
@@ -323,6 +342,9 @@ def _attach(program: Any, optional: Mapping[str, str]) -> tuple[list[int], list[
         try:
             if ":" in tracepoint:
                 _attach_tracepoint(program, name, tracepoint)
+            elif name.endswith(_BEHIND) and not covered:
+                program.load_func(name.encode(), program.RAW_TRACEPOINT)
+                continue
             else:
                 hooks.append(_attach_raw(program, name, tracepoint))
         except OSError as error:

@@ -6,7 +6,14 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ig.kernel.libbpf import map_update, percpu_sum, recursion_misses
+from ig.errors import KernelRefused
+from ig.kernel.libbpf import (
+    call_raw_tracepoint,
+    map_keys,
+    map_update,
+    percpu_sum,
+    recursion_misses,
+)
 from ig.kernel.probes import EVENTS_BYTES, NAMES_BYTES, Probes
 from ig.kernel.ring import Ring
 
@@ -16,8 +23,11 @@ LOST = (  # enum lost in ig.h
     RING_FULL,
     "too many connects were waiting for an answer",
     "too many connections were open for all their ends to be known (at most)",
+    "the kernel let no program see the answer to an attempt",
 )
 _TAKEN_OVER = len(LOST)  # TAKEN_OVER in ig.h
+_SYN_SENT, _ASK_AGAIN = 2, 0  # enum state in tcp.h
+_MOST_ATTEMPTS = 65536
 _NAME_BYTES = 128  # CGROUP_NAME in ig.h
 
 
@@ -29,6 +39,8 @@ class Source:
 
     def __init__(self, probes: Probes) -> None:
         self._probes = probes
+        self._unseen = 0  # skipped before anything stood behind
+        self._uncovered = False
         self.fields = probes.event.names
         self._events = Ring(probes.maps["events"], probes.event, EVENTS_BYTES)
         self._names = Ring(probes.maps["cgroup_names"], probes.cgroup_name, NAMES_BYTES)
@@ -38,6 +50,12 @@ class Source:
 
     def records(self) -> Iterator[tuple[Any, ...]]:
         """Unpack the records submitted since the last call; their first field is the time."""
+        if not self._probes.covered and (unseen := sum(map(recursion_misses, self._probes.front))):
+            self._unseen = unseen
+            try:
+                self._cover()
+            except KernelRefused:
+                self._uncovered = True
         return self._events.records()
 
     def cgroups(self) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -57,13 +75,21 @@ class Source:
         counts = {
             cause: percpu_sum(self._probes.maps["lost"], index) for index, cause in enumerate(LOST)
         }
-        skipped = [*self._probes.programs]
-        if percpu_sum(self._probes.maps["lost"], _TAKEN_OVER):
-            skipped += self._probes.behind
-        counts["the kernel skipped a hook that was running already (at most)"] = sum(
-            map(recursion_misses, skipped)
-        )
+        skipped = sum(map(recursion_misses, self._probes.alone))
+        if self._uncovered or percpu_sum(self._probes.maps["lost"], _TAKEN_OVER):
+            behind = self._probes.behind.values()
+            skipped += self._unseen + sum(map(recursion_misses, behind))
+        counts["the kernel skipped a hook that was running already (at most)"] = skipped
         return {cause: count for cause, count in counts.items() if count}
+
+    def _cover(self) -> None:
+        """See that no interrupt hides anything any more, and look for what one may have hidden."""
+        self._probes.cover()
+        program = self._probes.behind.get("inet_sock_set_state")
+        attempts = self._probes.maps.get("attempts")
+        if program and attempts:
+            for socket in map_keys(attempts, _MOST_ATTEMPTS):
+                call_raw_tracepoint(program, socket, _SYN_SENT, _ASK_AGAIN)
 
     def close(self) -> None:
         """Detach the program and give its memory back."""
