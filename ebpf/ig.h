@@ -31,6 +31,15 @@
 #define IPPROTO_MPTCP 262
 
 #define READ(p, field) ({ typeof((p)->field) _v; bpf_probe_read_kernel(&_v, sizeof(_v), &(p)->field); _v; })
+/* The current task, and what it and the pointers that it leads to hold: since 5.11 without a call each. */
+#ifdef KERNEL_BPF_FUNC_get_current_task_btf
+#define CURRENT_TASK() ((struct task_struct *)((void *(*)(void))KERNEL_BPF_FUNC_get_current_task_btf)())
+/* not (p)->field, which takes the declared structs for packed, and reads byte by byte */
+#define LOAD(p, field) (*(typeof((p)->field) *)((void *)(p) + __builtin_offsetof(typeof(*(p)), field)))
+#else
+#define CURRENT_TASK() ((struct task_struct *)bpf_get_current_task())
+#define LOAD(p, field) READ(p, field)
+#endif
 #define NTOHS(x) __builtin_bswap16(x)
 
 KERNEL_STRUCT(ns_common, inum)
@@ -180,9 +189,9 @@ static __always_inline int current_wanted(u64 *cgroup)
 /* Only where the current task is the caller. */
 static __always_inline void read_owner(struct owner *owner, u64 cgroup)
 {
-	struct task_struct *task = (void *)bpf_get_current_task(), *parent;
-	struct nsproxy *namespaces = READ(task, nsproxy);
-	struct mnt_namespace *mntns = READ(namespaces, mnt_ns);
+	struct task_struct *task = CURRENT_TASK(), *parent = LOAD(task, real_parent);
+	struct nsproxy *namespaces = LOAD(task, nsproxy);
+	struct mnt_namespace *mntns = LOAD(namespaces, mnt_ns);
 	u64 id = bpf_get_current_pid_tgid();
 
 	owner->cgroup = cgroup;
@@ -191,25 +200,23 @@ static __always_inline void read_owner(struct owner *owner, u64 cgroup)
 	id = bpf_get_current_uid_gid();
 	owner->uid = id;
 	owner->gid = id >> 32;
-	owner->mntns = READ(mntns, ns.inum);
+	owner->mntns = LOAD(mntns, ns.inum);
 	bpf_get_current_comm(owner->comm, sizeof(owner->comm));
-	parent = READ(task, real_parent);
-	owner->parent_pid = READ(parent, tgid);
+	owner->parent_pid = LOAD(parent, tgid);
 	bpf_probe_read_kernel(owner->parent_comm, sizeof(owner->parent_comm), parent->comm);
 }
 
 /* Copies the socket behind a descriptor of the current task; false if it is none. */
 static __always_inline int current_socket(int fd, struct socket *socket)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct files_struct *files = READ(task, files);
-	struct fdtable *pointer = READ(files, fdt), table;
+	struct task_struct *task = CURRENT_TASK();
+	struct files_struct *files = LOAD(task, files);
+	struct fdtable *table = LOAD(files, fdt);
 	struct file *file = NULL;
 
-	bpf_probe_read_kernel(&table, sizeof(table), pointer);
-	if (fd < 0 || fd >= table.max_fds)
+	if (fd < 0 || fd >= LOAD(table, max_fds))
 		return 0;
-	bpf_probe_read_kernel(&file, sizeof(file), (struct file **)table.fd + fd);
+	bpf_probe_read_kernel(&file, sizeof(file), (struct file **)LOAD(table, fd) + fd);
 	if (!file)
 		return 0;
 	bpf_probe_read_kernel(socket, sizeof(*socket), READ(file, private_data));
@@ -229,24 +236,24 @@ struct call { s32 number, fd; u64 address; };
 
 static __always_inline struct call current_call(void)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct pt_regs *regs;
+	struct task_struct *task = CURRENT_TASK();
 	struct call call;
 
 #ifdef KERNEL_BPF_FUNC_task_pt_regs
-	task = ((void *(*)(void))KERNEL_BPF_FUNC_get_current_task_btf)();
-	regs = ((void *(*)(void *))KERNEL_BPF_FUNC_task_pt_regs)(task);
+	struct pt_regs *regs = ((void *(*)(void *))KERNEL_BPF_FUNC_task_pt_regs)(task);
+#define REGISTER(name) LOAD(regs, name)
 #else /* before 5.15 (dd6e10fbd9fb): at the stack's end, which is 16 KiB on 64-bit machines */
-	regs = (void *)READ(task, stack) + 16384 - SIZE_pt_regs;
+	struct pt_regs *regs = (void *)READ(task, stack) + 16384 - SIZE_pt_regs;
+#define REGISTER(name) READ(regs, name)
 #endif
 #ifdef HAVE_pt_regs_orig_ax
-	call.number = READ(regs, orig_ax);
-	call.fd = READ(regs, di);
-	call.address = READ(regs, si);
+	call.number = REGISTER(orig_ax);
+	call.fd = REGISTER(di);
+	call.address = REGISTER(si);
 #else
-	call.number = READ(regs, syscallno);
-	call.fd = READ(regs, orig_x0);
-	call.address = READ(regs, regs[1]);
+	call.number = REGISTER(syscallno);
+	call.fd = REGISTER(orig_x0);
+	call.address = REGISTER(regs[1]);
 #endif
 	return call;
 }

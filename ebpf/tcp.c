@@ -44,7 +44,7 @@ static __always_inline int change_state(struct change *change, int behind)
 #endif
 #ifdef TRACE_CLOSE
 	if (old == LISTEN && new == SYN_RECV)
-		create_connection(sk);
+		create_connection(sk, behind);
 	else if ((old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_RECV) &&
 		 (new == FIN_WAIT1 || new == LAST_ACK || new == CLOSED))
 		end_connection(sk, old, new);

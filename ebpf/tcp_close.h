@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Whose each connection is, and its end: one event, by whichever end of it is here. */
 #ifndef TRACE_CLOSE
-#define own(sk, owner)
+#define own(sk, owner, since)
 #define disown(sk)
 #define adopt(sk, event)
 #else
@@ -15,9 +15,9 @@ static __always_inline int established_unseen(struct sock *sk, struct owner *own
 #endif
 
 /* A connection is made, by `owner`, or by a listener whose process has yet to accept it. */
-static __always_inline void own(struct sock *sk, struct owner *owner)
+static __always_inline void own(struct sock *sk, struct owner *owner, u64 since)
 {
-	struct connection connection = { .since = bpf_ktime_get_ns() };
+	struct connection connection = { .since = since };
 
 	if (READ(sk, sk_protocol) != IPPROTO_TCP)
 		return; /* an MPTCP socket is never closed: its subflows are */
@@ -28,10 +28,10 @@ static __always_inline void own(struct sock *sk, struct owner *owner)
 }
 
 /* A listener's: nobody's until it is accepted. */
-static __always_inline void create_connection(struct sock *sk)
+static __always_inline void create_connection(struct sock *sk, int behind)
 {
-	if (!connections.lookup(&sk)) /* not by the program in front */
-		own(sk, NULL);
+	if (!behind || !connections.lookup(&sk))
+		own(sk, NULL, bpf_ktime_get_ns());
 }
 
 /* Its close is not asked for. */
@@ -39,7 +39,7 @@ static __always_inline void disown(struct sock *sk)
 {
 	struct owner owner = { .pid = UNWANTED };
 
-	own(sk, &owner);
+	own(sk, &owner, 0);
 }
 
 /* Bytes that were written and wait for their turn; the FIN comes after them. */
@@ -131,7 +131,7 @@ static __always_inline void adopt(struct sock *sk, struct event *event)
 	struct owner owner = event->owner;
 
 	if (!connection) {
-		own(sk, &event->owner);
+		own(sk, &event->owner, event->timestamp);
 		return;
 	}
 	owner.pid = 0;

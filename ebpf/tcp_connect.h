@@ -41,8 +41,10 @@ static __always_inline void finish_attempt(struct sock *sk, struct event *event,
 {
 	u64 now = bpf_ktime_get_ns(), elapsed = now - event->timestamp;
 
-	if (event->outcome == UNANSWERED)
+	if (event->outcome == UNANSWERED) {
+		event->timestamp = now;
 		return; /* told when the SYN was repeated */
+	}
 #ifdef FAILURE_ONLY
 	if (outcome == DONE)
 		return;
@@ -98,12 +100,9 @@ static __always_inline void end_attempt(struct sock *sk, int new)
 	}
 	if (!event)
 		return;
-#ifdef TRACE_CLOSE
-	if (new == ESTABLISHED) {
-		own(sk, &event->owner);
-	}
-#endif
 	finish_attempt(sk, event, new == CLOSED ? outcome_of(error) : DONE, error, 0);
+	if (new == ESTABLISHED)
+		own(sk, &event->owner, event->timestamp);
 	attempts.delete(&sk);
 }
 
@@ -134,9 +133,9 @@ static __always_inline void ask_again(struct sock *sk)
 		if (event->outcome != UNANSWERED)
 			count_lost(LOST_ANSWERS); /* another socket by now, or its caller was told */
 	} else {
-		if (state != CLOSED)
-			own(sk, &event->owner);
 		finish_attempt(sk, event, state == CLOSED ? outcome_of(error) : DONE, error, 1);
+		if (state != CLOSED)
+			own(sk, &event->owner, event->timestamp);
 	}
 	attempts.delete(&sk);
 }

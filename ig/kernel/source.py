@@ -53,7 +53,7 @@ class Source:
         if not self._probes.covered and (unseen := sum(map(recursion_misses, self._probes.front))):
             self._unseen = unseen
             try:
-                self._cover()
+                self.cover()
             except KernelRefused:
                 self._uncovered = True
         return self._events.records()
@@ -82,8 +82,8 @@ class Source:
         counts["the kernel skipped a hook that was running already (at most)"] = skipped
         return {cause: count for cause, count in counts.items() if count}
 
-    def _cover(self) -> None:
-        """See that no interrupt hides anything any more, and look for what one may have hidden."""
+    def cover(self) -> None:
+        """See that interrupts hide nothing any more, and look for what they have hidden until now."""
         self._probes.cover()
         program = self._probes.behind.get("inet_sock_set_state")
         attempts = self._probes.maps.get("attempts")
