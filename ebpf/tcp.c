@@ -37,10 +37,6 @@ static __always_inline int change_state(struct change *change, int behind)
 	/* SYN_SENT -> SYN_RECV is a simultaneous open, not yet an answer; others come from a listener */
 	else if (new != SYN_RECV && (old == SYN_SENT || (old == SYN_RECV && READ(sk, sk_socket))))
 		end_attempt(sk, new);
-#ifndef TRACE_CLOSE
-	else if ((old == ESTABLISHED || old == CLOSE_WAIT) && new != CLOSE_WAIT)
-		established_unseen(sk, NULL);
-#endif
 #endif
 #ifdef TRACE_CLOSE
 	if (old == LISTEN && new == SYN_RECV)

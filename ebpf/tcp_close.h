@@ -31,7 +31,7 @@ static __always_inline void own(struct sock *sk, struct owner *owner, u64 since)
 static __always_inline void create_connection(struct sock *sk, int behind)
 {
 	if (!behind || !connections.lookup(&sk))
-		own(sk, NULL, bpf_ktime_get_ns());
+		own(sk, NULL, 0);
 }
 
 /* Its close is not asked for. */
@@ -63,17 +63,18 @@ static __always_inline void submit_close(struct sock *sk, struct event *event, i
 	submit(event);
 }
 
+/* Who holds the socket's lock is who calls; else this is a softirq in somebody's time. */
+static __always_inline int is_callers(struct sock *sk)
+{
+	return READ(sk, sk_lock.owned) != 0;
+}
+
 static __always_inline void end_connection(struct sock *sk, int old, int new)
 {
 	struct event event = { .type = CLOSE, .fd = -1, .accept_fd = -1 };
 	struct connection *connection = connections.lookup(&sk), told = { .closed = TOLD };
-	/* who holds the socket's lock is who calls; else this is a softirq in somebody's time */
-	int caller = READ(sk, sk_lock.owned) != 0;
 	u64 cgroup, since = 0;
-	u32 *verdict;
 
-	if (READ(sk, sk_protocol) != IPPROTO_TCP)
-		return;
 	if (old == SYN_RECV && new == CLOSED) {
 		connections.delete(&sk); /* never was established */
 		return;
@@ -85,7 +86,7 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 			return; /* by the program in front, or by accept() meanwhile */
 		}
 		/* accept() itself may hold the lock when the reset comes; what is closed has no error yet */
-		if (!connection->owner.pid && new == CLOSED && (!caller || READ(sk, sk_err))) {
+		if (!connection->owner.pid && new == CLOSED && (!is_callers(sk) || READ(sk, sk_err))) {
 			connection->closed = old; /* reset before it was accepted: accept() or the end tells */
 			connection->dport = NTOHS(READ(sk, __sk_common.skc_dport));
 			return;
@@ -93,11 +94,12 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 		event.owner = connection->owner;
 		since = connection->since;
 		connection->closed = TOLD;
-		verdict = cgroups.lookup(&event.owner.cgroup);
-		if (event.owner.pid == UNWANTED || (verdict && *verdict == DROP))
+		if (event.owner.pid == UNWANTED)
 			return;
+	} else if (READ(sk, sk_protocol) != IPPROTO_TCP) {
+		return;
 	} else if (established_unseen(sk, &event.owner)) { /* nor was its answer */
-	} else if (caller) { /* older than the trace */
+	} else if (is_callers(sk)) { /* older than the trace */
 		if (!current_wanted(&cgroup))
 			return;
 		read_owner(&event.owner, cgroup);
@@ -135,6 +137,7 @@ static __always_inline void adopt(struct sock *sk, struct event *event)
 		return;
 	}
 	owner.pid = 0;
+	connection->since = event->timestamp;
 	connection->owner = owner;
 	asm volatile("" ::: "memory");
 	connection->owner.pid = event->owner.pid;

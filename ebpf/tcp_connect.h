@@ -3,7 +3,7 @@
 #ifdef TRACE_CONNECT
 /*
  * CLOSE -> SYN_SENT, in the caller's context; the local port is not chosen yet. True if it is noted.
- * What there is no room for is tried again by the program behind, which alone counts it.
+ * What there is no room for is counted by the program in front, also if the one behind finds room.
  */
 static __always_inline int begin_attempt(struct sock *sk, int behind)
 {
@@ -31,7 +31,7 @@ static __always_inline int begin_attempt(struct sock *sk, int behind)
 	event.timestamp = bpf_ktime_get_ns();
 	if (!attempts.update(&sk, &event))
 		return 1;
-	if (behind)
+	if (!behind)
 		count_lost(LOST_ATTEMPTS);
 	return 0;
 }

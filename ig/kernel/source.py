@@ -83,7 +83,7 @@ class Source:
         return {cause: count for cause, count in counts.items() if count}
 
     def cover(self) -> None:
-        """See that interrupts hide nothing any more, and look for what they have hidden until now."""
+        """See that interrupts hide nothing any more, and look for what they have hidden."""
         self._probes.cover()
         program = self._probes.behind.get("inet_sock_set_state")
         attempts = self._probes.maps.get("attempts")

@@ -12,10 +12,11 @@ from tests.host.engine import Engine, PrivateEngine
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
-from tests.host.waiting import until
+from tests.host.waiting import EMULATED, until
 
 Start = Callable[..., Tracer]
 NOBODY = ("127.0.0.1", 9)
+TIMES = 11 if EMULATED else 101
 
 
 def names(events: list[Report]) -> list[str]:
@@ -43,13 +44,13 @@ def test_containers_that_were_there_come_later_or_start_again_are_named(
 def test_a_container_that_lives_milliseconds_is_named_every_time(ig: Start, engine: Engine) -> None:
     tracer = ig("trace", "tcpconnect")
     expected = []
-    for number in range(101):
+    for number in range(TIMES):
         shorty = engine.run(
             f"shorty-{number}", ["nc", "-w", 1, *NOBODY], auto_remove=True, tty=False
         )
         shorty.reports.all()
         expected.append(engine.name(f"shorty-{number}"))
-    tracer.wait_for(bool, 101)
+    tracer.wait_for(bool, TIMES)
     assert names(tracer.stop()[0]) == expected
 
 

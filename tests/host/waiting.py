@@ -10,6 +10,9 @@ Value = TypeVar("Value")
 PATIENCE = float(os.environ.get("IG_TESTS_PATIENCE", "30"))
 """Seconds that anything may take on a slow, busy machine before it counts as not happening."""
 
+EMULATED = "IG_TESTS_PATIENCE" in os.environ
+"""Whether this is an emulated kernel, where a container takes four seconds to start."""
+
 
 def until(condition: Callable[[], Value], what: str, seconds: float = PATIENCE) -> Value:
     """Give the condition's first true value; raise TimeoutError, saying `what`, after `seconds`."""
