@@ -84,6 +84,7 @@ def test_filters_choose_events(start_ig: Start, namespace: Namespace, expression
     assert [event["dst"]["port"] for event in tracer.stop()[0]] == [11]
 
 
+@pytest.mark.anywhere
 def test_it_ends_after_the_time_that_it_was_given(start_ig: Start) -> None:
     events, _, code = start_ig("trace", "tcpconnect", "-t", "0.2").finished()
     assert (events, code) == ([], 0)
@@ -163,6 +164,7 @@ def test_a_command_line_without_sense_is_told_what_would_have(arguments: str, sa
     assert done.stdout == ""
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("command", ["trace tcpconnect", "run trace_tcpconnect"])
 @pytest.mark.parametrize(("ordinary", "remedy"), [(False, "--privileged"), (True, "sudo")])
 def test_who_may_not_trace_is_told_so(command: str, ordinary: bool, remedy: str) -> None:

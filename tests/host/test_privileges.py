@@ -97,6 +97,7 @@ def test_both_ends_are_named_without_any_privilege(ig: Start, engine: Engine) ->
     assert (event["dst"]["kind"], event["dst"]["name"]) == ("container", server.name)
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("name", ["", "tcp.c", "headers", "headers/include/linux/types.h"])
 @pytest.mark.parametrize("how", ["owner", "mode"])
 def test_programs_that_anybody_could_have_changed_are_not_loaded(

@@ -130,6 +130,7 @@ def test_privileges_that_cannot_be_given_up_are_told_with_what_to_do() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("error", ["EPERM", "EAFNOSUPPORT"])
 def test_sockets_are_read_from_proc_where_netlink_is_refused(
     namespace: Namespace, error: str
@@ -142,6 +143,7 @@ def test_sockets_are_read_from_proc_where_netlink_is_refused(
     assert [each["src"]["port"] for each in json.loads(done.stdout)] == [port]
 
 
+@pytest.mark.anywhere
 def test_namespaces_that_may_not_be_entered_are_read_from_proc(
     namespace: Namespace,
 ) -> None:
@@ -153,6 +155,7 @@ def test_namespaces_that_may_not_be_entered_are_read_from_proc(
     assert "a network namespace may not be entered" in done.stderr
 
 
+@pytest.mark.anywhere
 def test_a_kernel_without_types_is_told_with_what_would_help() -> None:
     script = f"mount -t tmpfs none /sys/kernel/btf && exec {IG} trace tcpconnect --host -t 0.1"
     done = subprocess.run(

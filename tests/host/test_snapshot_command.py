@@ -21,6 +21,8 @@ from tests.host.test_snapshot_socket import same_moment
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE
 
+pytestmark = pytest.mark.anywhere
+
 Start = Callable[..., Tracer]
 CONNECTIONS = 3
 

@@ -194,6 +194,7 @@ def test_nothing_stays_attached(start_ig: Start, namespace: Namespace) -> None:
     until(lambda: not added(before), "the kernel to let go of the programs")
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize(
     "line",
     [
@@ -206,6 +207,7 @@ def test_the_command_lines_that_people_know_work(start_ig: Start, line: str) -> 
     assert start_ig(*line.split(), ready=False).finished()[2] == 0
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("ports", ["70000", "0", "http", "4242,", "4242,-1"])
 def test_what_is_no_port_is_refused(start_ig: Start, ports: str) -> None:
     _, said, code = start_ig("trace", "bind", "-P", ports, ready=False).finished()

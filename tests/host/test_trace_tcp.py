@@ -312,6 +312,7 @@ def test_the_classic_view_is_flat(start_ig: Start, namespace: Namespace) -> None
     assert (event["type"], event["operation"], event["ipversion"]) == ("normal", "connect", 4)
 
 
+@pytest.mark.anywhere
 def test_connects_only_and_accepts_only_exclude_each_other(start_ig: Start) -> None:
     tracer = start_ig("trace", "tcp", "--accept-only", "--connect-only", ready=False)
     _, said, code = tracer.finished()
@@ -319,6 +320,7 @@ def test_connects_only_and_accepts_only_exclude_each_other(start_ig: Start) -> N
     assert "--connect-only and --accept-only exclude each other" in said
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize(
     "line",
     [

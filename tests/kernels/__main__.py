@@ -49,7 +49,7 @@ _BEGIN, _END = "<!-- kernels: written by `make kernels` -->", "<!-- kernels end 
 def main() -> int:
     """Give 0 if every test that ran passed, and every kernel could be had."""
     options = _arguments()
-    names = options.kernel.split(",") if options.kernel else list(debian.SUITES)
+    names = options.kernel.split(",") if options.kernel else _all(options.quick)
     failed = False
     guests: list[tuple[debian.Kernel, str, Sequence[str]]] = []
     for name in names:
@@ -76,6 +76,12 @@ def main() -> int:
     return int(failed)
 
 
+def _all(quick: bool) -> list[str]:
+    """Give the names of all kernels, or of the oldest and the newest."""
+    suites = list(debian.SUITES)
+    return [suites[0], suites[-1]] if quick else suites
+
+
 def _setups(options: argparse.Namespace, kernel: str) -> Iterator[tuple[str, Sequence[str]]]:
     """Yield words for the kernel's command line and the tests to run: all, if none were chosen.
 
@@ -86,8 +92,7 @@ def _setups(options: argparse.Namespace, kernel: str) -> Iterator[tuple[str, Seq
         return
     yield "", [*(QUICK if options.quick else ()), *options.tests]
     chosen = options.quick or options.tests or options.shell or options.append
-    suites = list(debian.SUITES)
-    if not chosen and (options.kernel == kernel or kernel in (suites[0], suites[-1])):
+    if not chosen and (options.kernel == kernel or kernel in _all(quick=True)):
         yield from SETUPS.items()
 
 
