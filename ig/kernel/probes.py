@@ -89,10 +89,12 @@ class Probes:
     cgroup_name: layout.Layout
 
     def cover(self) -> None:
-        """Attach those that stand behind others. Raises KernelRefused."""
+        """Attach those that stand behind others. Raises KernelRefused, the first time."""
+        if self.covered:
+            return
+        self.covered = True
         for event, program in self.behind.items():
             self.hooks.append(attach_raw_tracepoint(event, program))
-        self.covered = True
 
     def close(self) -> None:
         """Detach and unload everything."""

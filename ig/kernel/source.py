@@ -39,8 +39,8 @@ class Source:
 
     def __init__(self, probes: Probes) -> None:
         self._probes = probes
-        self._unseen = 0  # skipped before anything stood behind
-        self._uncovered = False
+        self._unseen = 0  # how often programs were skipped before anything stood behind
+        self._refused = False  # to let anything stand there
         self.fields = probes.event.names
         self._events = Ring(probes.maps["events"], probes.event, EVENTS_BYTES)
         self._names = Ring(probes.maps["cgroup_names"], probes.cgroup_name, NAMES_BYTES)
@@ -55,7 +55,7 @@ class Source:
             try:
                 self.cover()
             except KernelRefused:
-                self._uncovered = True
+                self._refused = True
         return self._events.records()
 
     def cgroups(self) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -75,11 +75,15 @@ class Source:
         counts = {
             cause: percpu_sum(self._probes.maps["lost"], index) for index, cause in enumerate(LOST)
         }
-        skipped = sum(map(recursion_misses, self._probes.alone))
-        if self._uncovered or percpu_sum(self._probes.maps["lost"], _TAKEN_OVER):
-            behind = self._probes.behind.values()
-            skipped += self._unseen + sum(map(recursion_misses, behind))
-        counts["the kernel skipped a hook that was running already (at most)"] = skipped
+        skipped = [*self._probes.alone]
+        if self._refused:
+            skipped += self._probes.front
+        taken_over = percpu_sum(self._probes.maps["lost"], _TAKEN_OVER)
+        if taken_over:
+            skipped += self._probes.behind.values()
+        counts["the kernel skipped a hook that was running already (at most)"] = (
+            sum(map(recursion_misses, skipped)) + bool(taken_over) * self._unseen
+        )
         return {cause: count for cause, count in counts.items() if count}
 
     def cover(self) -> None:

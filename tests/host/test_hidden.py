@@ -28,6 +28,7 @@ established, refused, asked, waiting = map(attempt, (served, unserved, unserved,
 probes = source._probes
 while probes.hooks:
     os.close(probes.hooks.pop())
+probes.covered = False
 print("hidden", flush=True)
 sys.stdin.readline()
 for client in (established, refused, asked):
