@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -333,11 +333,12 @@ class Engine:
     def clear(self) -> None:
         """Remove all containers that the tests have left."""
         for container in self._ours():
-            container.remove(force=True, v=True)
+            with suppress(NotFound):  # it removed itself meanwhile
+                container.remove(force=True, v=True)
 
     def _ours(self) -> Iterator[Container]:
-        found = self.client.containers.list(all=True, filters={"label": f"{LABEL}={self.prefix}"})
-        yield from found
+        ours = {"label": f"{LABEL}={self.prefix}"}
+        yield from self.client.containers.list(all=True, ignore_removed=True, filters=ours)
 
     def close(self) -> None:
         """Remove the containers and the image."""
