@@ -337,8 +337,9 @@ class Engine:
                 container.remove(force=True, v=True)
 
     def _ours(self) -> Iterator[Container]:
-        ours = {"label": f"{LABEL}={self.prefix}"}
-        yield from self.client.containers.list(all=True, ignore_removed=True, filters=ours)
+        yield from self.client.containers.list(
+            all=True, ignore_removed=True, filters={"label": f"{LABEL}={self.prefix}"}
+        )
 
     def close(self) -> None:
         """Remove the containers and the image."""
