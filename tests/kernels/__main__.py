@@ -51,7 +51,7 @@ QUICK = (
     "test_trace_tcpconnect_owners.py::"
     "test_containers_that_were_there_come_later_or_start_again_are_named",
 )
-"""What CI runs on the oldest and the newest kernel."""
+"""A selection for the oldest and the newest kernel."""
 _BEGIN, _END = "<!-- kernels: written by `make kernels` -->", "<!-- kernels end -->"
 
 
@@ -135,7 +135,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=__doc__)
     parser.add_argument("--kernel", default="", help=f"some of {','.join(debian.SUITES)}")
     parser.add_argument("--shell", action="store_true", help="a shell instead of the tests")
-    parser.add_argument("--quick", action="store_true", help="the selection that CI runs")
+    parser.add_argument("--quick", action="store_true", help="a selection, on the oldest and the newest")
     parser.add_argument("--setup", default="", help=f"only some of {','.join(SETUPS)}")
     parser.add_argument("--append", default="", help="words for the kernel's command line")
     parser.add_argument("--seconds", type=float, default=3600, help="most for each kernel")
