@@ -88,14 +88,18 @@ enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_ANSWERS, LOST_CAUSE
 BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);
 BPF_RINGBUF_OUTPUT(cgroup_names, NAMES_PAGES);
 BPF_TABLE("lru_hash", u64, u32, cgroups, 16384);
-BPF_PERCPU_ARRAY(lost, u64, COUNTERS);
+/*
+ * User space maps it (1 << 10 is BPF_F_MMAPABLE). A lookup by bpf() would keep every tp__ program from
+ * running on that CPU meanwhile, however long it is preempted: bpf_disable_instrumentation().
+ */
+BPF_F_TABLE("array", u32, u64, lost, COUNTERS, 1 << 10);
 
 static __always_inline void count_lost(u32 cause)
 {
 	u64 *n = lost.lookup(&cause);
 
 	if (n)
-		__sync_fetch_and_add(n, 1); /* an interrupt's program may count meanwhile */
+		__sync_fetch_and_add(n, 1);
 }
 
 static __always_inline struct css_set *current_css_set(void)

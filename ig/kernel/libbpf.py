@@ -20,14 +20,12 @@ _SIGNATURES = {
     "btf__find_by_name_kind": ([_POINTER, ctypes.c_char_p, ctypes.c_uint32], ctypes.c_int32),
     "btf__type_by_id": ([_POINTER, ctypes.c_uint32], _POINTER),
     "btf__name_by_offset": ([_POINTER, ctypes.c_uint32], ctypes.c_char_p),
-    "bpf_map_lookup_elem": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
     "bpf_map_update_elem": ([ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64], ctypes.c_int),
     "bpf_map_delete_elem": ([ctypes.c_int, _POINTER], ctypes.c_int),
     "bpf_map_get_next_key": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
     "bpf_raw_tracepoint_open": ([ctypes.c_char_p, ctypes.c_int], ctypes.c_int),
     "bpf_prog_test_run_opts": ([ctypes.c_int, _POINTER], ctypes.c_int),
     "bpf_obj_get_info_by_fd": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
-    "libbpf_num_possible_cpus": ([], ctypes.c_int),
 }
 
 
@@ -118,15 +116,6 @@ def recursion_misses(program: int) -> int:
     if library().bpf_obj_get_info_by_fd(program, information, ctypes.byref(size)) < 0:
         _refuse("How often a BPF program was skipped cannot be read")
     return int(information[_RECURSION_MISSES])
-
-
-def percpu_sum(descriptor: int, index: int) -> int:
-    """Add up one u64 element of a per-CPU array over all possible CPUs. Raises KernelRefused."""
-    values = (ctypes.c_uint64 * library().libbpf_num_possible_cpus())()
-    key = ctypes.c_uint32(index)
-    if library().bpf_map_lookup_elem(descriptor, ctypes.byref(key), values) < 0:
-        _refuse("A BPF map cannot be read")
-    return sum(values)
 
 
 def _refuse(failed: str) -> NoReturn:

@@ -39,7 +39,7 @@ _PREEMPTED = "init_srcu_struct_fast"
 """A function of the kernels whose tracepoints may be preempted: since "tracing: Guard
 __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast" (7.0), which needs it."""
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
-_MAP = re.compile(r'^BPF_(?:TABLE\("\w+", \w+, \w+, |\w+\()(\w+)', re.M)
+_MAP = re.compile(r'^BPF_(?:(?:F_)?TABLE\("\w+", \w+, \w+, |\w+\()(\w+)', re.M)
 _FUNCTION = re.compile(r"^int ((?:raw_)?tp__\w+)\(", re.M)
 _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
 

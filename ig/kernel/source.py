@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +12,6 @@ from ig.kernel.libbpf import (
     call_raw_tracepoint,
     map_keys,
     map_update,
-    percpu_sum,
     recursion_misses,
 )
 from ig.kernel.probes import EVENTS_BYTES, NAMES_BYTES, Probes
@@ -44,6 +44,8 @@ class Source:
         self.fields = probes.event.names
         self._events = Ring(probes.maps["events"], probes.event, EVENTS_BYTES)
         self._names = Ring(probes.maps["cgroup_names"], probes.cgroup_name, NAMES_BYTES)
+        self._page = mmap.mmap(probes.maps["lost"], mmap.PAGESIZE, prot=mmap.PROT_READ)
+        self._counters = memoryview(self._page).cast("Q")
         # No cgroup has the id 0; what the kernel refuses is better known now than later.
         self.decide(0, keep=True)
         self.lost()
@@ -72,13 +74,11 @@ class Source:
 
     def lost(self) -> Mapping[str, int]:
         """Give how many events could not be delivered so far, by cause; those of 0 left out."""
-        counts = {
-            cause: percpu_sum(self._probes.maps["lost"], index) for index, cause in enumerate(LOST)
-        }
+        counts = dict(zip(LOST, self._counters, strict=False))
         skipped = [*self._probes.alone]
         if self._refused:
             skipped += self._probes.front
-        taken_over = percpu_sum(self._probes.maps["lost"], _TAKEN_OVER)
+        taken_over = self._counters[_TAKEN_OVER]
         if taken_over:
             skipped += self._probes.behind.values()
         counts["the kernel skipped a hook that was running already (at most)"] = (
@@ -97,6 +97,8 @@ class Source:
 
     def close(self) -> None:
         """Detach the program and give its memory back."""
+        self._counters.release()
+        self._page.close()
         self._events.close()
         self._names.close()
         self._probes.close()

@@ -15,7 +15,7 @@ from tests.host.namespace import PROGRAMS, PYTHON, Namespace
 from tests.host.tracer import IG
 from tests.host.waiting import PATIENCE
 
-MAP_CREATE, LOOKUP, UPDATE, PROG_LOAD, OBJ_INFO, BTF_LOAD = 0, 1, 2, 5, 15, 18
+MAP_CREATE, UPDATE, PROG_LOAD, OBJ_INFO, BTF_LOAD = 0, 2, 5, 15, 18
 RAW_TRACEPOINT_OPEN = 17
 NETLINK = 16
 
@@ -40,7 +40,6 @@ def refused(*rules: str, command: str) -> subprocess.CompletedProcess[str]:
         ("bpf=ENOSYS", "map"),
         (f"bpf:{MAP_CREATE}=EACCES", "map"),
         (f"bpf:{PROG_LOAD}=EPERM", "could not be loaded"),
-        (f"bpf:{LOOKUP}=EPERM", "map cannot be read"),
         (f"bpf:{UPDATE}=EPERM", "map cannot be written"),
         (f"bpf:{OBJ_INFO}=EPERM", "skipped"),
     ],

@@ -135,7 +135,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=__doc__)
     parser.add_argument("--kernel", default="", help=f"some of {','.join(debian.SUITES)}")
     parser.add_argument("--shell", action="store_true", help="a shell instead of the tests")
-    parser.add_argument("--quick", action="store_true", help="a selection, on the oldest and the newest")
+    parser.add_argument("--quick", action="store_true", help="a few, on two of them")
     parser.add_argument("--setup", default="", help=f"only some of {','.join(SETUPS)}")
     parser.add_argument("--append", default="", help="words for the kernel's command line")
     parser.add_argument("--seconds", type=float, default=3600, help="most for each kernel")
