@@ -113,8 +113,7 @@ static __always_inline int established_unseen(struct sock *sk, struct owner *own
 
 	if (!event)
 		return 0;
-	if (owner)
-		*owner = event->owner;
+	*owner = event->owner;
 	finish_attempt(sk, event, DONE, 0, 1);
 	attempts.delete(&sk);
 	return 1;

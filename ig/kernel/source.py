@@ -8,12 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ig.errors import KernelRefused
-from ig.kernel.libbpf import (
-    call_raw_tracepoint,
-    map_keys,
-    map_update,
-    recursion_misses,
-)
+from ig.kernel.libbpf import call_raw_tracepoint, map_keys, map_update, recursion_misses
 from ig.kernel.probes import EVENTS_BYTES, NAMES_BYTES, Probes
 from ig.kernel.ring import Ring
 
@@ -27,7 +22,7 @@ LOST = (  # enum lost in ig.h
 )
 _TAKEN_OVER = len(LOST)  # TAKEN_OVER in ig.h
 _SYN_SENT, _ASK_AGAIN = 2, 0  # enum state in tcp.h
-_MOST_ATTEMPTS = 65536
+_MOST_ATTEMPTS = 65536  # the size of attempts in tcp.h
 _NAME_BYTES = 128  # CGROUP_NAME in ig.h
 
 
@@ -75,15 +70,12 @@ class Source:
     def lost(self) -> Mapping[str, int]:
         """Give how many events could not be delivered so far, by cause; those of 0 left out."""
         counts = dict(zip(LOST, self._counters, strict=False))
-        skipped = [*self._probes.alone]
+        skipped = sum(map(recursion_misses, self._probes.alone))
         if self._refused:
-            skipped += self._probes.front
-        taken_over = self._counters[_TAKEN_OVER]
-        if taken_over:
-            skipped += self._probes.behind.values()
-        counts["the kernel skipped a hook that was running already (at most)"] = (
-            sum(map(recursion_misses, skipped)) + bool(taken_over) * self._unseen
-        )
+            skipped += sum(map(recursion_misses, self._probes.front))
+        if self._counters[_TAKEN_OVER]:
+            skipped += self._unseen + sum(map(recursion_misses, self._probes.behind.values()))
+        counts["the kernel skipped a hook that was running already (at most)"] = skipped
         return {cause: count for cause, count in counts.items() if count}
 
     def cover(self) -> None:

@@ -325,16 +325,12 @@ class Engine:
 
     def remove(self, running: Running) -> None:
         """Kill and remove the container, if it is still there."""
-        try:
-            running.container.remove(force=True, v=True)
-        except NotFound:
-            return
+        _remove(running.container)
 
     def clear(self) -> None:
         """Remove all containers that the tests have left."""
         for container in self._ours():
-            with suppress(NotFound):  # it removed itself meanwhile
-                container.remove(force=True, v=True)
+            _remove(container)
 
     def _ours(self) -> Iterator[Container]:
         yield from self.client.containers.list(
@@ -346,6 +342,11 @@ class Engine:
         self.clear()
         self.client.images.remove(self.image, force=True)
         self.client.close()
+
+
+def _remove(container: Container) -> None:
+    with suppress(NotFound):  # it removed itself meanwhile
+        container.remove(force=True, v=True)
 
 
 @contextmanager
