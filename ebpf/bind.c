@@ -30,6 +30,12 @@ KERNEL_STRUCT(net_device, name, ifindex, index_hlist)
 #define INET_BIT(inet, flag, field) BITS(inet, BIT_OFFSET_inet_sock_##field, 1)
 #endif
 
+#ifdef HAVE_pt_regs_orig_ax /* x86-64 */
+#define NR_BIND 49
+#else /* include/uapi/asm-generic/unistd.h */
+#define NR_BIND 200
+#endif
+
 enum option { REUSE_PORT = 1, REUSE_ADDRESS = 2, NO_PORT = 4, TRANSPARENT = 8, FREEBIND = 16 };
 
 struct event {
@@ -129,25 +135,31 @@ static __always_inline int port_wanted(u16 port)
 	return 1;
 }
 
-static __always_inline void bound(u32 error)
+static __always_inline int left_bind(s64 ret)
 {
-	struct call call = current_call();
+	u32 error = ret < 0 ? -ret : 0;
 	struct event event = { .error = error };
 	struct sock_common common;
 	struct socket socket;
+	struct call call;
 	u64 cgroup;
 
+#ifdef IGNORE_ERRORS
+	if (error)
+		return 0;
+#endif
+	call = current_call();
 	if (!current_socket(call.fd, &socket))
-		return;
+		return 0;
 	bpf_probe_read_kernel(&common, sizeof(common), &socket.sk->__sk_common);
 	if ((common.skc_family != AF_INET && common.skc_family != AF_INET6) || !current_wanted(&cgroup))
-		return;
+		return 0;
 	if (error)
 		read_asked(&event, call.address, common.skc_family);
 	else
 		read_bound(&event, socket.sk, &common);
 	if (!port_wanted(event.port))
-		return;
+		return 0;
 	event.timestamp = bpf_ktime_get_ns();
 	read_owner(&event.owner, cgroup);
 	event.netns = READ(common.skc_net.net, ns.inum);
@@ -158,14 +170,17 @@ static __always_inline void bound(u32 error)
 		read_device(&event, common.skc_net.net);
 	if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))
 		count_lost(LOST_RING);
-}
-
-int tp__syscalls__sys_exit_bind(struct exit_args *ctx)
-{
-#ifdef IGNORE_ERRORS
-	if (ctx->ret < 0)
-		return 0;
-#endif
-	bound(ctx->ret < 0 ? -ctx->ret : 0);
 	return 0;
 }
+
+#ifdef PREEMPTIBLE
+int tp__raw_syscalls__sys_exit(struct exit_args *ctx)
+{
+	return native_call(ctx) == NR_BIND ? left_bind(ctx->ret) : 0;
+}
+#else
+int tp__syscalls__sys_exit_bind(struct exit_args *ctx)
+{
+	return left_bind(ctx->ret);
+}
+#endif

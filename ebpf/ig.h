@@ -11,15 +11,19 @@
  * tracepoint. What the preprocessor leaves out is not attached.
  *
  * The kernel skips a raw tracepoint's program that is already running on its CPU ("bpf: Prevent bpf
- * program recursion for raw tracepoint probes", 6.1): interrupted, or since 7.0 preempted. What
- * happens meanwhile would go unseen. Therefore raw_tp__NAME__behind is attached after raw_tp__NAME:
- * called a moment later for the same, it finds in the maps whether the first was, and does it if not.
- * An interrupt can find but one of both running. Preemption can find both: where a thread's own call
- * was TAKEN_OVER, so that there is preemption, what the second was skipped for counts as lost.
+ * program recursion for raw tracepoint probes", 6.1), which an interrupt can find. What happens
+ * meanwhile would go unseen. Therefore raw_tp__NAME__behind is attached after raw_tp__NAME: called a
+ * moment later for the same, it finds whether the first was, and does it if not; an interrupt can find
+ * but one of both running. Two programs at one tracepoint cost four times what one does, as long as
+ * indirect calls do. So the second is attached when the first has been skipped for the first time, and
+ * what went unseen until then is looked for: see ASK_AGAIN.
  *
- * Two programs at one tracepoint cost four times what one does, as long as indirect calls do. So the
- * second is attached when the first has been skipped for the first time, or at once where it may be
- * preempted. What went unseen until then is looked for: see ASK_AGAIN.
+ * Since 7.0 such programs can be preempted, so that many threads' events find both running. There,
+ * where tracepoints are PREEMPTIBLE, tp__CATEGORY__NAME is the first of the pair: the kernel lets
+ * nothing preempt it ("tracing: perf: Have perf tracepoint callbacks always disable preemption"). It
+ * skips it in interrupts of any such program; the second is attached at once. The programs at a system
+ * call's own tracepoint can be preempted, and keep all of that kind from their CPU meanwhile; the one
+ * of all calls cannot.
  */
 #define KERNEL_STRUCT(...)
 #define KERNEL_ENUM(...)
@@ -55,7 +59,8 @@ KERNEL_STRUCT(inode, i_ino)
 KERNEL_STRUCT(fdtable, fd, max_fds)
 KERNEL_STRUCT(files_struct, fdt)
 KERNEL_STRUCT(pt_regs, orig_ax, di, si, syscallno, orig_x0, regs)
-KERNEL_STRUCT(task_struct, stack, nsproxy, files, cgroups, real_parent, tgid, comm)
+KERNEL_STRUCT(thread_info, status, flags)
+KERNEL_STRUCT(task_struct, thread_info, stack, nsproxy, files, cgroups, real_parent, tgid, comm)
 KERNEL_STRUCT(sock_common, skc_family, skc_state, skc_dport, skc_daddr, skc_rcv_saddr, skc_v6_daddr, skc_v6_rcv_saddr, skc_net)
 KERNEL_STRUCT(sock, __sk_common, sk_err, sk_protocol, sk_lock, sk_socket)
 KERNEL_STRUCT(inet_sock, inet_sport, inet_saddr)
@@ -100,6 +105,31 @@ static __always_inline void count_lost(u32 cause)
 
 	if (n)
 		__sync_fetch_and_add(n, 1);
+}
+
+/*
+ * Whether the program behind has nothing to do, since the one in front was called for the same: it
+ * leaves word, in a slot that few sockets share. `what` is never the same twice in a row.
+ */
+#ifdef PREEMPTIBLE
+BPF_ARRAY(seen, u64, 4096);
+#endif
+static __always_inline int seen_in_front(void *socket, u8 what, int behind)
+{
+#ifdef PREEMPTIBLE
+	u64 value = (u64)socket << 8 | what;
+	u32 slot = (u64)socket * 0x9e3779b97f4a7c15 >> 52;
+	u64 *last = seen.lookup(&slot);
+
+	if (!last)
+		return 0;
+	if (behind && *last == value)
+		return 1;
+	if (behind)
+		count_lost(TAKEN_OVER);
+	*last = value;
+#endif
+	return 0;
 }
 
 static __always_inline struct css_set *current_css_set(void)
@@ -262,5 +292,20 @@ static __always_inline struct call current_call(void)
 	return call;
 }
 
-/* Arguments of the tracepoint on a system call's way out. */
+/* Arguments of the tracepoints on a system call's way out. */
 struct exit_args { u64 common; int nr, pad; long ret; };
+
+/* The number of the call that ends; -1 if it is a 32-bit one, which has other numbers, and no tracepoint of its own. */
+static __always_inline s32 native_call(struct exit_args *ctx)
+{
+	struct task_struct *task = CURRENT_TASK();
+
+#ifdef HAVE_thread_info_status
+	if (LOAD(task, thread_info.status) & 2) /* TS_COMPAT */
+		return -1;
+#else
+	if (LOAD(task, thread_info.flags) >> 22 & 1) /* TIF_32BIT */
+		return -1;
+#endif
+	return ctx->nr;
+}

@@ -17,22 +17,24 @@
 
 #if defined(TRACE_CONNECT) || defined(TRACE_CLOSE)
 struct change { u64 sk, old, new; };
+struct change_args { u64 common, sk; s32 old, new; };
 
-static __always_inline int change_state(struct change *change, int behind)
+static __always_inline int change_state(struct sock *sk, int old, int new, int behind)
 {
-	struct sock *sk = (void *)change->sk;
-	int old = change->old, new = change->new;
-
 #ifdef TRACE_CONNECT
 	if (behind && new == ASK_AGAIN) {
 		ask_again(sk);
 		return 0;
 	}
+#endif
+	if (seen_in_front(sk, old << 4 | new, behind))
+		return 0;
+#ifdef TRACE_CONNECT
 	if (new == SYN_SENT) {
 		if (!behind)
 			begin_attempt(sk, 0);
-		else if (!attempts.lookup(&sk) && begin_attempt(sk, 1))
-			count_lost(TAKEN_OVER);
+		else if (!attempt_of(sk))
+			begin_attempt(sk, 1);
 	}
 	/* SYN_SENT -> SYN_RECV is a simultaneous open, not yet an answer; others come from a listener */
 	else if (new != SYN_RECV && (old == SYN_SENT || (old == SYN_RECV && READ(sk, sk_socket))))
@@ -48,13 +50,32 @@ static __always_inline int change_state(struct change *change, int behind)
 	return 0;
 }
 
+#ifdef PREEMPTIBLE
+int tp__sock__inet_sock_set_state(struct change_args *ctx)
+#else
 int raw_tp__inet_sock_set_state(struct change *ctx)
+#endif
 {
-	return change_state(ctx, 0);
+	return change_state((void *)ctx->sk, ctx->old, ctx->new, 0);
 }
 
 int raw_tp__inet_sock_set_state__behind(struct change *ctx)
 {
-	return change_state(ctx, 1);
+	return change_state((void *)ctx->sk, ctx->old, ctx->new, 1);
+}
+#endif
+
+#ifdef PREEMPTIBLE
+int tp__raw_syscalls__sys_exit(struct exit_args *ctx)
+{
+	switch (native_call(ctx)) {
+#ifdef TRACE_CONNECT
+	case NR_CONNECT: return left_connect(ctx->ret);
+#endif
+#ifdef TRACE_ACCEPT
+	case NR_ACCEPT: case NR_ACCEPT4: return left_accept(ctx->ret);
+#endif
+	}
+	return 0;
 }
 #endif

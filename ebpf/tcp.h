@@ -15,9 +15,9 @@
 
 /* sendto() and sendmsg() connect too, with MSG_FASTOPEN */
 #ifdef HAVE_pt_regs_orig_ax /* x86-64 */
-enum { NR_CONNECT = 42, NR_SENDTO = 44, NR_SENDMSG = 46 };
+enum { NR_CONNECT = 42, NR_ACCEPT = 43, NR_SENDTO = 44, NR_SENDMSG = 46, NR_ACCEPT4 = 288 };
 #else /* include/uapi/asm-generic/unistd.h */
-enum { NR_CONNECT = 203, NR_SENDTO = 206, NR_SENDMSG = 211 };
+enum { NR_ACCEPT = 202, NR_CONNECT = 203, NR_SENDTO = 206, NR_SENDMSG = 211, NR_ACCEPT4 = 242 };
 #endif
 
 #if defined(CONNECT_ONLY) || defined(FAILURE_ONLY)
@@ -53,19 +53,22 @@ struct event {
 	u8 version, type, outcome, retransmits;
 };
 
-struct connection {
-	u64 since;
-	u32 closed;		/* TOLD, or the state it was in when it was reset before it was accepted, else 0 */
-	u32 dport;		/* then, in host order: disconnecting forgets it */
-	struct owner owner;	/* pid 0 until it is accepted */
+/*
+ * A socket, with what is known of its next event: of type CONNECT while it is an attempt; of a connection
+ * CLOSE, `timestamp` when it was made, and pid 0 until it is accepted.
+ */
+struct tracked {
+	struct event event;
+	u64 closed;		/* TOLD, or the state it was in when it was reset before it was accepted, else 0 */
 };
 
-BPF_HASH(attempts, struct sock *, struct event, 65536);
+#ifdef TRACE_CLOSE
+BPF_HASH(sockets, struct sock *, struct tracked, 131072);
+#else
+BPF_HASH(sockets, struct sock *, struct tracked, 65536);
+#endif
 /* Sockets whose attempt failed, and their inode's number: connect() has yet to return why. */
 BPF_TABLE("lru_hash", u64, u64, failed, 16384);
-#ifdef TRACE_CLOSE
-BPF_HASH(connections, struct sock *, struct connection, 131072);
-#endif
 
 static __always_inline void submit(struct event *event)
 {
@@ -79,6 +82,14 @@ static __always_inline int is_mapped(const void *address)
 	const u32 *word = address;
 
 	return !word[0] && !word[1] && word[2] == __builtin_bswap32(0xffff);
+}
+
+/* The attempt of a socket, if it is one. */
+static __always_inline struct event *attempt_of(struct sock *sk)
+{
+	struct tracked *tracked = sockets.lookup(&sk);
+
+	return tracked && tracked->event.type == CONNECT ? &tracked->event : NULL;
 }
 
 /* The parts of an event that the socket tells. */
@@ -107,9 +118,12 @@ static __always_inline u16 local_port(struct sock *sk)
 
 static __always_inline int is_tcp(struct sock *sk)
 {
-	u16 protocol = READ(sk, sk_protocol), family = READ(sk, __sk_common.skc_family);
+	u16 protocol = READ(sk, sk_protocol), family;
 
-	return (family == AF_INET || family == AF_INET6) && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP)
+		return 0;
+	family = READ(sk, __sk_common.skc_family);
+	return family == AF_INET || family == AF_INET6;
 }
 
 static __always_inline int port_wanted(u16 port)

@@ -1,24 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Connections accepted, and, if failures are asked for, accepts that failed. */
 #ifdef TRACE_ACCEPT
-static __always_inline int left_accept(struct exit_args *ctx)
+static __always_inline int left_accept(s64 ret)
 {
-	struct event event = { .type = ACCEPT, .outcome = DONE, .accept_fd = -1 };
+	struct tracked tracked = { .event = { .type = ACCEPT, .outcome = DONE, .accept_fd = -1 } };
+	struct event *event = &tracked.event;
 	struct socket socket;
-	s32 fd = ctx->ret;
+	s32 fd = ret;
 	u64 cgroup;
 
 #ifdef FAILURE_ONLY
 	if (fd >= 0 || fd == -EAGAIN || fd == -EINTR || fd <= -ERESTARTSYS)
 		return 0;
-	event.outcome = FAILED;
-	event.error = -fd;
-	fd = event.fd = current_call().fd;
+	event->outcome = FAILED;
+	event->error = -fd;
+	fd = event->fd = current_call().fd;
 #else
 	if (fd < 0)
 		return 0;
-	event.fd = current_call().fd;
-	event.accept_fd = fd;
+	event->fd = current_call().fd;
+	event->accept_fd = fd;
 #endif
 	if (!current_socket(fd, &socket) || !is_tcp(socket.sk))
 		return 0;
@@ -26,26 +27,28 @@ static __always_inline int left_accept(struct exit_args *ctx)
 		disown(socket.sk);
 		return 0;
 	}
-	read_socket(&event, socket.sk);
-	event.sport = local_port(socket.sk);
-	if (!port_wanted(event.sport) && !port_wanted(event.dport)) {
+	read_socket(event, socket.sk);
+	event->sport = local_port(socket.sk);
+	if (!port_wanted(event->sport) && !port_wanted(event->dport)) {
 		disown(socket.sk);
 		return 0;
 	}
-	read_owner(&event.owner, cgroup);
-	event.timestamp = bpf_ktime_get_ns();
-	submit(&event);
-	adopt(socket.sk, &event);
+	read_owner(&event->owner, cgroup);
+	event->timestamp = bpf_ktime_get_ns();
+	submit(event);
+	adopt(socket.sk, &tracked);
 	return 0;
 }
 
+#ifndef PREEMPTIBLE
 int tp__syscalls__sys_exit_accept(struct exit_args *ctx)
 {
-	return left_accept(ctx);
+	return left_accept(ctx->ret);
 }
 
 int tp__syscalls__sys_exit_accept4(struct exit_args *ctx)
 {
-	return left_accept(ctx);
+	return left_accept(ctx->ret);
 }
+#endif
 #endif

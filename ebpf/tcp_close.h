@@ -1,45 +1,52 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Whose each connection is, and its end: one event, by whichever end of it is here. */
 #ifndef TRACE_CLOSE
-#define own(sk, owner, since)
 #define disown(sk)
-#define adopt(sk, event)
+#define adopt(sk, tracked)
 #else
 #define UNWANTED 0xffffffff	/* the pid of owners whose events are not asked for */
 #define TOLD 0xff		/* `closed` of a connection whose end was told */
 
 #ifdef TRACE_CONNECT
-static __always_inline int established_unseen(struct sock *sk, struct owner *owner);
+static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error, int late);
 #else
-#define established_unseen(sk, owner) 0
+#define finish_attempt(sk, event, outcome, error, late)
 #endif
 
-/* A connection is made, by `owner`, or by a listener whose process has yet to accept it. */
-static __always_inline void own(struct sock *sk, struct owner *owner, u64 since)
+/* Of an event that was told: the next of its socket will be the close. */
+static __always_inline void become_connection(struct event *event)
 {
-	struct connection connection = { .since = since };
+	event->type = CLOSE;
+	event->outcome = NONE;
+	event->latency = event->error = event->retransmits = 0;
+	event->fd = event->accept_fd = -1;
+}
+
+static __always_inline void keep_connection(struct sock *sk, struct tracked *tracked)
+{
+	u32 pid = tracked->event.owner.pid;
 
 	if (READ(sk, sk_protocol) != IPPROTO_TCP)
 		return; /* an MPTCP socket is never closed: its subflows are */
-	if (owner)
-		connection.owner = *owner;
-	if (connections.update(&sk, &connection) && owner && owner->pid != UNWANTED)
+	if (sockets.update(&sk, tracked) && pid && pid != UNWANTED)
 		count_lost(LOST_CONNECTIONS);
 }
 
 /* A listener's: nobody's until it is accepted. */
 static __always_inline void create_connection(struct sock *sk, int behind)
 {
-	if (!behind || !connections.lookup(&sk))
-		own(sk, NULL, 0);
+	struct tracked tracked = { .event = { .type = CLOSE, .fd = -1, .accept_fd = -1 } };
+
+	if (!behind || !sockets.lookup(&sk))
+		keep_connection(sk, &tracked);
 }
 
 /* Its close is not asked for. */
 static __always_inline void disown(struct sock *sk)
 {
-	struct owner owner = { .pid = UNWANTED };
+	struct tracked tracked = { .event = { .type = CLOSE, .owner = { .pid = UNWANTED } } };
 
-	own(sk, &owner, 0);
+	keep_connection(sk, &tracked);
 }
 
 /* Bytes that were written and wait for their turn; the FIN comes after them. */
@@ -71,128 +78,143 @@ static __always_inline int is_callers(struct sock *sk)
 
 static __always_inline void end_connection(struct sock *sk, int old, int new)
 {
-	struct event event = { .type = CLOSE, .fd = -1, .accept_fd = -1 };
-	struct connection *connection = connections.lookup(&sk), told = { .closed = TOLD };
+	struct tracked *tracked = sockets.lookup(&sk), unknown = { .event = { .type = CLOSE, .fd = -1, .accept_fd = -1 } };
+	struct event *event = &unknown.event;
 	u64 cgroup, since = 0;
 
 	if (old == SYN_RECV && new == CLOSED) {
-		connections.delete(&sk); /* never was established */
+		sockets.delete(&sk); /* never was established */
 		return;
 	}
-	if (connection) {
-		if (connection->closed) {
-			if (connection->closed == TOLD)
-				connections.delete(&sk);
+	if (tracked) {
+		event = &tracked->event;
+		if (tracked->closed) {
+			if (tracked->closed == TOLD)
+				sockets.delete(&sk);
 			return; /* by the program in front, or by accept() meanwhile */
 		}
 		/* accept() itself may hold the lock when the reset comes; what is closed has no error yet */
-		if (!connection->owner.pid && new == CLOSED && (!is_callers(sk) || READ(sk, sk_err))) {
-			connection->closed = old; /* reset before it was accepted: accept() or the end tells */
-			connection->dport = NTOHS(READ(sk, __sk_common.skc_dport));
+		if (!event->owner.pid && new == CLOSED && (!is_callers(sk) || READ(sk, sk_err))) {
+			tracked->closed = old; /* reset before it was accepted: accept() or the end tells */
+			event->dport = NTOHS(READ(sk, __sk_common.skc_dport)); /* disconnecting forgets it */
 			return;
 		}
-		event.owner = connection->owner;
-		since = connection->since;
-		connection->closed = TOLD;
-		if (event.owner.pid == UNWANTED)
+		tracked->closed = TOLD;
+		if (event->owner.pid == UNWANTED)
 			return;
+		if (event->type == CONNECT) { /* no program saw the answer */
+			finish_attempt(sk, event, DONE, 0, 1);
+			become_connection(event);
+		} else {
+			since = event->timestamp;
+		}
 	} else if (READ(sk, sk_protocol) != IPPROTO_TCP) {
 		return;
-	} else if (established_unseen(sk, &event.owner)) { /* nor was its answer */
 	} else if (is_callers(sk)) { /* older than the trace */
 		if (!current_wanted(&cgroup))
 			return;
-		read_owner(&event.owner, cgroup);
+		read_owner(&event->owner, cgroup);
 	}
-	if (!event.owner.pid) {
+	if (!event->owner.pid) {
 #if defined(FILTER_PID) || defined(FILTER_UID)
 		return;
 #endif
-		event.type = UNKNOWN;
+		event->type = UNKNOWN;
 	}
-	read_socket(&event, sk);
-	event.sport = local_port(sk);
-	if (!port_wanted(event.sport) && !port_wanted(event.dport))
-		return;
+	if (!event->sport) { /* else it was told before, with its ends */
+		read_socket(event, sk);
+		event->sport = local_port(sk);
+		if (!port_wanted(event->sport) && !port_wanted(event->dport))
+			return;
+	}
 	if (new == CLOSED)
-		event.error = READ(sk, sk_err);
+		event->error = READ(sk, sk_err);
 	else
-		event.sent = unsent(sk);
-	submit_close(sk, &event, old, since);
-	if (!connection)
-		connections.update(&sk, &told);
+		event->sent = unsent(sk);
+	submit_close(sk, event, old, since);
+	if (!tracked) {
+		unknown.closed = TOLD;
+		sockets.update(&sk, &unknown);
+	}
 }
 
 /*
- * A connection has been accepted; if it was reset before, now is known by whom. A reset that comes
- * meanwhile sees no owner, or a whole one: its pid is written last.
+ * A connection has been accepted, and that was told; if it was reset before, now is known by whom. A
+ * reset that comes meanwhile sees no owner, or a whole one: its pid is written last.
  */
-static __always_inline void adopt(struct sock *sk, struct event *event)
+static __always_inline void adopt(struct sock *sk, struct tracked *accepted)
 {
-	struct connection *connection = connections.lookup(&sk);
-	struct owner owner = event->owner;
+	struct tracked *tracked = sockets.lookup(&sk);
+	struct event *event = &accepted->event;
+	u32 pid = event->owner.pid;
 
-	if (!connection) {
-		own(sk, &event->owner, event->timestamp);
+	become_connection(event);
+	if (!tracked) {
+		keep_connection(sk, accepted);
 		return;
 	}
-	owner.pid = 0;
-	connection->since = event->timestamp;
-	connection->owner = owner;
+	event->owner.pid = 0;
+	tracked->event = *event;
 	asm volatile("" ::: "memory");
-	connection->owner.pid = event->owner.pid;
-	if (!connection->closed || connection->closed == TOLD)
+	tracked->event.owner.pid = event->owner.pid = pid;
+	if (!tracked->closed || tracked->closed == TOLD)
 		return;
-	event->type = CLOSE;
-	event->outcome = NONE;
-	event->accept_fd = event->fd = -1;
 	event->error = READ(sk, sk_err);
-	submit_close(sk, event, connection->closed, connection->since);
-	connection->closed = TOLD;
+	submit_close(sk, event, tracked->closed, tracked->event.timestamp);
+	tracked->closed = TOLD;
 }
 
 /*
  * The last of a socket. Its end is told here if it was reset before it was accepted and never was,
  * or while it was (see adopt), or if the kernel let no program see it: then it was not long ago.
  */
-static __always_inline int forget_connection(struct sock *sk)
+static __always_inline int forget_connection(struct sock *sk, int behind)
 {
-	struct event event = { .type = UNKNOWN, .fd = -1, .accept_fd = -1 };
-	struct connection *connection = connections.lookup(&sk);
+	struct tracked *tracked = sockets.lookup(&sk);
+	struct event *event;
+	u16 dport;
 	u32 pid;
 
-	if (!connection)
+	if (seen_in_front(sk, 0xff, behind) || !tracked)
 		return 0;
-	pid = connection->owner.pid;
+	event = &tracked->event;
+	pid = event->owner.pid;
 #if defined(FILTER_PID) || defined(FILTER_UID)
 	if (!pid)
 		pid = UNWANTED;
 #endif
-	if (connection->closed != TOLD && pid != UNWANTED) {
-		if (pid) {
-			event.type = CLOSE;
-			event.owner = connection->owner;
-		}
-		read_socket(&event, sk);
-		event.sport = local_port(sk);
-		if (connection->closed)
-			event.dport = connection->dport;
-		if (port_wanted(event.sport) || port_wanted(event.dport))
-			submit_close(sk, &event, connection->closed, connection->since);
+	if (event->type == CONNECT) {
+		if (event->outcome != UNANSWERED)
+			count_lost(LOST_ANSWERS);
+	} else if (tracked->closed != TOLD && pid != UNWANTED) {
+		if (!pid)
+			event->type = UNKNOWN;
+		dport = event->dport;
+		read_socket(event, sk);
+		event->sport = local_port(sk);
+		if (tracked->closed)
+			event->dport = dport;
+		if (port_wanted(event->sport) || port_wanted(event->dport))
+			submit_close(sk, event, tracked->closed, event->timestamp);
 	}
-	connections.delete(&sk);
+	sockets.delete(&sk);
 	return 0;
 }
 
 struct destruction { struct sock *sk; };
+struct destruction_args { u64 common; struct sock *sk; };
 
+#ifdef PREEMPTIBLE
+int tp__tcp__tcp_destroy_sock(struct destruction_args *ctx)
+#else
 int raw_tp__tcp_destroy_sock(struct destruction *ctx)
+#endif
 {
-	return forget_connection(ctx->sk);
+	return forget_connection(ctx->sk, 0);
 }
 
 int raw_tp__tcp_destroy_sock__behind(struct destruction *ctx)
 {
-	return forget_connection(ctx->sk);
+	return forget_connection(ctx->sk, 1);
 }
 #endif

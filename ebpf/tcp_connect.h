@@ -2,38 +2,36 @@
 /* Attempts to connect, from the SYN, or the call that never got so far, to their outcome. */
 #ifdef TRACE_CONNECT
 /*
- * CLOSE -> SYN_SENT, in the caller's context; the local port is not chosen yet. True if it is noted.
+ * CLOSE -> SYN_SENT, in the caller's context; the local port is not chosen yet.
  * What there is no room for is counted by the program in front, also if the one behind finds room.
  */
-static __always_inline int begin_attempt(struct sock *sk, int behind)
+static __always_inline void begin_attempt(struct sock *sk, int behind)
 {
-	struct event event = { .type = CONNECT, .fd = -1, .accept_fd = -1 };
+	struct tracked tracked = { .event = { .type = CONNECT, .fd = -1, .accept_fd = -1 } };
+	struct event *event = &tracked.event;
 	u64 cgroup;
 
 	if (READ(sk, sk_protocol) != IPPROTO_TCP)
-		return 0;
+		return;
 	if (!current_wanted(&cgroup)) {
 		disown(sk);
-		return 0;
+		return;
 	}
-	read_socket(&event, sk);
-	if (!port_wanted(event.dport)) {
+	read_socket(event, sk);
+	if (!port_wanted(event->dport)) {
 		disown(sk);
-		return 0;
+		return;
 	}
-	read_owner(&event.owner, cgroup);
+	read_owner(&event->owner, cgroup);
 #ifdef TRACE_DESCRIPTORS
 	struct call call = current_call();
 
 	if (call.number == NR_CONNECT || call.number == NR_SENDTO || call.number == NR_SENDMSG)
-		event.fd = call.fd;
+		event->fd = call.fd;
 #endif
-	event.timestamp = bpf_ktime_get_ns();
-	if (!attempts.update(&sk, &event))
-		return 1;
-	if (!behind)
+	event->timestamp = bpf_ktime_get_ns();
+	if (sockets.update(&sk, &tracked) && !behind)
 		count_lost(LOST_ATTEMPTS);
-	return 0;
 }
 
 /* `late` if the answer came earlier, nobody knows when. */
@@ -88,9 +86,21 @@ static __always_inline int note_failure(struct sock *sk, u32 error)
 	return 1;
 }
 
+/* The attempt is over, and its event told; what is kept is the connection, if there is one. */
+static __always_inline void end_tracking(struct sock *sk, struct event *event, int connected)
+{
+#ifdef TRACE_CLOSE
+	if (connected) {
+		become_connection(event);
+		return;
+	}
+#endif
+	sockets.delete(&sk);
+}
+
 static __always_inline void end_attempt(struct sock *sk, int new)
 {
-	struct event *event = attempts.lookup(&sk);
+	struct event *event = attempt_of(sk);
 	u32 error = 0;
 
 	if (new == CLOSED) {
@@ -101,28 +111,13 @@ static __always_inline void end_attempt(struct sock *sk, int new)
 	if (!event)
 		return;
 	finish_attempt(sk, event, new == CLOSED ? outcome_of(error) : DONE, error, 0);
-	if (new == ESTABLISHED)
-		own(sk, &event->owner, event->timestamp);
-	attempts.delete(&sk);
-}
-
-/* A connection ends, of which no program saw that it was made. Gives whose it is, if it is known. */
-static __always_inline int established_unseen(struct sock *sk, struct owner *owner)
-{
-	struct event *event = attempts.lookup(&sk);
-
-	if (!event)
-		return 0;
-	*owner = event->owner;
-	finish_attempt(sk, event, DONE, 0, 1);
-	attempts.delete(&sk);
-	return 1;
+	end_tracking(sk, event, new == ESTABLISHED);
 }
 
 /* What has become of an attempt: the kernel may have let no program see it. */
 static __always_inline void ask_again(struct sock *sk)
 {
-	struct event *event = attempts.lookup(&sk);
+	struct event *event = attempt_of(sk);
 	u8 state = READ(sk, __sk_common.skc_state);
 	u32 error = READ(sk, sk_err);
 
@@ -131,12 +126,11 @@ static __always_inline void ask_again(struct sock *sk)
 	if (NTOHS(READ(sk, __sk_common.skc_dport)) != event->dport || (state == CLOSED && !error)) {
 		if (event->outcome != UNANSWERED)
 			count_lost(LOST_ANSWERS); /* another socket by now, or its caller was told */
-	} else {
-		finish_attempt(sk, event, state == CLOSED ? outcome_of(error) : DONE, error, 1);
-		if (state != CLOSED)
-			own(sk, &event->owner, event->timestamp);
+		sockets.delete(&sk);
+		return;
 	}
-	attempts.delete(&sk);
+	finish_attempt(sk, event, state == CLOSED ? outcome_of(error) : DONE, error, 1);
+	end_tracking(sk, event, state != CLOSED);
 }
 
 /* connect() failed and no SYN was ever sent: all there is, is what it was called with. */
@@ -169,39 +163,44 @@ static __always_inline void failed_call(struct sock *sk, struct call *call, u32 
 	submit(&event);
 }
 
-static __always_inline void left_connect(u32 error)
+static __always_inline int left_connect(s64 ret)
 {
-	struct call call = current_call();
 	struct socket socket;
 	struct event *event;
+	struct call call;
+	u32 error = -ret;
 	u64 key, *inode;
 
+	if (ret >= 0 || ret == -EINPROGRESS || ret <= -ERESTARTSYS)
+		return 0;
+	call = current_call();
 	if (!current_socket(call.fd, &socket) || !is_tcp(socket.sk) || (u32)socket.state != SS_UNCONNECTED)
-		return; /* connecting still, or connected */
-	event = attempts.lookup(&socket.sk);
+		return 0; /* connecting still, or connected */
+	event = attempt_of(socket.sk);
 	if (event) {
 		/* the first two only come as an answer, which then no program saw */
 		finish_attempt(socket.sk, event, error == ECONNREFUSED || error == ETIMEDOUT ? outcome_of(error) : FAILED, error, 0);
-		attempts.delete(&socket.sk);
-		return;
+		sockets.delete(&socket.sk);
+		return 0;
 	}
 	key = (u64)socket.sk;
 	inode = failed.lookup(&key);
 	if (inode && *inode == inode_number((void *)socket.file)) {
 		failed.delete(&key); /* told when it happened, in this call or before it */
-		return;
+		return 0;
 	}
 #ifndef MIN_LATENCY
 	failed_call(socket.sk, &call, error);
 #endif
-}
-
-int tp__syscalls__sys_exit_connect(struct exit_args *ctx)
-{
-	if (ctx->ret < 0 && ctx->ret != -EINPROGRESS && ctx->ret > -ERESTARTSYS)
-		left_connect(-ctx->ret);
 	return 0;
 }
+
+#ifndef PREEMPTIBLE
+int tp__syscalls__sys_exit_connect(struct exit_args *ctx)
+{
+	return left_connect(ctx->ret);
+}
+#endif
 
 /* The first repetition of a SYN: a second has passed without an answer. */
 int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
@@ -211,7 +210,7 @@ int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
 
 	if (READ(sk, __sk_common.skc_state) != SYN_SENT)
 		return 0;
-	event = attempts.lookup(&sk);
+	event = attempt_of(sk);
 	if (!event)
 		return 0;
 	event->retransmits++;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -50,16 +50,16 @@ def examine(options: Mapping[str, Any]) -> bool:
 
 def _findings(options: Mapping[str, Any]) -> Iterator[Finding]:
     # The gadgets come first: their programs are loaded by a fork, which wants no threads yet.
-    attached: set[str] = set()
+    tracepoints: dict[str, bool] = {}
     gadgets = [
-        _tried(f"gadget {gadget.name}", partial(_gadget, gadget, attached))
+        _tried(f"gadget {gadget.name}", partial(_gadget, gadget, tracepoints))
         for gadget in declared().values()
     ]
     self_test = _self_test()
     yield _tried("kernel's types (BTF)", _btf)
     yield _tried("BCC", _bcc)
-    yield _tried("tracefs", partial(_tracefs, attached))
-    yield from _tracepoints(attached)
+    yield _tried("tracefs", partial(_tracefs, tracepoints))
+    yield from _tracepoints(tracepoints)
     yield _tried("sock_diag", _sock_diag)
     yield _tried("cgroups", _cgroups)
     yield from _runtimes(options)
@@ -76,18 +76,24 @@ def _tried(check: str, attempt: Callable[[], tuple[str, str]]) -> Finding:
         return check, "no", error.strerror or str(error)
 
 
-def _gadget(gadget: Gadget, attached: set[str]) -> tuple[str, str]:
-    """Load a gadget's program, and add the tracepoints that it is attached to then."""
+def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
+    """Load a gadget's program, and add its tracepoints and whether it is attached there."""
     if gadget.source != "program":
         return _sockets()
-    from ig.kernel.probes import Loading
+    from ig.kernel.probes import Loading, usual_tracepoints
     from ig.pipeline import defines
 
-    need_privileges()
-    probes = Loading(gadget.program, defines(gadget, {})).result()
+    try:
+        need_privileges()
+        probes = Loading(gadget.program, defines(gadget, {})).result()
+    except IgError:
+        for name in usual_tracepoints(gadget.program):
+            tracepoints.setdefault(name, False)
+        raise
     hooks = len(probes.hooks)
     probes.close()
-    attached.update(probes.attached)
+    for name, attached in probes.tracepoints.items():
+        tracepoints[name] = attached or tracepoints.get(name, False)
     if probes.refused:
         return "degraded", "; ".join(sorted(set(probes.refused)))
     return "yes", f"{gadget.program} is loaded, {hooks} hooks are attached"
@@ -180,17 +186,14 @@ def _bcc() -> tuple[str, str]:
     return "yes", bcc_version()
 
 
-def _tracepoints(attached: Collection[str]) -> Iterator[Finding]:
-    from ig.kernel.probes import tracepoints
-
-    programs = {gadget.program for gadget in declared().values() if gadget.program}
-    for name in sorted({name for program in programs for name in tracepoints(program)}):
+def _tracepoints(tracepoints: Mapping[str, bool]) -> Iterator[Finding]:
+    for name, attached in sorted(tracepoints.items()):
         kind = "a program" if ":" in name else "a raw program"
-        found = ("yes", f"{kind} was attached") if name in attached else ("no", "none was attached")
+        found = ("yes", f"{kind} was attached") if attached else ("no", "none was attached")
         yield f"tracepoint {name}", *found
 
 
-def _tracefs(attached: Collection[str]) -> tuple[str, str]:
+def _tracefs(tracepoints: Mapping[str, bool]) -> tuple[str, str]:
     from ig.kernel import lockdown
     from ig.kernel.mounts import lists_tracepoints, mounts
 
@@ -202,7 +205,7 @@ def _tracefs(attached: Collection[str]) -> tuple[str, str]:
         )
     if points:
         return "yes", ", ".join(points)
-    if any(":" in tracepoint for tracepoint in attached):
+    if any(":" in name for name, attached in tracepoints.items() if attached):
         return "yes", "not mounted; ig mounted it for itself to attach"
     return "no", "not mounted"
 

@@ -40,7 +40,7 @@ _PREEMPTED = "init_srcu_struct_fast"
 __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast" (7.0), which needs it."""
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
 _MAP = re.compile(r'^BPF_(?:(?:F_)?TABLE\("\w+", \w+, \w+, |\w+\()(\w+)', re.M)
-_FUNCTION = re.compile(r"^int ((?:raw_)?tp__\w+)\(", re.M)
+_FUNCTION = re.compile(r"(?<!^#ifdef PREEMPTIBLE\n)^int ((?:raw_)?tp__(?:(?!__behind)\w)+)\(", re.M)
 _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
 
 _SAID = (
@@ -73,8 +73,8 @@ class Probes:
     of the functions that miss something when the kernel skips them, `behind` those of the ones
     that stand behind others (see ig.h), by their raw tracepoint, and `front` those of the others.
     `covered` says whether those behind are attached.
-    `attached` names the tracepoints; `refused` says what is not seen because an optional hook was
-    refused.
+    `tracepoints` says of each whether the program is attached to it; `refused`, what is not seen
+    because an optional hook was refused.
     """
 
     maps: Mapping[str, int]
@@ -83,7 +83,7 @@ class Probes:
     behind: Mapping[str, int]
     hooks: list[int]
     covered: bool
-    attached: Sequence[str]
+    tracepoints: Mapping[str, bool]
     refused: Sequence[str]
     event: layout.Layout
     cgroup_name: layout.Layout
@@ -139,10 +139,9 @@ def _trust(path: Path) -> None:
     )
 
 
-def tracepoints(program: str) -> list[str]:
-    """Give the tracepoints that a program may use: EVENT is a raw one, CATEGORY:EVENT another."""
-    found = map(_tracepoint, _FUNCTION.findall(source(program)))
-    return sorted({tracepoint for tracepoint in found if tracepoint})
+def usual_tracepoints(program: str) -> list[str]:
+    """Give what most kernels attach a program to: EVENT is a raw tracepoint, CATEGORY:EVENT not."""
+    return sorted({_tracepoint(name) for name in _FUNCTION.findall(source(program))})
 
 
 def bcc_version() -> str:
@@ -188,11 +187,11 @@ class Loading:
         return Probes(
             maps={name: next(given) for name in answer["maps"]},
             alone=list(islice(given, answer["alone"])),
-            front=list(islice(given, len(answer["behind"]))),
+            front=list(islice(given, answer["front"])),
             behind={event: next(given) for event in answer["behind"]},
             hooks=list(given),
             covered=answer["covered"],
-            attached=answer["attached"],
+            tracepoints=answer["tracepoints"],
             refused=answer["refused"],
             event=layout.parse(self._text),
             cgroup_name=layout.parse(self._text, "cgroup_name"),
@@ -280,7 +279,11 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
     btf = Btf()
     declarations = btf.declare(text)
     size = layout.parse(text).size
-    flags = [f"-D{name}={value}" for name, value in {**_constants(declarations), **defines}.items()]
+    macros = {**_constants(declarations), **defines}
+    if btf.find(_PREEMPTED, FUNCTION):
+        macros["PREEMPTIBLE"] = 1
+    covered = "PREEMPTIBLE" in macros
+    flags = [f"-D{name}={value}" for name, value in macros.items()]
     program = bcc.BPF(
         text=f"{declarations}\n{text}\n_Static_assert(sizeof(struct event) == {size}, "
         f'"struct event is not laid out as its text says");\n',
@@ -291,18 +294,19 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
         descriptor = lib.bpf_table_fd(program.module, name.encode())
         if descriptor >= 0:  # the preprocessor leaves out what is not asked for
             maps[name] = descriptor
-    covered = btf.find(_PREEMPTED, FUNCTION) is not None
-    hooks, attached, refused = _attach(program, dict(_OPTIONAL.findall(text)), covered)
+    hooks, tracepoints, refused = _attach(program, dict(_OPTIONAL.findall(text)), covered)
     functions = {name.decode(): function.fd for name, function in program.funcs.items()}
     behind = [name for name in functions if name.endswith(_BEHIND)]
-    front = [name.removesuffix(_BEHIND) for name in behind]
+    pairs = {_event(name) for name in behind}
+    front = [name for name in functions if name not in behind and _event(name) in pairs]
     alone = [name for name in functions if name not in (*behind, *front)]
     answer = {
         "maps": list(maps),
         "alone": len(alone),
-        "behind": list(map(_tracepoint, front)),
+        "front": len(front),
+        "behind": list(map(_event, behind)),
         "covered": covered,
-        "attached": attached,
+        "tracepoints": tracepoints,
         "refused": refused,
     }
     programs = [functions[name] for name in (*alone, *front, *behind)]
@@ -323,21 +327,21 @@ def _constants(declarations: str) -> dict[str, int | str]:
 
 def _attach(
     program: Any, optional: Mapping[str, str], covered: bool
-) -> tuple[list[int], list[str], list[str]]:
+) -> tuple[list[int], dict[str, bool], list[str]]:
     """Attach each function to the tracepoint that its name says; load those that stand behind.
 
-    Give the descriptors, the tracepoints, and what optional ones refused.
+    Give the descriptors, the tracepoints and whether it succeeded there, and what is not seen then.
     """
     from bcc.libbcc import lib
 
     hooks: list[int] = []
-    attached: list[str] = []
+    tracepoints: dict[str, bool] = {}
     refused: list[str] = []
     names = [
         lib.bpf_function_name(program.module, index).decode()
         for index in range(lib.bpf_num_functions(program.module))
     ]
-    for name in sorted(names):  # so that what is to stand behind another comes after it
+    for name in sorted(names, key=lambda name: (name.endswith(_BEHIND), name)):
         tracepoint = _tracepoint(name)
         if not tracepoint:
             continue
@@ -353,9 +357,10 @@ def _attach(
             if name not in optional:
                 raise
             refused.append(f"{optional[name]} ({error.strerror})")
+            tracepoints[tracepoint] = False
         else:
-            attached.append(tracepoint)
-    return [*hooks, *program.tracepoint_fds.values()], attached, refused
+            tracepoints.setdefault(tracepoint, True)
+    return [*hooks, *program.tracepoint_fds.values()], tracepoints, refused
 
 
 def _tracepoint(function: str) -> str:
@@ -366,6 +371,11 @@ def _tracepoint(function: str) -> str:
         case ["tp", category, event]:
             return f"{category}:{event}"
     return ""
+
+
+def _event(function: str) -> str:
+    """Give the event that a function's name says, raw or not."""
+    return _tracepoint(function).rpartition(":")[2]
 
 
 def _attach_tracepoint(program: Any, function: str, tracepoint: str) -> None:

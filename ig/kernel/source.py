@@ -22,7 +22,7 @@ LOST = (  # enum lost in ig.h
 )
 _TAKEN_OVER = len(LOST)  # TAKEN_OVER in ig.h
 _SYN_SENT, _ASK_AGAIN = 2, 0  # enum state in tcp.h
-_MOST_ATTEMPTS = 65536  # the size of attempts in tcp.h
+_MOST_SOCKETS = 131072  # the size of sockets in tcp.h
 _NAME_BYTES = 128  # CGROUP_NAME in ig.h
 
 
@@ -34,8 +34,8 @@ class Source:
 
     def __init__(self, probes: Probes) -> None:
         self._probes = probes
-        self._unseen = 0  # how often programs were skipped before anything stood behind
-        self._refused = False  # to let anything stand there
+        self._preemptible = probes.covered  # then from the start
+        self._refused = False  # to let anything stand behind others
         self.fields = probes.event.names
         self._events = Ring(probes.maps["events"], probes.event, EVENTS_BYTES)
         self._names = Ring(probes.maps["cgroup_names"], probes.cgroup_name, NAMES_BYTES)
@@ -47,8 +47,7 @@ class Source:
 
     def records(self) -> Iterator[tuple[Any, ...]]:
         """Unpack the records submitted since the last call; their first field is the time."""
-        if not self._probes.covered and (unseen := sum(map(recursion_misses, self._probes.front))):
-            self._unseen = unseen
+        if not self._probes.covered and any(map(recursion_misses, self._probes.front)):
             try:
                 self.cover()
             except KernelRefused:
@@ -71,10 +70,9 @@ class Source:
         """Give how many events could not be delivered so far, by cause; those of 0 left out."""
         counts = dict(zip(LOST, self._counters, strict=False))
         skipped = sum(map(recursion_misses, self._probes.alone))
-        if self._refused:
-            skipped += sum(map(recursion_misses, self._probes.front))
-        if self._counters[_TAKEN_OVER]:
-            skipped += self._unseen + sum(map(recursion_misses, self._probes.behind.values()))
+        if self._refused or self._preemptible:
+            hidden = sum(map(recursion_misses, self._probes.front))
+            skipped += max(hidden - self._counters[_TAKEN_OVER], 0)
         counts["the kernel skipped a hook that was running already (at most)"] = skipped
         return {cause: count for cause, count in counts.items() if count}
 
@@ -82,9 +80,9 @@ class Source:
         """See that interrupts hide nothing any more, and look for what they have hidden."""
         self._probes.cover()
         program = self._probes.behind.get("inet_sock_set_state")
-        attempts = self._probes.maps.get("attempts")
-        if program and attempts:
-            for socket in map_keys(attempts, _MOST_ATTEMPTS):
+        sockets = self._probes.maps.get("sockets")
+        if program and sockets:
+            for socket in map_keys(sockets, _MOST_SOCKETS):
                 call_raw_tracepoint(program, socket, _SYN_SENT, _ASK_AGAIN)
 
     def close(self) -> None:

@@ -77,3 +77,65 @@ def test_what_was_hidden_is_looked_for_once_and_nothing_is_told_twice(
     assert len(later) == 300
     assert {tuple(event[:2]) for event in later} == {(CONNECT, ESTABLISHED)}
     assert len({event[2] for event in later}) == 300
+
+
+PAIRS = """
+import json, os, socket, sys
+from ig.kernel.probes import Loading
+from ig.kernel.source import Source
+
+program, hidden, *defines = sys.argv[1:]
+source = Source(Loading(program, dict(define.split("=") for define in defines)).result())
+hooks = [hook for hook in source._probes.hooks if "perf" in os.readlink(f"/proc/self/fd/{hook}")]
+for hook in hooks[1:] if hidden == "hidden" else []:  # the first is that of all system calls
+    source._probes.hooks.remove(hook)
+    os.close(hook)
+for _ in range(3):
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    for call in (
+        lambda: client.accept(),
+        lambda: client.bind(("127.0.0.1", 4001)),
+        lambda: socket.socket().connect(("255.255.255.255", 4000)),
+    ):
+        try:
+            call()
+        except OSError:
+            continue
+        raise SystemExit("it was to fail")
+    server.close()
+    client.close()
+places = [source.fields.index(name) for name in ("pid", "type", "error") if name in source.fields]
+own = [[record[place] for place in places] for record in source.records()]
+own = [rest for pid, *rest in own if pid == os.getpid()]
+print(json.dumps([len(hooks), own, source.lost()]))
+source.close()
+"""
+ACCEPT, CLOSE, ENETUNREACH, EINVAL = 2, 3, 101, 22
+
+
+@pytest.mark.parametrize("hidden", ["shown", "hidden"])
+@pytest.mark.parametrize(
+    ("program", "pairs", "told"),
+    [
+        (
+            ("tcp.c", "TRACE_CONNECT=1", "TRACE_ACCEPT=1", "TRACE_CLOSE=1"),
+            2,
+            [[CONNECT, 0], [ACCEPT, 0], [CLOSE, 0], [CLOSE, 0], [CONNECT, ENETUNREACH]],
+        ),
+        (("tcp.c", "TRACE_CONNECT=1"), 1, [[CONNECT, 0], [CONNECT, ENETUNREACH]]),
+        (("tcp.c", "TRACE_ACCEPT=1", "FAILURE_ONLY=1"), 0, [[ACCEPT, EINVAL]]),
+        (("bind.c", "FILTER_PORTS=4001"), 0, [[EINVAL]]),
+    ],
+    ids=["all", "connects", "failed-accepts", "binds"],
+)
+def test_where_programs_can_be_preempted_pairs_tell_everything_once(
+    namespace: Namespace, program: tuple[str, ...], pairs: int, told: list[list[int]], hidden: str
+) -> None:
+    file, *defines = program
+    command = (sys.executable, "-c", PAIRS, file, hidden, "PREEMPTIBLE=1", *defines)
+    hooks, events, lost = json.loads(namespace.run(*command))
+    assert hooks == 1 + pairs
+    assert sorted(events) == sorted(told * 3)
+    assert not lost
