@@ -78,8 +78,8 @@ static __always_inline int is_callers(struct sock *sk)
 
 static __always_inline void end_connection(struct sock *sk, int old, int new)
 {
-	struct tracked *tracked = sockets.lookup(&sk), unknown = { .event = { .type = CLOSE, .fd = -1, .accept_fd = -1 } };
-	struct event *event = &unknown.event;
+	struct tracked *tracked = sockets.lookup(&sk), untold;
+	struct event *event;
 	u64 cgroup, since = 0;
 
 	if (old == SYN_RECV && new == CLOSED) {
@@ -108,12 +108,15 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 		} else {
 			since = event->timestamp;
 		}
-	} else if (READ(sk, sk_protocol) != IPPROTO_TCP) {
-		return;
-	} else if (is_callers(sk)) { /* older than the trace */
-		if (!current_wanted(&cgroup))
+	} else { /* older than the trace */
+		int callers = is_callers(sk);
+
+		if (READ(sk, sk_protocol) != IPPROTO_TCP || (callers && !current_wanted(&cgroup)))
 			return;
-		read_owner(&event->owner, cgroup);
+		untold = (struct tracked){ .event = { .type = CLOSE, .fd = -1, .accept_fd = -1 } };
+		event = &untold.event;
+		if (callers)
+			read_owner(&event->owner, cgroup);
 	}
 	if (!event->owner.pid) {
 #if defined(FILTER_PID) || defined(FILTER_UID)
@@ -133,8 +136,8 @@ static __always_inline void end_connection(struct sock *sk, int old, int new)
 		event->sent = unsent(sk);
 	submit_close(sk, event, old, since);
 	if (!tracked) {
-		unknown.closed = TOLD;
-		sockets.update(&sk, &unknown);
+		untold.closed = TOLD;
+		sockets.update(&sk, &untold);
 	}
 }
 

@@ -271,24 +271,33 @@ def _import_bcc() -> Any:
 
 
 def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], list[int]]:
-    """Compile, load and attach; give the parent's answer and the descriptors that it lists."""
-    bcc = _import_bcc()
-    from bcc.libbcc import lib
-
+    """Compile, load and attach in the way that suits this kernel: see _loaded."""
     reach_tracefs()
     btf = Btf()
     declarations = btf.declare(text)
     size = layout.parse(text).size
-    macros = {**_constants(declarations), **defines}
-    if btf.find(_PREEMPTED, FUNCTION):
-        macros["PREEMPTIBLE"] = 1
-    covered = "PREEMPTIBLE" in macros
-    flags = [f"-D{name}={value}" for name, value in macros.items()]
-    program = bcc.BPF(
-        text=f"{declarations}\n{text}\n_Static_assert(sizeof(struct event) == {size}, "
-        f'"struct event is not laid out as its text says");\n',
-        cflags=["-fms-extensions", "-Wno-everything", *flags],
+    text = (
+        f"{declarations}\n{text}\n_Static_assert(sizeof(struct event) == {size}, "
+        f'"struct event is not laid out as its text says");\n'
     )
+    macros = {**_constants(declarations), **defines}
+    if not ("PREEMPTIBLE" in macros or btf.find(_PREEMPTED, FUNCTION)):
+        return _loaded(text, macros, covered=False)
+    try:
+        return _loaded(text, {**macros, "PREEMPTIBLE": 1}, covered=True)
+    except OSError:  # perf_event_open() is refused; pairs of raw ones see most
+        return _loaded(text, macros, covered=True)
+
+
+def _loaded(
+    text: str, macros: Mapping[str, int | str], covered: bool
+) -> tuple[dict[str, Any], list[int]]:
+    """Give the parent's answer, and the descriptors that it lists, of a program then attached."""
+    bcc = _import_bcc()
+    from bcc.libbcc import lib
+
+    flags = [f"-D{name}={value}" for name, value in macros.items()]
+    program = bcc.BPF(text=text, cflags=["-fms-extensions", "-Wno-everything", *flags])
     maps = {}
     for name in _MAP.findall(text):
         descriptor = lib.bpf_table_fd(program.module, name.encode())

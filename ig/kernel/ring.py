@@ -38,7 +38,7 @@ class Ring:
         self._words = self._data.cast("I")
 
     def records(self) -> Iterator[tuple[Any, ...]]:
-        """Unpack what was submitted since the last call (16384 records at most), free its space."""
+        """Unpack what was submitted since the last call (4096 records at most), free its space."""
         consumer = self._consumer[0]
         start = consumer & self._mask
         count = min((self._producer[0] - consumer) // self._stride, _MOST)
