@@ -12,6 +12,7 @@ from tests.host.engine import Engine
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
+from tests.host.waiting import EMULATED
 
 Start = Callable[..., Tracer]
 
@@ -205,7 +206,7 @@ def test_a_connection_older_than_the_trace_is_its_closers(
     assert program.pid in [event["proc"]["pid"] for event in closes]
 
 
-@pytest.mark.parametrize(("threads", "count"), [(1, 101), (20, 500)])
+@pytest.mark.parametrize(("threads", "count"), [(1, 101), (20, 100 if EMULATED else 500)])
 def test_nothing_is_lost_between_threads_of_two_containers(
     ig: Start, engine: Engine, threads: int, count: int
 ) -> None:
