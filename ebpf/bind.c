@@ -30,12 +30,6 @@ KERNEL_STRUCT(net_device, name, ifindex, index_hlist)
 #define INET_BIT(inet, flag, field) BITS(inet, BIT_OFFSET_inet_sock_##field, 1)
 #endif
 
-#ifdef HAVE_pt_regs_orig_ax /* x86-64 */
-#define NR_BIND 49
-#else /* include/uapi/asm-generic/unistd.h */
-#define NR_BIND 200
-#endif
-
 enum option { REUSE_PORT = 1, REUSE_ADDRESS = 2, NO_PORT = 4, TRANSPARENT = 8, FREEBIND = 16 };
 
 struct event {

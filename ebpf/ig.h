@@ -46,6 +46,13 @@
 #endif
 #define NTOHS(x) __builtin_bswap16(x)
 
+/* sendto() and sendmsg() connect too, with MSG_FASTOPEN */
+#ifdef HAVE_pt_regs_orig_ax /* x86-64 */
+enum { NR_CONNECT = 42, NR_ACCEPT = 43, NR_SENDTO = 44, NR_SENDMSG = 46, NR_BIND = 49, NR_ACCEPT4 = 288 };
+#else /* include/uapi/asm-generic/unistd.h */
+enum { NR_BIND = 200, NR_ACCEPT = 202, NR_CONNECT = 203, NR_SENDTO = 206, NR_SENDMSG = 211, NR_ACCEPT4 = 242 };
+#endif
+
 KERNEL_STRUCT(ns_common, inum)
 KERNEL_STRUCT(net, ns)
 KERNEL_STRUCT(mnt_namespace, ns)

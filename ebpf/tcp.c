@@ -31,10 +31,8 @@ static __always_inline int change_state(struct sock *sk, int old, int new, int b
 		return 0;
 #ifdef TRACE_CONNECT
 	if (new == SYN_SENT) {
-		if (!behind)
-			begin_attempt(sk, 0);
-		else if (!attempt_of(sk))
-			begin_attempt(sk, 1);
+		if (!behind || !attempt_of(sk))
+			begin_attempt(sk, behind);
 	}
 	/* SYN_SENT -> SYN_RECV is a simultaneous open, not yet an answer; others come from a listener */
 	else if (new != SYN_RECV && (old == SYN_SENT || (old == SYN_RECV && READ(sk, sk_socket))))

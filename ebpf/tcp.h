@@ -13,13 +13,6 @@
 #define ENETUNREACH 101
 #define ERESTARTSYS 512 /* this and what follows never leaves the kernel */
 
-/* sendto() and sendmsg() connect too, with MSG_FASTOPEN */
-#ifdef HAVE_pt_regs_orig_ax /* x86-64 */
-enum { NR_CONNECT = 42, NR_ACCEPT = 43, NR_SENDTO = 44, NR_SENDMSG = 46, NR_ACCEPT4 = 288 };
-#else /* include/uapi/asm-generic/unistd.h */
-enum { NR_ACCEPT = 202, NR_CONNECT = 203, NR_SENDTO = 206, NR_SENDMSG = 211, NR_ACCEPT4 = 242 };
-#endif
-
 #if defined(CONNECT_ONLY) || defined(FAILURE_ONLY)
 #undef TRACE_CLOSE
 #endif

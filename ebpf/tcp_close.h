@@ -173,12 +173,15 @@ static __always_inline void adopt(struct sock *sk, struct tracked *accepted)
  */
 static __always_inline int forget_connection(struct sock *sk, int behind)
 {
-	struct tracked *tracked = sockets.lookup(&sk);
+	struct tracked *tracked;
 	struct event *event;
 	u16 dport;
 	u32 pid;
 
-	if (seen_in_front(sk, 0xff, behind) || !tracked)
+	if (seen_in_front(sk, 0xff, behind))
+		return 0;
+	tracked = sockets.lookup(&sk);
+	if (!tracked)
 		return 0;
 	event = &tracked->event;
 	pid = event->owner.pid;

@@ -350,6 +350,7 @@ def _attach(
         lib.bpf_function_name(program.module, index).decode()
         for index in range(lib.bpf_num_functions(program.module))
     ]
+    # What is to stand behind another comes after it.
     for name in sorted(names, key=lambda name: (name.endswith(_BEHIND), name)):
         tracepoint = _tracepoint(name)
         if not tracepoint:
