@@ -40,10 +40,13 @@
 #define CURRENT_TASK() ((struct task_struct *)((void *(*)(void))KERNEL_BPF_FUNC_get_current_task_btf)())
 /* not (p)->field, which takes the declared structs for packed, and reads byte by byte */
 #define LOAD(p, field) (*(typeof((p)->field) *)((void *)(p) + __builtin_offsetof(typeof(*(p)), field)))
+#define LOAD_COMM(to, p) (*(struct comm *)(to) = *(struct comm *)((void *)(p) + __builtin_offsetof(struct task_struct, comm)))
 #else
 #define CURRENT_TASK() ((struct task_struct *)bpf_get_current_task())
 #define LOAD(p, field) READ(p, field)
+#define LOAD_COMM(to, p) bpf_probe_read_kernel(to, sizeof(struct comm), (p)->comm)
 #endif
+struct comm { u64 half[2]; };
 #define NTOHS(x) __builtin_bswap16(x)
 
 /* sendto() and sendmsg() connect too, with MSG_FASTOPEN */
@@ -67,7 +70,8 @@ KERNEL_STRUCT(fdtable, fd, max_fds)
 KERNEL_STRUCT(files_struct, fdt)
 KERNEL_STRUCT(pt_regs, orig_ax, di, si, syscallno, orig_x0, regs)
 KERNEL_STRUCT(thread_info, status, flags)
-KERNEL_STRUCT(task_struct, thread_info, stack, nsproxy, files, cgroups, real_parent, tgid, comm)
+KERNEL_STRUCT(task_struct, thread_info, stack, nsproxy, files, cgroups, real_parent, cred, tgid, pid, comm)
+KERNEL_STRUCT(cred, uid, gid)
 KERNEL_STRUCT(sock_common, skc_family, skc_state, skc_dport, skc_daddr, skc_rcv_saddr, skc_v6_daddr, skc_v6_rcv_saddr, skc_net)
 KERNEL_STRUCT(sock, __sk_common, sk_err, sk_protocol, sk_lock, sk_socket)
 KERNEL_STRUCT(inet_sock, inet_sport, inet_saddr)
@@ -141,9 +145,9 @@ static __always_inline int seen_in_front(void *socket, u8 what, int behind)
 
 static __always_inline struct css_set *current_css_set(void)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
+	struct task_struct *task = CURRENT_TASK();
 
-	return READ(task, cgroups);
+	return LOAD(task, cgroups);
 }
 
 static __always_inline void send_cgroup_name(u64 id, int legacy)
@@ -195,10 +199,10 @@ static __always_inline u64 current_cgroup(int *legacy)
 #ifdef CGROUP_LEGACY
 	if (id <= 1) {
 		struct css_set *set = current_css_set();
-		struct cgroup_subsys_state *css = READ(set, subsys[CGROUP_LEGACY]);
+		struct cgroup_subsys_state *css = LOAD(set, subsys[CGROUP_LEGACY]);
 
 		*legacy = 1;
-		id = READ(css, serial_nr) | 1ull << 63;
+		id = LOAD(css, serial_nr) | 1ull << 63;
 	}
 #endif
 	return id;
@@ -233,18 +237,17 @@ static __always_inline void read_owner(struct owner *owner, u64 cgroup)
 	struct task_struct *task = CURRENT_TASK(), *parent = LOAD(task, real_parent);
 	struct nsproxy *namespaces = LOAD(task, nsproxy);
 	struct mnt_namespace *mntns = LOAD(namespaces, mnt_ns);
-	u64 id = bpf_get_current_pid_tgid();
+	struct cred *cred = LOAD(task, cred);
 
 	owner->cgroup = cgroup;
-	owner->pid = id >> 32;
-	owner->tid = id;
-	id = bpf_get_current_uid_gid();
-	owner->uid = id;
-	owner->gid = id >> 32;
+	owner->pid = LOAD(task, tgid);
+	owner->tid = LOAD(task, pid);
+	owner->uid = LOAD(cred, uid.val);
+	owner->gid = LOAD(cred, gid.val);
 	owner->mntns = LOAD(mntns, ns.inum);
-	bpf_get_current_comm(owner->comm, sizeof(owner->comm));
 	owner->parent_pid = LOAD(parent, tgid);
-	bpf_probe_read_kernel(owner->parent_comm, sizeof(owner->parent_comm), parent->comm);
+	LOAD_COMM(owner->comm, task);
+	LOAD_COMM(owner->parent_comm, parent);
 }
 
 /* Copies the socket behind a descriptor of the current task; false if it is none. */

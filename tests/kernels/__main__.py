@@ -38,8 +38,14 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 """The table's columns, and what the names of the tests begin with or hold that count for each."""
 QUICK = (
     "test_latency.py",
-    "test_trace_tcpconnect.py",
     "test_hidden.py",
+    "test_trace_tcpconnect.py::test_an_established_connect_is_told_once_with_its_true_ends",
+    "test_trace_tcpconnect.py::test_a_refused_connect_is_told_once",
+    "test_trace_tcpconnect.py::test_an_attempt_without_an_answer_times_out",
+    "test_trace_tcpconnect.py::test_no_route_fails_before_any_syn",
+    "test_trace_tcpconnect.py::test_no_free_port_fails_with_what_connect_returned",
+    "test_trace_tcpconnect.py::test_an_attempt_that_the_caller_gave_up_is_abandoned",
+    "test_trace_tcpconnect.py::test_the_kernel_filters_by_process_and_port",
     "test_trace_tcp.py::test_a_connection_is_connected_accepted_and_closed_at_both_ends",
     "test_trace_tcp.py::test_each_end_is_closed_once_under_its_owner",
     "test_trace_tcp.py::test_a_reset_before_the_accept_is_the_accepters_close",
@@ -51,7 +57,7 @@ QUICK = (
     "test_trace_tcpconnect_owners.py::"
     "test_containers_that_were_there_come_later_or_start_again_are_named",
 )
-"""A selection for the oldest and the newest kernel."""
+"""What CI runs on the oldest and the newest kernel: of each gadget what kernels differ in."""
 _BEGIN, _END = "<!-- kernels: written by `make kernels` -->", "<!-- kernels end -->"
 
 
