@@ -250,6 +250,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     if tuple(arguments[:2]) not in {gadget.command for gadget in gadgets.values()}:
         gadgets = declared()
     app = _group("Show which container connects where, how fast, and what fails.")
+    app.callback()(_root)
     groups: dict[str, typer.Typer] = {}
     run = _group("Run a gadget by its name.")
     for gadget in gadgets.values():
@@ -310,6 +311,20 @@ def _version() -> None:
     from importlib.metadata import version
 
     typer.echo(f"ig {version('ig')}")
+
+
+def _asked_for_version(asked: bool) -> None:
+    if asked:
+        _version()
+        raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_asked_for_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    pass
 
 
 def _known_gadget(arguments: list[str]) -> list[str]:

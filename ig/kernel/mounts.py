@@ -49,7 +49,10 @@ def reach_tracefs() -> None:
     if len(missing) < len(wanted):
         return
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _MS_REC_SLAVE, None):
+    if libc.unshare(_CLONE_NEWNS):
+        _refuse(ctypes.get_errno())
+    # In a chroot / may be no mount point; sysfs is one.
+    if all(libc.mount(b"none", point, None, _MS_REC_SLAVE, None) for point in (b"/", b"/sys")):
         _refuse(ctypes.get_errno())
     refused = 0
     for point in missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import io
 import json
 import os
@@ -209,6 +210,13 @@ def test_a_registry_and_a_tag_run_the_built_in_gadget(start_ig: Start) -> None:
     assert code == 0
 
 
+@pytest.mark.anywhere
+def test_the_version_is_told_in_the_two_ways_people_ask() -> None:
+    asked = [run("version"), run("--version")]
+    assert {done.returncode for done in asked} == {0}
+    assert {done.stdout for done in asked} == {f"ig {importlib.metadata.version('ig')}\n"}
+
+
 def test_the_documented_capabilities_are_enough_to_trace(
     namespace: Namespace, tmp_path: Path
 ) -> None:
@@ -237,6 +245,23 @@ def test_no_folder_need_be_writable() -> None:
     check = "touch /tmp/x 2>/dev/null && exit 9"
     trace = f"exec {shlex.quote(str(IG))} trace tcpconnect --host -t 0.1 -o json"
     script = f"{folders}; {read_only}; {check}; {trace}"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_in_a_root_that_is_no_mount_point_tracefs_is_reached_all_the_same(tmp_path: Path) -> None:
+    hide = "umount --lazy /sys/kernel/debug /sys/kernel/tracing 2>/dev/null; cd ROOT"
+    link, bind = 'cp -P "$path" .', 'mkdir ".$path" && mount --rbind "$path" ".$path"'
+    kinds = f'if [ -L "$path" ]; then {link}; elif [ -d "$path" ]; then {bind}; fi'
+    fill = f"for path in /*; do {kinds}; done"
+    trace = f"exec chroot . {shlex.quote(str(IG))} trace tcpconnect --host -t 0.1 -o json"
+    script = f"{hide}; {fill}; {trace}".replace("ROOT", shlex.quote(str(tmp_path)))
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script],
         capture_output=True,
