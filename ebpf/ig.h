@@ -35,9 +35,13 @@
 #define IPPROTO_MPTCP 262
 
 #define READ(p, field) ({ typeof((p)->field) _v; bpf_probe_read_kernel(&_v, sizeof(_v), &(p)->field); _v; })
-/* The current task, and what it and the pointers that it leads to hold: since 5.11 without a call each. */
+/*
+ * The current task, and what it and the pointers that it leads to hold: since 5.11 without a call each.
+ * BCC before 0.25 ends where what is called is no declared function or variable.
+ */
 #ifdef KERNEL_BPF_FUNC_get_current_task_btf
-#define CURRENT_TASK() ((struct task_struct *)((void *(*)(void))KERNEL_BPF_FUNC_get_current_task_btf)())
+static struct task_struct *(*current_task_btf)(void) = (void *)KERNEL_BPF_FUNC_get_current_task_btf;
+#define CURRENT_TASK() current_task_btf()
 /* not (p)->field, which takes the declared structs for packed, and reads byte by byte */
 #define LOAD(p, field) (*(typeof((p)->field) *)((void *)(p) + __builtin_offsetof(typeof(*(p)), field)))
 #define LOAD_COMM(to, p) (*(struct comm *)(to) = *(struct comm *)((void *)(p) + __builtin_offsetof(struct task_struct, comm)))
@@ -278,13 +282,17 @@ static __always_inline u64 inode_number(struct file *file)
 /* The system call that the current task is in: its number, and its first two arguments. */
 struct call { s32 number, fd; u64 address; };
 
+#ifdef KERNEL_BPF_FUNC_task_pt_regs
+static struct pt_regs *(*task_pt_regs)(struct task_struct *task) = (void *)KERNEL_BPF_FUNC_task_pt_regs;
+#endif
+
 static __always_inline struct call current_call(void)
 {
 	struct task_struct *task = CURRENT_TASK();
 	struct call call;
 
 #ifdef KERNEL_BPF_FUNC_task_pt_regs
-	struct pt_regs *regs = ((void *(*)(void *))KERNEL_BPF_FUNC_task_pt_regs)(task);
+	struct pt_regs *regs = task_pt_regs(task);
 #define REGISTER(name) LOAD(regs, name)
 #else /* before 5.15 (dd6e10fbd9fb): at the stack's end, which is 16 KiB on 64-bit machines */
 	struct pt_regs *regs = (void *)READ(task, stack) + 16384 - SIZE_pt_regs;

@@ -9,16 +9,24 @@ Source: Documentation/bpf/btf.rst.
 
 from __future__ import annotations
 
+import array
 import ctypes
 import re
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from ig.errors import KernelRefused
 from ig.kernel.libbpf import library
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, _FWD, TYPEDEF, VOLATILE, CONST, RESTRICT = range(1, 12)
-FUNCTION, TYPE_TAG, ENUM64 = 12, 18, 19
+FUNCTION, _PROTOTYPE, _VARIABLE, _SECTION, _FLOAT, _DECL_TAG, TYPE_TAG, ENUM64 = range(12, 20)
 _TRANSPARENT = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
+_OLDER = {_DECL_TAG: _VARIABLE, TYPE_TAG: CONST, ENUM64: UNION}
+_WORDS_MORE = {INT: 1, ARRAY: 3, _VARIABLE: 1, _DECL_TAG: 1}
+_WORDS_EACH = {STRUCT: 3, UNION: 3, ENUM: 2, _PROTOTYPE: 2, _SECTION: 3, ENUM64: 3}
+_VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _STRUCT_REQUEST = re.compile(r"^KERNEL_STRUCT\(([^)]*)\)", re.M)
 _ENUM_REQUEST = re.compile(r"^KERNEL_ENUM\(([^)]*)\)", re.M)
 
@@ -60,19 +68,50 @@ class Type:
             yield _Triple.from_address(self.address + ctypes.sizeof(_Type) + size * index)
 
 
-class Btf:
-    """The running kernel's types. Raises KernelRefused where the kernel shows none."""
+def in_older_kinds(data: bytes) -> bytes:
+    """Give BTF without the kinds of types that libbpf before 1.0 refuses.
 
-    def __init__(self) -> None:
+    Each becomes an older one of the same length: a type's tag a const, a declaration's tag a
+    variable, an enum of 64 bits a union. Raises ValueError for kinds that are newer still, and
+    struct.error for what has no BTF's header.
+    Source: Documentation/bpf/btf.rst.
+    """
+    header, offset, length = struct.unpack_from("=4xIII", data)
+    begin, end = header + offset, header + offset + length
+    words = array.array("I", data[begin:end])
+    at = 0
+    while at + 1 < len(words):
+        kind, count = words[at + 1] >> 24 & 0x1F, words[at + 1] & 0xFFFF
+        if not INT <= kind <= ENUM64:
+            raise ValueError(f"BTF has types of kind {kind}")
+        if kind in _OLDER:
+            words[at + 1] ^= (kind ^ _OLDER[kind]) << 24
+        at += 3 + _WORDS_MORE.get(kind, 0) + _WORDS_EACH.get(kind, 0) * count
+    return data[:begin] + words.tobytes() + data[end:]
+
+
+def _is_error(handle: int | None) -> bool:
+    return not handle or handle > 2**64 - 4096  # libbpf before 1.0 gives the error as a pointer
+
+
+class Btf:
+    """The running kernel's types, or those in `data`. Raises KernelRefused where there are none."""
+
+    def __init__(self, data: bytes | None = None) -> None:
         # What libbpf would say on stderr is said below, as ours.
         previous = library().libbpf_set_print(None)
-        self.handle: int | None = library().btf__load_vmlinux_btf()
+        self.handle: int | None = None
+        if data is None:
+            self.handle = library().btf__load_vmlinux_btf()
+        if _is_error(self.handle):
+            with suppress(OSError, ValueError, struct.error):
+                older = in_older_kinds(_VMLINUX.read_bytes() if data is None else data)
+                self.handle = library().btf__new(older, len(older))
         library().libbpf_set_print(previous)
-        # libbpf before 1.0 gives the error as a pointer.
-        if not self.handle or self.handle > 2**64 - 4096:
+        if _is_error(self.handle):
             raise KernelRefused(
                 "The kernel's type information (BTF) cannot be read.",
-                "Looked at /sys/kernel/btf/vmlinux.",
+                f"Looked at {_VMLINUX}.",
                 "Use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as the distributions' are; "
                 "`ig snapshot socket` works without.",
             )

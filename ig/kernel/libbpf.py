@@ -16,6 +16,7 @@ _RECURSION_MISSES = 26  # the u64 of struct bpf_prog_info, 208 bytes in
 _POINTER = ctypes.c_void_p
 _SIGNATURES = {
     "btf__load_vmlinux_btf": ([], _POINTER),
+    "btf__new": ([ctypes.c_char_p, ctypes.c_uint32], _POINTER),
     "libbpf_set_print": ([_POINTER], _POINTER),
     "btf__find_by_name_kind": ([_POINTER, ctypes.c_char_p, ctypes.c_uint32], ctypes.c_int32),
     "btf__type_by_id": ([_POINTER, ctypes.c_uint32], _POINTER),

@@ -1,6 +1,7 @@
 """The kernel's types: what this kernel has is declared where it is, the rest is left out."""
 
 import re
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ig.errors import KernelRefused
-from ig.kernel.btf import STRUCT, Btf
+from ig.kernel.btf import STRUCT, Btf, in_older_kinds
+from ig.kernel.probes import source
 
-if not Path("/sys/kernel/btf/vmlinux").exists():
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
+if not VMLINUX.exists():
     pytest.skip("this kernel shows no types", allow_module_level=True)
 
 
@@ -53,6 +56,44 @@ def test_a_struct_that_the_kernel_does_not_have_is_refused_by_name(btf: Btf) -> 
 def test_a_struct_that_stands_inside_another_comes_before_it(btf: Btf) -> None:
     said = btf.declare("KERNEL_STRUCT(sock, __sk_common)\nKERNEL_STRUCT(sock_common, skc_num)")
     assert said.index("struct sock_common { ") < said.index("struct sock { ")
+
+
+@pytest.mark.parametrize("program", ["tcp.c", "bind.c"])
+def test_libbpf_before_1_0_gets_kinds_that_it_knows_and_finds_the_same(
+    btf: Btf, program: str
+) -> None:
+    older = Btf(in_older_kinds(VMLINUX.read_bytes()))
+    assert older.declare(source(program)) == btf.declare(source(program))
+
+
+def test_in_older_kinds_tags_and_wide_enums_have_the_same_length() -> None:
+    words = [
+        *(1, 14 << 24, 2, 1),  # a variable, then what has become the like of it
+        *(2, 17 << 24, 1, 0xFFFFFFFF),
+        *(0, 18 << 24, 1),
+        *(3, 19 << 24 | 1 << 31 | 2, 8, *(4, 1, 0), *(5, 2, 0)),
+        *(0, 10 << 24, 1),
+    ]
+    types, strings = struct.pack(f"={len(words)}I", *words), b"\0name"
+    header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    older = in_older_kinds(header + types + strings)
+    assert older[:24] == header
+    assert older[-len(strings) :] == strings
+    changed = {5: 14 << 24, 9: 10 << 24, 12: 5 << 24 | 1 << 31 | 2}
+    expected = [changed.get(at, word) for at, word in enumerate(words)]
+    assert list(struct.unpack(f"={len(words)}I", older[24 : -len(strings)])) == expected
+
+
+def test_kinds_that_nobody_knows_are_refused() -> None:
+    header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 12, 12, 0)
+    with pytest.raises(ValueError, match="kind 20"):
+        in_older_kinds(header + struct.pack("=3I", 0, 20 << 24, 0))
+
+
+@given(data=st.binary(max_size=200))
+def test_bytes_that_are_no_types_fail_in_no_other_way(data: bytes) -> None:
+    with suppress(KernelRefused):
+        Btf(data)
 
 
 @given(text=st.text(max_size=40), field=st.text("abcskc_num,() \n\0é", max_size=30))
