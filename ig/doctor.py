@@ -174,10 +174,10 @@ def _own_connects() -> tuple[int, int, int]:
 
 
 def _btf() -> tuple[str, str]:
-    from ig.kernel.btf import Btf
+    from ig.kernel.btf import VMLINUX, Btf
 
     Btf()
-    return "yes", "/sys/kernel/btf/vmlinux"
+    return "yes", str(VMLINUX)
 
 
 def _bcc() -> tuple[str, str]:

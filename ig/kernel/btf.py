@@ -26,7 +26,7 @@ _TRANSPARENT = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
 _OLDER = {_DECL_TAG: _VARIABLE, TYPE_TAG: CONST, ENUM64: UNION}
 _WORDS_MORE = {INT: 1, ARRAY: 3, _VARIABLE: 1, _DECL_TAG: 1}
 _WORDS_EACH = {STRUCT: 3, UNION: 3, ENUM: 2, _PROTOTYPE: 2, _SECTION: 3, ENUM64: 3}
-_VMLINUX = Path("/sys/kernel/btf/vmlinux")
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _STRUCT_REQUEST = re.compile(r"^KERNEL_STRUCT\(([^)]*)\)", re.M)
 _ENUM_REQUEST = re.compile(r"^KERNEL_ENUM\(([^)]*)\)", re.M)
 
@@ -105,13 +105,13 @@ class Btf:
             self.handle = library().btf__load_vmlinux_btf()
         if _is_error(self.handle):
             with suppress(OSError, ValueError, struct.error):
-                older = in_older_kinds(_VMLINUX.read_bytes() if data is None else data)
+                older = in_older_kinds(VMLINUX.read_bytes() if data is None else data)
                 self.handle = library().btf__new(older, len(older))
         library().libbpf_set_print(previous)
         if _is_error(self.handle):
             raise KernelRefused(
                 "The kernel's type information (BTF) cannot be read.",
-                f"Looked at {_VMLINUX}.",
+                f"Looked at {VMLINUX}.",
                 "Use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as the distributions' are; "
                 "`ig snapshot socket` works without.",
             )

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.host.namespace import Namespace
-from tests.host.tracer import IG, Tracer, ordinary_user
+from tests.host.tracer import IG, Tracer, in_own_mounts, ordinary_user
 from tests.host.waiting import PATIENCE, until
 
 Start = Callable[..., Tracer]
@@ -245,13 +245,7 @@ def test_no_folder_need_be_writable() -> None:
     check = "touch /tmp/x 2>/dev/null && exit 9"
     trace = f"exec {shlex.quote(str(IG))} trace tcpconnect --host -t 0.1 -o json"
     script = f"{folders}; {read_only}; {check}; {trace}"
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = in_own_mounts(script)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
@@ -262,13 +256,7 @@ def test_in_a_root_that_is_no_mount_point_tracefs_is_reached_all_the_same(tmp_pa
     fill = f"for path in /*; do {kinds}; done"
     trace = f"exec chroot . {shlex.quote(str(IG))} trace tcpconnect --host -t 0.1 -o json"
     script = f"{hide}; {fill}; {trace}".replace("ROOT", shlex.quote(str(tmp_path)))
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = in_own_mounts(script)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 

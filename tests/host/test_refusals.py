@@ -6,13 +6,12 @@ The refusals are made by seccomp in the process that becomes `ig` (programs/refu
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 
 import pytest
 
 from tests.host.namespace import PROGRAMS, PYTHON, Namespace
-from tests.host.tracer import IG
+from tests.host.tracer import IG, in_own_mounts
 from tests.host.waiting import PATIENCE
 
 MAP_CREATE, UPDATE, PROG_LOAD, OBJ_INFO, BTF_LOAD = 0, 2, 5, 15, 18
@@ -156,15 +155,8 @@ def test_namespaces_that_may_not_be_entered_are_read_from_proc(
 
 @pytest.mark.anywhere
 def test_a_kernel_without_types_is_told_with_what_would_help() -> None:
-    script = f"mount -t tmpfs none /sys/kernel/btf && exec {IG} trace tcpconnect --host -t 0.1"
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        env={**os.environ, "IG_DEBUG": ""},
-    )
+    trace = f"env IG_DEBUG= {IG} trace tcpconnect --host -t 0.1"
+    done = in_own_mounts(f"mount -t tmpfs none /sys/kernel/btf && exec {trace}")
     assert done.returncode == 1
     assert "CONFIG_DEBUG_INFO_BTF" in done.stderr
     assert "Traceback" not in done.stderr
@@ -179,13 +171,7 @@ def test_tracepoints_that_cannot_be_reached_are_told_with_what_would_help(call: 
         " while umount $point 2>/dev/null; do :; done; done;"
         f"exec {refuse} {IG} trace bind --host -t 0.1"
     )
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = in_own_mounts(script)
     assert (done.returncode, done.stdout) == (1, "")
     assert "tracefs" in done.stderr
     assert "mount -t tracefs" in done.stderr

@@ -26,6 +26,12 @@ def ordinary_user() -> list[str]:
     return user
 
 
+def in_own_mounts(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell's script in a mount namespace of its own, and give what it printed."""
+    command = ["unshare", "--mount", "sh", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
 class Tracer:
     """A running `ig`. Its stdout is in `reports`, its stderr (all of it so far) in `stderr`."""
 

@@ -3,17 +3,15 @@
 import re
 import struct
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ig.errors import KernelRefused
-from ig.kernel.btf import STRUCT, Btf, in_older_kinds
+from ig.kernel.btf import STRUCT, VMLINUX, Btf, in_older_kinds
 from ig.kernel.probes import source
 
-VMLINUX = Path("/sys/kernel/btf/vmlinux")
 if not VMLINUX.exists():
     pytest.skip("this kernel shows no types", allow_module_level=True)
 
@@ -66,6 +64,11 @@ def test_libbpf_before_1_0_gets_kinds_that_it_knows_and_finds_the_same(
     assert older.declare(source(program)) == btf.declare(source(program))
 
 
+def header_of(types: bytes, strings: bytes) -> bytes:
+    lengths = (24, 0, len(types), len(types), len(strings))
+    return struct.pack("=HBBIIIII", 0xEB9F, 1, 0, *lengths)
+
+
 def test_in_older_kinds_tags_and_wide_enums_have_the_same_length() -> None:
     words = [
         *(1, 14 << 24, 2, 1),  # a variable, then what has become the like of it
@@ -75,7 +78,7 @@ def test_in_older_kinds_tags_and_wide_enums_have_the_same_length() -> None:
         *(0, 10 << 24, 1),
     ]
     types, strings = struct.pack(f"={len(words)}I", *words), b"\0name"
-    header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    header = header_of(types, strings)
     older = in_older_kinds(header + types + strings)
     assert older[:24] == header
     assert older[-len(strings) :] == strings
@@ -85,9 +88,9 @@ def test_in_older_kinds_tags_and_wide_enums_have_the_same_length() -> None:
 
 
 def test_kinds_that_nobody_knows_are_refused() -> None:
-    header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 12, 12, 0)
+    types = struct.pack("=3I", 0, 20 << 24, 0)
     with pytest.raises(ValueError, match="kind 20"):
-        in_older_kinds(header + struct.pack("=3I", 0, 20 << 24, 0))
+        in_older_kinds(header_of(types, b"") + types)
 
 
 @given(data=st.binary(max_size=200))
