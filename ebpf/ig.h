@@ -109,10 +109,19 @@ BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);
 BPF_RINGBUF_OUTPUT(cgroup_names, NAMES_PAGES);
 BPF_TABLE("lru_hash", u64, u32, cgroups, 16384);
 /*
- * User space maps it (1 << 10 is BPF_F_MMAPABLE). A lookup by bpf() would keep every tp__ program from
- * running on that CPU meanwhile, however long it is preempted: bpf_disable_instrumentation().
+ * User space maps it (1 << 10 is BPF_F_MMAPABLE). Reading or writing an element by bpf() keeps every tp__
+ * program from running on that CPU meanwhile, however long it is preempted: bpf_disable_instrumentation().
  */
 BPF_F_TABLE("array", u32, u64, lost, COUNTERS, 1 << 10);
+
+/* Called by user space, which tells its verdict so, for the same reason. */
+int decide(struct { u64 cgroup, verdict; } *ctx)
+{
+	u64 cgroup = ctx->cgroup;
+	u32 verdict = ctx->verdict;
+
+	return cgroups.update(&cgroup, &verdict);
+}
 
 static __always_inline void count_lost(u32 cause)
 {

@@ -22,7 +22,6 @@ _SIGNATURES = {
     "btf__type_by_id": ([_POINTER, ctypes.c_uint32], _POINTER),
     "btf__name_by_offset": ([_POINTER, ctypes.c_uint32], ctypes.c_char_p),
     "bpf_map_update_elem": ([ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64], ctypes.c_int),
-    "bpf_map_delete_elem": ([ctypes.c_int, _POINTER], ctypes.c_int),
     "bpf_map_get_next_key": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
     "bpf_raw_tracepoint_open": ([ctypes.c_char_p, ctypes.c_int], ctypes.c_int),
     "bpf_prog_test_run_opts": ([ctypes.c_int, _POINTER], ctypes.c_int),
@@ -50,14 +49,12 @@ def library() -> ctypes.CDLL:
 
 
 def map_update(descriptor: int, key: bytes, value: bytes) -> None:
-    """Set a map's element. Raises KernelRefused."""
+    """Set a map's element; meanwhile the kernel skips tracepoints' programs on this CPU.
+
+    Source: bpf_disable_instrumentation() in include/linux/bpf.h. Raises KernelRefused.
+    """
     if library().bpf_map_update_elem(descriptor, key, value, 0) < 0:
         _refuse("A BPF map cannot be written to")
-
-
-def map_delete(descriptor: int, key: bytes) -> None:
-    """Remove a map's element, if it is there."""
-    library().bpf_map_delete_elem(descriptor, key)
 
 
 def map_keys(descriptor: int, most: int) -> list[int]:

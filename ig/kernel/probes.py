@@ -71,13 +71,15 @@ class Probes:
 
     `maps` are descriptors by the map's name, `hooks` those that keep it attached, `alone` those
     of the functions that miss something when the kernel skips them, `behind` those of the ones
-    that stand behind others (see ig.h), by their raw tracepoint, and `front` those of the others.
+    that stand behind others (see ig.h), by their raw tracepoint, and `front` those of the others;
+    `decide` is that of the one which takes a verdict.
     `covered` says whether those behind are attached.
     `tracepoints` says of each whether the program is attached to it; `refused`, what is not seen
     because an optional hook was refused.
     """
 
     maps: Mapping[str, int]
+    decide: int
     alone: Sequence[int]
     front: Sequence[int]
     behind: Mapping[str, int]
@@ -98,7 +100,7 @@ class Probes:
 
     def close(self) -> None:
         """Detach and unload everything."""
-        programs = (*self.alone, *self.front, *self.behind.values())
+        programs = (self.decide, *self.alone, *self.front, *self.behind.values())
         for descriptor in (*self.hooks, *programs, *self.maps.values()):
             os.close(descriptor)
 
@@ -186,6 +188,7 @@ class Loading:
         given = iter(descriptors)
         return Probes(
             maps={name: next(given) for name in answer["maps"]},
+            decide=next(given),
             alone=list(islice(given, answer["alone"])),
             front=list(islice(given, answer["front"])),
             behind={event: next(given) for event in answer["behind"]},
@@ -305,6 +308,7 @@ def _loaded(
             maps[name] = descriptor
     hooks, tracepoints, refused = _attach(program, dict(_OPTIONAL.findall(text)), covered)
     functions = {name.decode(): function.fd for name, function in program.funcs.items()}
+    decide = program.load_func(b"decide", program.RAW_TRACEPOINT).fd
     behind = [name for name in functions if name.endswith(_BEHIND)]
     pairs = {_event(name) for name in behind}
     front = [name for name in functions if name not in behind and _event(name) in pairs]
@@ -319,7 +323,7 @@ def _loaded(
         "refused": refused,
     }
     programs = [functions[name] for name in (*alone, *front, *behind)]
-    return answer, [*maps.values(), *programs, *hooks]
+    return answer, [*maps.values(), decide, *programs, *hooks]
 
 
 def _constants(declarations: str) -> dict[str, int | str]:

@@ -63,8 +63,12 @@ class Source:
 
     def decide(self, cgroup: int, keep: bool) -> None:
         """Tell the kernel whether a cgroup's events are wanted."""
-        value = struct.pack("=I", KEEP if keep else DROP)
-        map_update(self._probes.maps["cgroups"], struct.pack("=Q", cgroup), value)
+        verdict = KEEP if keep else DROP
+        try:
+            call_raw_tracepoint(self._probes.decide, cgroup, verdict)
+        except KernelRefused:  # Linux before 5.10 runs no such program
+            key, value = struct.pack("=Q", cgroup), struct.pack("=I", verdict)
+            map_update(self._probes.maps["cgroups"], key, value)
 
     def lost(self) -> Mapping[str, int]:
         """Give how many events could not be delivered so far, by cause; those of 0 left out."""

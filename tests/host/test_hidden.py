@@ -139,3 +139,25 @@ def test_where_programs_can_be_preempted_pairs_tell_everything_once(
     assert hooks == 1 + pairs
     assert sorted(events) == sorted(told * 3)
     assert not lost
+
+
+DECIDE = """
+import json, os, signal
+from ig.kernel.probes import Loading
+from ig.kernel.source import Source
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+source = Source(Loading("bind.c", {}).result())
+caller = os.fork()
+while not caller:
+    os.getppid()
+for cgroup in range(20_000):
+    source.decide(cgroup, keep=True)
+os.kill(caller, signal.SIGKILL)
+print(json.dumps(source.lost()))
+source.close()
+"""
+
+
+def test_telling_the_kernel_what_is_wanted_hides_nothing(namespace: Namespace) -> None:
+    assert json.loads(namespace.run(sys.executable, "-c", DECIDE)) == {}

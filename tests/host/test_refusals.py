@@ -14,7 +14,7 @@ from tests.host.namespace import PROGRAMS, PYTHON, Namespace
 from tests.host.tracer import IG, in_own_mounts
 from tests.host.waiting import PATIENCE
 
-MAP_CREATE, UPDATE, PROG_LOAD, OBJ_INFO, BTF_LOAD = 0, 2, 5, 15, 18
+MAP_CREATE, UPDATE, PROG_LOAD, RUN, OBJ_INFO, BTF_LOAD = 0, 2, 5, 10, 15, 18
 RAW_TRACEPOINT_OPEN = 17
 NETLINK = 16
 
@@ -33,26 +33,26 @@ def refused(*rules: str, command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.anywhere
 @pytest.mark.parametrize("gadget", ["tcpconnect", "tcp", "bind"])
 @pytest.mark.parametrize(
-    ("rule", "what"),
+    ("rules", "what"),
     [
-        ("bpf=EPERM", "map"),
-        ("bpf=ENOSYS", "map"),
-        (f"bpf:{MAP_CREATE}=EACCES", "map"),
-        (f"bpf:{PROG_LOAD}=EPERM", "could not be loaded"),
-        (f"bpf:{UPDATE}=EPERM", "map cannot be written"),
-        (f"bpf:{OBJ_INFO}=EPERM", "skipped"),
+        (("bpf=EPERM",), "map"),
+        (("bpf=ENOSYS",), "map"),
+        ((f"bpf:{MAP_CREATE}=EACCES",), "map"),
+        ((f"bpf:{PROG_LOAD}=EPERM",), "could not be loaded"),
+        ((f"bpf:{RUN}=EPERM", f"bpf:{UPDATE}=EPERM"), "map cannot be written"),
+        ((f"bpf:{OBJ_INFO}=EPERM",), "skipped"),
     ],
 )
 def test_a_trace_that_cannot_be_says_what_was_refused_and_why(
-    gadget: str, rule: str, what: str
+    gadget: str, rules: tuple[str, ...], what: str
 ) -> None:
-    done = refused(rule, command=f"trace {gadget} --host -t 0.1")
+    done = refused(*rules, command=f"trace {gadget} --host -t 0.1")
     assert (done.returncode, done.stdout) == (1, "")
     reason = {
         "EPERM": "Operation not permitted",
         "EACCES": "Permission denied",
         "ENOSYS": "Function not implemented",
-    }[rule.partition("=")[2]]
+    }[rules[0].partition("=")[2]]
     first, *rest = done.stderr.splitlines()
     assert what in first
     assert reason in first
@@ -111,7 +111,14 @@ def test_a_hook_that_a_gadget_can_do_without_is_missed_aloud(
 
 
 @pytest.mark.parametrize(
-    "rule", ["memfd_create=ENOSYS", f"bpf:{BTF_LOAD}=EPERM", "pwritev2=ENOSYS"]
+    "rule",
+    [
+        "memfd_create=ENOSYS",
+        "pwritev2=ENOSYS",
+        f"bpf:{BTF_LOAD}=EPERM",
+        f"bpf:{RUN}=EPERM",
+        f"bpf:{UPDATE}=EPERM",
+    ],
 )
 def test_what_tracing_can_do_without_is_not_worth_a_word(rule: str) -> None:
     done = refused(rule, command="trace tcpconnect --host -t 0.1 -o json")

@@ -39,6 +39,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 QUICK = (
     "test_latency.py",
     "test_hidden.py::test_what_was_hidden_is_looked_for_once_and_nothing_is_told_twice",
+    "test_hidden.py::test_telling_the_kernel_what_is_wanted_hides_nothing",
     "test_trace_tcpconnect.py::test_an_established_connect_is_told_once_with_its_true_ends",
     "test_trace_tcpconnect.py::test_a_refused_connect_is_told_once",
     "test_trace_tcpconnect.py::test_an_attempt_without_an_answer_times_out",
