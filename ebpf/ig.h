@@ -24,7 +24,13 @@
  * skips it in interrupts of any such program; the second is attached at once. The programs at a system
  * call's own tracepoint can be preempted, and keep all of that kind from their CPU meanwhile; the one
  * of all calls cannot.
+ *
+ * Where ARGUMENTS_TYPED, the kernel knows the types of a raw tracepoint's arguments (BPF_TRACE_RAW_TP):
+ * raw_tp__NAME, but not the one behind, reads what they lead to without a call each.
  */
+#ifndef ARGUMENTS_TYPED
+#define ARGUMENTS_TYPED 0
+#endif
 #define KERNEL_STRUCT(...)
 #define KERNEL_ENUM(...)
 #define OPTIONAL_HOOK(...)
@@ -35,6 +41,11 @@
 #define IPPROTO_MPTCP 262
 
 #define READ(p, field) ({ typeof((p)->field) _v; bpf_probe_read_kernel(&_v, sizeof(_v), &(p)->field); _v; })
+/* not (p)->field, which takes the declared structs for packed, and reads byte by byte */
+#define DIRECTLY_AS(type, p, field) (*(type *)((void *)(p) + __builtin_offsetof(typeof(*(p)), field)))
+#define DIRECTLY(p, field) DIRECTLY_AS(typeof((p)->field), p, field)
+/* `typed`, which must be a constant, says whether the kernel knows what p leads to. */
+#define READ_IF(typed, p, field) ((typed) ? DIRECTLY(p, field) : READ(p, field))
 /*
  * The current task, and what it and the pointers that it leads to hold: since 5.11 without a call each.
  * BCC before 0.25 ends where what is called is no declared function or variable.
@@ -42,15 +53,14 @@
 #ifdef KERNEL_BPF_FUNC_get_current_task_btf
 static struct task_struct *(*current_task_btf)(void) = (void *)KERNEL_BPF_FUNC_get_current_task_btf;
 #define CURRENT_TASK() current_task_btf()
-/* not (p)->field, which takes the declared structs for packed, and reads byte by byte */
-#define LOAD(p, field) (*(typeof((p)->field) *)((void *)(p) + __builtin_offsetof(typeof(*(p)), field)))
-#define LOAD_COMM(to, p) (*(struct comm *)(to) = *(struct comm *)((void *)(p) + __builtin_offsetof(struct task_struct, comm)))
+#define LOAD(p, field) DIRECTLY(p, field)
+#define LOAD_COMM(to, p) (*(struct halves *)(to) = DIRECTLY_AS(struct halves, p, comm))
 #else
 #define CURRENT_TASK() ((struct task_struct *)bpf_get_current_task())
 #define LOAD(p, field) READ(p, field)
-#define LOAD_COMM(to, p) bpf_probe_read_kernel(to, sizeof(struct comm), (p)->comm)
+#define LOAD_COMM(to, p) bpf_probe_read_kernel(to, sizeof(struct halves), (p)->comm)
 #endif
-struct comm { u64 half[2]; };
+struct halves { u64 half[2]; };
 #define NTOHS(x) __builtin_bswap16(x)
 
 /* sendto() and sendmsg() connect too, with MSG_FASTOPEN */
@@ -76,7 +86,7 @@ KERNEL_STRUCT(pt_regs, orig_ax, di, si, syscallno, orig_x0, regs)
 KERNEL_STRUCT(thread_info, status, flags)
 KERNEL_STRUCT(task_struct, thread_info, stack, nsproxy, files, cgroups, real_parent, cred, tgid, pid, comm)
 KERNEL_STRUCT(cred, uid, gid)
-KERNEL_STRUCT(sock_common, skc_family, skc_state, skc_dport, skc_daddr, skc_rcv_saddr, skc_v6_daddr, skc_v6_rcv_saddr, skc_net)
+KERNEL_STRUCT(sock_common, skc_family, skc_state, skc_dport, skc_num, skc_daddr, skc_rcv_saddr, skc_v6_daddr, skc_v6_rcv_saddr, skc_net)
 KERNEL_STRUCT(sock, __sk_common, sk_err, sk_protocol, sk_lock, sk_socket)
 KERNEL_STRUCT(inet_sock, inet_sport, inet_saddr)
 KERNEL_STRUCT(socket, sk, state, file)

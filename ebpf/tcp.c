@@ -21,6 +21,8 @@ struct change_args { u64 common, sk; s32 old, new; };
 
 static __always_inline int change_state(struct sock *sk, int old, int new, int behind)
 {
+	const int typed = ARGUMENTS_TYPED && !behind;
+
 #ifdef TRACE_CONNECT
 	if (behind && new == ASK_AGAIN) {
 		ask_again(sk);
@@ -32,18 +34,18 @@ static __always_inline int change_state(struct sock *sk, int old, int new, int b
 #ifdef TRACE_CONNECT
 	if (new == SYN_SENT) {
 		if (!behind || !attempt_of(sk))
-			begin_attempt(sk, behind);
+			begin_attempt(sk, behind, typed);
 	}
 	/* SYN_SENT -> SYN_RECV is a simultaneous open, not yet an answer; others come from a listener */
-	else if (new != SYN_RECV && (old == SYN_SENT || (old == SYN_RECV && READ(sk, sk_socket))))
-		end_attempt(sk, new);
+	else if (new != SYN_RECV && (old == SYN_SENT || (old == SYN_RECV && READ_IF(typed, sk, sk_socket))))
+		end_attempt(sk, new, typed);
 #endif
 #ifdef TRACE_CLOSE
 	if (old == LISTEN && new == SYN_RECV)
-		create_connection(sk, behind);
+		create_connection(sk, behind, typed);
 	else if ((old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_RECV) &&
 		 (new == FIN_WAIT1 || new == LAST_ACK || new == CLOSED))
-		end_connection(sk, old, new);
+		end_connection(sk, old, new, typed);
 #endif
 	return 0;
 }

@@ -77,22 +77,50 @@ static __always_inline int is_mapped(const void *address)
 	return !word[0] && !word[1] && word[2] == __builtin_bswap32(0xffff);
 }
 
+/* The key is a copy: of what a helper was given to read, the kernel no longer knows the type. */
+static __always_inline struct tracked *tracked_of(struct sock *key)
+{
+	return sockets.lookup(&key);
+}
+
+static __always_inline int track(struct sock *key, struct tracked *tracked)
+{
+	return sockets.update(&key, tracked);
+}
+
+static __always_inline void untrack(struct sock *key)
+{
+	sockets.delete(&key);
+}
+
 /* The attempt of a socket, if it is one. */
 static __always_inline struct event *attempt_of(struct sock *sk)
 {
-	struct tracked *tracked = sockets.lookup(&sk);
+	struct tracked *tracked = tracked_of(sk);
 
 	return tracked && tracked->event.type == CONNECT ? &tracked->event : NULL;
 }
 
-/* The parts of an event that the socket tells. */
-static __always_inline void read_socket(struct event *event, struct sock *sk)
+/* The parts of an event that the socket tells; its own port is 0 until it is chosen. */
+static __always_inline void read_socket(struct event *event, struct sock *sk, int typed)
 {
 	struct sock_common common;
 
-	bpf_probe_read_kernel(&common, sizeof(common), &sk->__sk_common);
-	event->netns = READ(common.skc_net.net, ns.inum);
+	if (typed) {
+		common.skc_family = DIRECTLY(sk, __sk_common.skc_family);
+		common.skc_dport = DIRECTLY(sk, __sk_common.skc_dport);
+		common.skc_num = DIRECTLY(sk, __sk_common.skc_num);
+		common.skc_daddr = DIRECTLY(sk, __sk_common.skc_daddr);
+		common.skc_rcv_saddr = DIRECTLY(sk, __sk_common.skc_rcv_saddr);
+		*(struct halves *)&common.skc_v6_daddr = DIRECTLY_AS(struct halves, sk, __sk_common.skc_v6_daddr);
+		*(struct halves *)&common.skc_v6_rcv_saddr = DIRECTLY_AS(struct halves, sk, __sk_common.skc_v6_rcv_saddr);
+		common.skc_net.net = DIRECTLY(sk, __sk_common.skc_net.net);
+	} else {
+		bpf_probe_read_kernel(&common, sizeof(common), &sk->__sk_common);
+	}
+	event->netns = READ_IF(typed, common.skc_net.net, ns.inum);
 	event->dport = NTOHS(common.skc_dport);
+	event->sport = common.skc_num;
 	if (common.skc_family == AF_INET6 && !is_mapped(&common.skc_v6_daddr)) {
 		event->version = 6;
 		__builtin_memcpy(event->saddr, &common.skc_v6_rcv_saddr, 16);
@@ -104,9 +132,18 @@ static __always_inline void read_socket(struct event *event, struct sock *sk)
 	}
 }
 
-static __always_inline u16 local_port(struct sock *sk)
+static __always_inline u16 local_port(struct sock *sk, int typed)
 {
-	return NTOHS(READ((struct inet_sock *)sk, inet_sport)); /* skc_num is already 0 at CLOSE */
+	u16 port = typed ? DIRECTLY(sk, __sk_common.skc_num) : 0;
+
+	return port ? port : NTOHS(READ((struct inet_sock *)sk, inet_sport)); /* skc_num is already 0 at CLOSE */
+}
+
+static __always_inline void read_ends(struct event *event, struct sock *sk, int typed)
+{
+	read_socket(event, sk, typed);
+	if (!event->sport)
+		event->sport = local_port(sk, typed);
 }
 
 static __always_inline int is_tcp(struct sock *sk)

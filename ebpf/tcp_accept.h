@@ -24,13 +24,12 @@ static __always_inline int left_accept(s64 ret)
 	if (!current_socket(fd, &socket) || !is_tcp(socket.sk))
 		return 0;
 	if (!current_wanted(&cgroup)) {
-		disown(socket.sk);
+		disown(socket.sk, 0);
 		return 0;
 	}
-	read_socket(event, socket.sk);
-	event->sport = local_port(socket.sk);
+	read_ends(event, socket.sk, 0);
 	if (!port_wanted(event->sport) && !port_wanted(event->dport)) {
-		disown(socket.sk);
+		disown(socket.sk, 0);
 		return 0;
 	}
 	read_owner(&event->owner, cgroup);

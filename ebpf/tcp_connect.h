@@ -5,21 +5,21 @@
  * CLOSE -> SYN_SENT, in the caller's context; the local port is not chosen yet.
  * What there is no room for is counted by the program in front, also if the one behind finds room.
  */
-static __always_inline void begin_attempt(struct sock *sk, int behind)
+static __always_inline void begin_attempt(struct sock *sk, int behind, int typed)
 {
 	struct tracked tracked = { .event = { .type = CONNECT, .fd = -1, .accept_fd = -1 } };
 	struct event *event = &tracked.event;
 	u64 cgroup;
 
-	if (READ(sk, sk_protocol) != IPPROTO_TCP)
+	if (READ_IF(typed, sk, sk_protocol) != IPPROTO_TCP)
 		return;
 	if (!current_wanted(&cgroup)) {
-		disown(sk);
+		disown(sk, typed);
 		return;
 	}
-	read_socket(event, sk);
+	read_socket(event, sk, typed);
 	if (!port_wanted(event->dport)) {
-		disown(sk);
+		disown(sk, typed);
 		return;
 	}
 	read_owner(&event->owner, cgroup);
@@ -30,12 +30,12 @@ static __always_inline void begin_attempt(struct sock *sk, int behind)
 		event->fd = call.fd;
 #endif
 	event->timestamp = bpf_ktime_get_ns();
-	if (sockets.update(&sk, &tracked) && !behind)
+	if (track(sk, &tracked) && !behind)
 		count_lost(LOST_ATTEMPTS);
 }
 
 /* `late` if the answer came earlier, nobody knows when. */
-static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error, int late)
+static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error, int late, int typed)
 {
 	u64 now = bpf_ktime_get_ns(), elapsed = now - event->timestamp;
 
@@ -57,7 +57,7 @@ static __always_inline void finish_attempt(struct sock *sk, struct event *event,
 	event->latency = !late && (outcome == DONE || outcome == REFUSED) ? elapsed : 0;
 	event->outcome = outcome;
 	event->error = error;
-	event->sport = local_port(sk);
+	event->sport = local_port(sk, typed);
 	submit(event);
 }
 
@@ -95,22 +95,22 @@ static __always_inline void end_tracking(struct sock *sk, struct event *event, i
 		return;
 	}
 #endif
-	sockets.delete(&sk);
+	untrack(sk);
 }
 
-static __always_inline void end_attempt(struct sock *sk, int new)
+static __always_inline void end_attempt(struct sock *sk, int new, int typed)
 {
 	struct event *event = attempt_of(sk);
 	u32 error = 0;
 
 	if (new == CLOSED) {
-		error = READ(sk, sk_err);
+		error = READ_IF(typed, sk, sk_err);
 		if (!note_failure(sk, error))
 			return;
 	}
 	if (!event)
 		return;
-	finish_attempt(sk, event, new == CLOSED ? outcome_of(error) : DONE, error, 0);
+	finish_attempt(sk, event, new == CLOSED ? outcome_of(error) : DONE, error, 0, typed);
 	end_tracking(sk, event, new == ESTABLISHED);
 }
 
@@ -126,10 +126,10 @@ static __always_inline void ask_again(struct sock *sk)
 	if (NTOHS(READ(sk, __sk_common.skc_dport)) != event->dport || (state == CLOSED && !error)) {
 		if (event->outcome != UNANSWERED)
 			count_lost(LOST_ANSWERS); /* another socket by now, or its caller was told */
-		sockets.delete(&sk);
+		untrack(sk);
 		return;
 	}
-	finish_attempt(sk, event, state == CLOSED ? outcome_of(error) : DONE, error, 1);
+	finish_attempt(sk, event, state == CLOSED ? outcome_of(error) : DONE, error, 1, 0);
 	end_tracking(sk, event, state != CLOSED);
 }
 
@@ -142,8 +142,7 @@ static __always_inline void failed_call(struct sock *sk, struct call *call, u32 
 
 	if (!current_wanted(&cgroup))
 		return;
-	read_socket(&event, sk);
-	event.sport = local_port(sk);
+	read_ends(&event, sk, 0);
 	bpf_probe_read_user(&address, sizeof(address), (void *)call->address);
 	if (!address.family && error != EFAULT)
 		return; /* AF_UNSPEC: asked to disconnect */
@@ -179,8 +178,8 @@ static __always_inline int left_connect(s64 ret)
 	event = attempt_of(socket.sk);
 	if (event) {
 		/* the first two only come as an answer, which then no program saw */
-		finish_attempt(socket.sk, event, error == ECONNREFUSED || error == ETIMEDOUT ? outcome_of(error) : FAILED, error, 0);
-		sockets.delete(&socket.sk);
+		finish_attempt(socket.sk, event, error == ECONNREFUSED || error == ETIMEDOUT ? outcome_of(error) : FAILED, error, 0, 0);
+		untrack(socket.sk);
 		return 0;
 	}
 	key = (u64)socket.sk;
@@ -208,7 +207,7 @@ int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
 	struct sock *sk = (void *)ctx->sk;
 	struct event *event, copy;
 
-	if (READ(sk, __sk_common.skc_state) != SYN_SENT)
+	if (READ_IF(ARGUMENTS_TYPED, sk, __sk_common.skc_state) != SYN_SENT)
 		return 0;
 	event = attempt_of(sk);
 	if (!event)
@@ -220,7 +219,7 @@ int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
 	event->outcome = UNANSWERED;
 	copy = *event;
 	copy.timestamp = bpf_ktime_get_ns();
-	copy.sport = local_port(sk);
+	copy.sport = local_port(sk, ARGUMENTS_TYPED);
 	submit(&copy);
 #endif
 	return 0;

@@ -123,8 +123,12 @@ class Btf:
 
     def find(self, name: str, kind: int) -> Type | None:
         """Give the type of that name and kind, None if this kernel has none."""
-        type_id = library().btf__find_by_name_kind(self.handle, name.encode(), kind)
-        return Type(self, type_id) if type_id > 0 else None
+        type_id = self.find_id(name, kind)
+        return Type(self, type_id) if type_id else None
+
+    def find_id(self, name: str, kind: int) -> int:
+        """Give the id of the type of that name and kind, 0 if this kernel has none."""
+        return max(0, int(library().btf__find_by_name_kind(self.handle, name.encode(), kind)))
 
     def members(self, of: Type, base: int = 0) -> Iterator[tuple[str, int, int, int]]:
         """Yield (name, offset in bits, bit-field's width, type id), through anonymous members."""

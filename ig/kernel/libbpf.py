@@ -8,10 +8,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import platform
+import struct
 from typing import NoReturn
 
 from ig.errors import KernelRefused
 
+_BPF = {"x86_64": 321, "aarch64": 280}  # system call
+_PROG_LOAD, _TRACING, _TRACE_RAW_TP = 5, 26, 23
 _RECURSION_MISSES = 26  # the u64 of struct bpf_prog_info, 208 bytes in
 _POINTER = ctypes.c_void_p
 _SIGNATURES = {
@@ -74,6 +78,34 @@ def attach_raw_tracepoint(event: str, program: int) -> int:
     descriptor = int(library().bpf_raw_tracepoint_open(event.encode(), program))
     if descriptor < 0:
         _refuse(f"A BPF program cannot be attached to {event}")
+    return descriptor
+
+
+def load_typed_raw_tracepoint(name: str, instructions: bytes, typedef: int) -> int:
+    """Give a descriptor of a program that knows its arguments' types: those of btf_trace_EVENT.
+
+    `typedef` is that type's id. Source: bpf_prog_load() in kernel/bpf/syscall.c, which libbpf's
+    versions each wrap in another way. Raises OSError.
+    """
+    code, licence = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"GPL")
+    attributes = ctypes.create_string_buffer(
+        struct.pack(
+            "=IIQQ24x16s4xI36xI",
+            _TRACING,
+            len(instructions) // 8,
+            ctypes.addressof(code),
+            ctypes.addressof(licence),
+            name.encode()[:15],
+            _TRACE_RAW_TP,
+            typedef,
+        )
+    )
+    call = _BPF[platform.machine()]
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = int(libc.syscall(call, _PROG_LOAD, attributes, len(attributes)))
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"BPF program {name}: {os.strerror(number)}")
     return descriptor
 
 

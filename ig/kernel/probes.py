@@ -19,6 +19,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,8 +27,8 @@ from typing import Any
 
 from ig.errors import IgError, KernelRefused
 from ig.kernel import layout, lockdown
-from ig.kernel.btf import FUNCTION, Btf
-from ig.kernel.libbpf import attach_raw_tracepoint
+from ig.kernel.btf import FUNCTION, TYPEDEF, Btf
+from ig.kernel.libbpf import attach_raw_tracepoint, load_typed_raw_tracepoint
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
 
 EVENTS_BYTES = 8 << 20
@@ -274,7 +275,7 @@ def _import_bcc() -> Any:
 
 
 def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], list[int]]:
-    """Compile, load and attach in the way that suits this kernel: see _loaded."""
+    """Compile, load and attach in the first way that this kernel lets us: see _loaded and ig.h."""
     reach_tracefs()
     btf = Btf()
     declarations = btf.declare(text)
@@ -284,16 +285,16 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
         f'"struct event is not laid out as its text says");\n'
     )
     macros = {**_constants(declarations), **defines}
-    if not ("PREEMPTIBLE" in macros or btf.find(_PREEMPTED, FUNCTION)):
-        return _loaded(text, macros, covered=False)
-    try:
-        return _loaded(text, {**macros, "PREEMPTIBLE": 1}, covered=True)
-    except OSError:  # perf_event_open() is refused; pairs of raw ones see most
-        return _loaded(text, macros, covered=True)
+    preemptible = "PREEMPTIBLE" in macros or btf.find_id(_PREEMPTED, FUNCTION) > 0
+    # Where perf_event_open() is refused, pairs of raw ones see most; types only make them faster.
+    for way in ("PREEMPTIBLE", "ARGUMENTS_TYPED")[0 if preemptible else 1 :]:
+        with suppress(OSError):
+            return _loaded(text, {way: 1, **macros}, btf, covered=preemptible)
+    return _loaded(text, macros, btf, covered=preemptible)
 
 
 def _loaded(
-    text: str, macros: Mapping[str, int | str], covered: bool
+    text: str, macros: Mapping[str, int | str], btf: Btf, covered: bool
 ) -> tuple[dict[str, Any], list[int]]:
     """Give the parent's answer, and the descriptors that it lists, of a program then attached."""
     bcc = _import_bcc()
@@ -306,8 +307,9 @@ def _loaded(
         descriptor = lib.bpf_table_fd(program.module, name.encode())
         if descriptor >= 0:  # the preprocessor leaves out what is not asked for
             maps[name] = descriptor
-    hooks, tracepoints, refused = _attach(program, dict(_OPTIONAL.findall(text)), covered)
-    functions = {name.decode(): function.fd for name, function in program.funcs.items()}
+    types = btf if macros.get("ARGUMENTS_TYPED") else None
+    optional = dict(_OPTIONAL.findall(text))
+    functions, hooks, tracepoints, refused = _attach(program, optional, types, covered)
     decide = program.load_func(b"decide", program.RAW_TRACEPOINT).fd
     behind = [name for name in functions if name.endswith(_BEHIND)]
     pairs = {_event(name) for name in behind}
@@ -339,14 +341,17 @@ def _constants(declarations: str) -> dict[str, int | str]:
 
 
 def _attach(
-    program: Any, optional: Mapping[str, str], covered: bool
-) -> tuple[list[int], dict[str, bool], list[str]]:
+    program: Any, optional: Mapping[str, str], types: Btf | None, covered: bool
+) -> tuple[dict[str, int], list[int], dict[str, bool], list[str]]:
     """Attach each function to the tracepoint that its name says; load those that stand behind.
 
-    Give the descriptors, the tracepoints and whether it succeeded there, and what is not seen then.
+    With `types`, those at raw tracepoints know their arguments'. Give the descriptors of the
+    functions and of the hooks, the tracepoints and whether it succeeded there, and what is not
+    seen then.
     """
     from bcc.libbcc import lib
 
+    functions: dict[str, int] = {}
     hooks: list[int] = []
     tracepoints: dict[str, bool] = {}
     refused: list[str] = []
@@ -359,14 +364,16 @@ def _attach(
         tracepoint = _tracepoint(name)
         if not tracepoint:
             continue
+        typed = types if not name.endswith(_BEHIND) else None
+        if ":" not in tracepoint:
+            functions[name] = _load_raw(program, name, tracepoint, typed)
+            if name.endswith(_BEHIND) and not covered:
+                continue
         try:
             if ":" in tracepoint:
-                _attach_tracepoint(program, name, tracepoint)
-            elif name.endswith(_BEHIND) and not covered:
-                program.load_func(name.encode(), program.RAW_TRACEPOINT)
-                continue
+                functions[name] = _attach_tracepoint(program, name, tracepoint)
             else:
-                hooks.append(_attach_raw(program, name, tracepoint))
+                hooks.append(_attach_raw(functions[name], tracepoint, typed))
         except OSError as error:
             if name not in optional:
                 raise
@@ -374,7 +381,8 @@ def _attach(
             tracepoints[tracepoint] = False
         else:
             tracepoints.setdefault(tracepoint, True)
-    return [*hooks, *program.tracepoint_fds.values()], tracepoints, refused
+    hooks += program.tracepoint_fds.values()
+    return functions, hooks, tracepoints, refused
 
 
 def _tracepoint(function: str) -> str:
@@ -392,20 +400,35 @@ def _event(function: str) -> str:
     return _tracepoint(function).rpartition(":")[2]
 
 
-def _attach_tracepoint(program: Any, function: str, tracepoint: str) -> None:
+def _attach_tracepoint(program: Any, function: str, tracepoint: str) -> int:
     try:
         program.attach_tracepoint(tp=tracepoint, fn_name=function)
+        return int(program.funcs[function.encode()].fd)
     except Exception as error:  # of BCC's own, and without the kernel's reason
         number = ctypes.get_errno()
         raise OSError(number, f"tracepoint {tracepoint}: {os.strerror(number)}") from error
 
 
-def _attach_raw(program: Any, function: str, event: str) -> int:
+def _load_raw(program: Any, function: str, event: str, types: Btf | None) -> int:
+    """Load for a raw tracepoint; with `types`, so that its arguments' are known."""
+    from bcc.libbcc import lib
+
+    name = function.encode()
+    if not types:
+        return int(program.load_func(name, program.RAW_TRACEPOINT).fd)
+    instructions = ctypes.string_at(
+        lib.bpf_function_start(program.module, name), lib.bpf_function_size(program.module, name)
+    )
+    typedef = types.find_id(f"btf_trace_{event}", TYPEDEF)
+    return load_typed_raw_tracepoint(function, instructions, typedef)
+
+
+def _attach_raw(loaded: int, event: str, types: Btf | None) -> int:
     """Attach to a raw tracepoint, as BCC does, which however allows but one program for each."""
     from bcc.libbcc import lib
 
-    loaded = program.load_func(function.encode(), program.RAW_TRACEPOINT)
-    descriptor: int = lib.bpf_attach_raw_tracepoint(loaded.fd, event.encode())
+    # the types say of which event they are
+    descriptor: int = lib.bpf_attach_raw_tracepoint(loaded, None if types else event.encode())
     if descriptor < 0:
         raise OSError(-descriptor, f"raw tracepoint {event}: {os.strerror(-descriptor)}")
     return descriptor

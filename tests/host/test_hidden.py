@@ -141,6 +141,44 @@ def test_where_programs_can_be_preempted_pairs_tell_everything_once(
     assert not lost
 
 
+def test_whether_or_not_arguments_have_types_programs_tell_the_same(namespace: Namespace) -> None:
+    script = (sys.executable, "-c", PAIRS, "tcp.c", "shown")
+    asked = ("TRACE_CONNECT=1", "TRACE_ACCEPT=1", "TRACE_CLOSE=1")
+    _, typed, _ = json.loads(namespace.run(*script, *asked))
+    _, untyped, lost = json.loads(namespace.run(*script, *asked, "ARGUMENTS_TYPED=0"))
+    assert typed == untyped
+    assert len(typed) == 5 * 3
+    assert not lost
+
+
+TYPES = """
+import json, sys
+from pathlib import Path
+from ig.kernel.probes import Loading
+
+found = []
+for defines in json.loads(sys.argv[1]):
+    probes = Loading("tcp.c", dict.fromkeys(defines, 1)).result()
+    told = [Path(f"/proc/self/fdinfo/{program}").read_text() for program in probes.front]
+    types = [line.split()[1] for text in told for line in text.splitlines() if "prog_type" in line]
+    found.append([probes.covered, types])
+    probes.close()
+print(json.dumps(found))
+"""
+TRACEPOINT, TRACING = "5", "26"  # enum bpf_prog_type
+
+
+def test_every_program_at_a_raw_tracepoint_knows_its_arguments_types(namespace: Namespace) -> None:
+    connect, every = ["TRACE_CONNECT"], ["TRACE_CONNECT", "TRACE_ACCEPT", "TRACE_CLOSE"]
+    filters = ["FILTER_PORT", "FILTER_PID", "FILTER_UID"]
+    ways = [connect, ["TRACE_CLOSE"], every, [*connect, *filters], [*every, *filters]]
+    ways += [[*connect, option] for option in ("LATENCY", "MIN_LATENCY", "FAILURE_ONLY")]
+    ways += [[*every, "TRACE_DESCRIPTORS"], [*every, "FAILURE_ONLY"]]
+    found = json.loads(namespace.run(sys.executable, "-c", TYPES, json.dumps(ways)))
+    for defines, (preemptible, types) in zip(ways, found, strict=True):
+        assert set(types) == {TRACEPOINT if preemptible else TRACING}, defines
+
+
 DECIDE = """
 import json, os, signal
 from ig.kernel.probes import Loading
