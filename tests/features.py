@@ -2,12 +2,18 @@
 
 import ctypes
 import errno
+import os
+import struct
 import subprocess
 import uuid
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 
+from ig.kernel.btf import TYPEDEF, Btf
+from ig.kernel.libbpf import load_typed_raw_tracepoint
+
+RETURN_0 = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
 IO_URING_SETUP = 425  # the same on every architecture since Linux 5.1
 
 
@@ -45,9 +51,21 @@ def has_mounted(kind: str) -> bool:
     return any(line.split()[2] == kind for line in lines)
 
 
+@cache
+def has_typed_arguments() -> bool:
+    """Say whether programs may know a raw tracepoint's arguments' types, by loading one (root)."""
+    typedef = Btf().find_id("btf_trace_inet_sock_set_state", TYPEDEF)
+    try:
+        os.close(load_typed_raw_tracepoint("nothing", RETURN_0, typedef))
+    except OSError as error:
+        return error.errno != errno.EPERM
+    return True
+
+
 FEATURES: Mapping[str, Callable[[], bool]] = {
     "netem": has_netem,
     "io_uring": has_io_uring,
+    "typed arguments": has_typed_arguments,
     "confidentiality": partial(is_locked_down, "confidentiality"),
     "integrity": partial(is_locked_down, "integrity"),
     "hidden BTF": lambda: not Path("/sys/kernel/btf/vmlinux").exists(),

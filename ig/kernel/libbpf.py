@@ -1,4 +1,4 @@
-"""The few functions of libbpf that are called directly: BTF queries, and maps by descriptor.
+"""The few functions of libbpf that are called directly: BTF queries, maps and programs.
 
 BCC links libbpf, so it is there wherever BCC is. Source: libbpf's btf.h and bpf.h.
 """
@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from ig.errors import KernelRefused
 
-_BPF = {"x86_64": 321, "aarch64": 280}  # system call
+_BPF = 321 if platform.machine() == "x86_64" else 280  # include/uapi/asm-generic/unistd.h
 _PROG_LOAD, _TRACING, _TRACE_RAW_TP = 5, 26, 23
 _RECURSION_MISSES = 26  # the u64 of struct bpf_prog_info, 208 bytes in
 _POINTER = ctypes.c_void_p
@@ -100,9 +100,8 @@ def load_typed_raw_tracepoint(name: str, instructions: bytes, typedef: int) -> i
             typedef,
         )
     )
-    call = _BPF[platform.machine()]
     libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = int(libc.syscall(call, _PROG_LOAD, attributes, len(attributes)))
+    descriptor = int(libc.syscall(_BPF, _PROG_LOAD, attributes, len(attributes)))
     if descriptor < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"BPF program {name}: {os.strerror(number)}")

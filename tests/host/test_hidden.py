@@ -168,6 +168,7 @@ print(json.dumps(found))
 TRACEPOINT, TRACING = "5", "26"  # enum bpf_prog_type
 
 
+@pytest.mark.needs("typed arguments")
 def test_every_program_at_a_raw_tracepoint_knows_its_arguments_types(namespace: Namespace) -> None:
     connect, every = ["TRACE_CONNECT"], ["TRACE_CONNECT", "TRACE_ACCEPT", "TRACE_CLOSE"]
     filters = ["FILTER_PORT", "FILTER_PID", "FILTER_UID"]
