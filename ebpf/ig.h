@@ -26,7 +26,8 @@
  * of all calls cannot.
  *
  * Where ARGUMENTS_TYPED, the kernel knows the types of a raw tracepoint's arguments (BPF_TRACE_RAW_TP):
- * raw_tp__NAME, but not the one behind, reads what they lead to without a call each.
+ * raw_tp__NAME reads what they lead to without a call each. The one behind does not: only those without
+ * types can be called by user space too.
  */
 #ifndef ARGUMENTS_TYPED
 #define ARGUMENTS_TYPED 0
