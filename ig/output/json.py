@@ -1,15 +1,14 @@
 """Events as JSON (RFC 8259): one object a line, or one array, or spread out for reading.
 
-The object's text is compiled once into a `%` template; values are encoded a column at a time, and
-one `%` fills the template for many events. What depends on nothing but an event's owner is encoded
-once an owner, and what is the same in a whole batch once a batch.
+What is the same in every object is compiled once; values are encoded a column at a time, and put
+between it for many events at once. What depends on nothing but an event's owner is encoded once an
+owner, and what is the same in a whole batch once a batch.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
 from typing import Any, NamedTuple, Union
 
 from ig.columns import Cache
@@ -20,17 +19,16 @@ from ig.output.text import json_string
 from ig.values import BOOLEANS, format_timestamps
 
 Read = Callable[[Batch], Sequence[Any]]
-Encode = Callable[[Sequence[Any]], Sequence[Any]]
+Encode = Callable[[Sequence[Any]], Sequence[str]]
 Tree = dict[str, Union[Column, "Tree"]]
 
 
 class Slot(NamedTuple):
-    """A place in the template that values go to."""
+    """A place in the object's text that values go to."""
 
-    placeholder: str
     read: Read
-    encode: Encode | None = None
-    """Makes of values what the placeholder takes; the values themselves if None."""
+    encode: Encode = list
+    """Makes text of values; what they are if they are text already."""
     by_owner: bool = False
     """Whether the values depend on the events' owners only."""
 
@@ -132,38 +130,36 @@ def _object(tree: Tree) -> Iterator[str | Slot]:
 
 def _member(key: str, column: Column) -> Iterator[str | Slot]:
     if column.json:
-        yield Slot("%s", column.json, None, _reads_no_field(column.json))
+        yield Slot(column.json, by_owner=_reads_no_field(column.json))
         return
 
     def read(batch: Batch) -> Sequence[Any]:
         return batch.read(column)
 
-    placeholder, encode = _ENCODED[column.kind]
-    yield Slot(placeholder, read, encode, column.read is not None and _reads_no_field(column.read))
+    quote, encode = _ENCODED[column.kind]
+    yield quote
+    yield Slot(read, encode, column.read is not None and _reads_no_field(column.read))
+    yield quote
     if column.raw and column.kind in (Kind.DURATION, Kind.TIMESTAMP):
         yield f",{json_string(key + '_raw')}:"
-        yield Slot("%d", read)
+        yield Slot(read, _numbers)
 
 
 def _compile(pieces: Sequence[str | Slot], end: str) -> Callable[[Batch], str]:
-    parts = [p.replace("%", "%%") if isinstance(p, str) else p.placeholder for p in pieces]
-    slots = [(place, piece) for place, piece in enumerate(pieces) if isinstance(piece, Slot)]
-
     def lines(batch: Batch) -> str:
-        template = parts.copy()
+        same = [""]
         varying = []
-        for place, slot in slots:
-            values = slot.read(batch)
-            same = _constant(values)
-            if same:
-                values = values[:1]
-            if slot.encode:
-                values = slot.encode(values)
-            if same:
-                template[place] = (slot.placeholder % values[0]).replace("%", "%%")
+        for piece in (*pieces, end):
+            if isinstance(piece, str):
+                same[-1] += piece
+                continue
+            values = piece.read(batch)
+            if _constant(values):
+                same[-1] += piece.encode(values[:1])[0]
             else:
-                varying.append(values)
-        return _fill("".join(template) + end, varying, len(batch))
+                varying.append((values, piece.encode))
+                same.append("")
+        return _joined(same, varying, len(batch))
 
     return lines
 
@@ -178,15 +174,18 @@ def _constant(values: Sequence[Any]) -> bool:
     return values.count(first) == len(values)
 
 
-def _fill(template: str, columns: Sequence[Sequence[Any]], count: int) -> str:
-    """Fill the template for `count` events, many at a time: it saves each line's own string."""
-    if not columns:
-        return template % () * count
-    values = chain.from_iterable(zip(*columns, strict=True))
+def _joined(
+    same: Sequence[str], varying: Sequence[tuple[Sequence[Any], Encode]], count: int
+) -> str:
+    """Give the text of `count` events: what is the same in each, and between it what varies."""
+    event = [text for before in same for text in (before, "")][:-1]
     chunks = []
     for start in range(0, count, _CHUNK):
         size = min(_CHUNK, count - start)
-        chunks.append(template * size % tuple(islice(values, size * len(columns))))
+        texts = event * size
+        for place, (values, encode) in enumerate(varying):
+            texts[2 * place + 1 :: len(event)] = encode(values[start : start + size])
+        chunks.append("".join(texts))
     return "".join(chunks)
 
 
@@ -209,7 +208,7 @@ def _fragment(run: list[str | Slot]) -> list[str | Slot]:
         return []
     last = max(place for place, piece in enumerate(run) if isinstance(piece, Slot))
     fragments = _OwnerFragments(_compile(run[: last + 1], "\n"))
-    return [Slot("%s", fragments.read, by_owner=True), *run[last + 1 :]]
+    return [Slot(fragments.read, by_owner=True), *run[last + 1 :]]
 
 
 class _OwnerFragments:
@@ -264,13 +263,17 @@ def _booleans(values: Sequence[object]) -> list[str]:
     return [BOOLEANS[bool(value)] for value in values]
 
 
-_CHUNK = 128
-"""Events to one `%`: their text stays in the processor's cache and below what malloc maps."""
+def _numbers(values: Sequence[int]) -> list[str]:
+    return list(map(str, values))
+
+
+_CHUNK = 4096
+"""Events whose texts are held at once."""
 _STRINGS: Cache[str, str] = Cache(json_string, 8192)
-_ENCODED: dict[Kind, tuple[str, Encode | None]] = {
-    Kind.STRING: ("%s", _STRINGS.of),
-    Kind.INTEGER: ("%d", None),
-    Kind.BOOLEAN: ("%s", _booleans),
-    Kind.DURATION: ('"%s"', format_durations),
-    Kind.TIMESTAMP: ('"%s"', format_timestamps),
+_ENCODED: dict[Kind, tuple[str, Encode]] = {
+    Kind.STRING: ("", _STRINGS.of),
+    Kind.INTEGER: ("", _numbers),
+    Kind.BOOLEAN: ("", _booleans),
+    Kind.DURATION: ('"', format_durations),
+    Kind.TIMESTAMP: ('"', format_timestamps),
 }

@@ -40,12 +40,12 @@ def test_no_latency_is_an_empty_text_and_zero() -> None:
     assert (event["latency"], event["latency_raw"]) == ("", 0)
 
 
-def test_more_events_than_fill_one_template_stay_in_order_and_apart() -> None:
-    changes = [{"sport": port, "shared": port % 2, "latency": port} for port in range(1009)]
+def test_more_events_than_are_joined_at_once_stay_in_order_and_apart() -> None:
+    changes = [{"sport": port, "shared": port % 2, "latency": port} for port in range(5003)]
     found = [json.loads(line) for line in lines(events(*changes)).splitlines()]
-    assert [event["src"]["port"] for event in found] == list(range(1009))
-    assert [event["latency_raw"] for event in found] == list(range(1009))
-    assert [event["shared"] for event in found] == [bool(port % 2) for port in range(1009)]
+    assert [event["src"]["port"] for event in found] == list(range(5003))
+    assert [event["latency_raw"] for event in found] == list(range(5003))
+    assert [event["shared"] for event in found] == [bool(port % 2) for port in range(5003)]
 
 
 def test_every_event_has_its_own_owner() -> None:
