@@ -13,11 +13,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from tests.host.namespace import PROGRAMS, Namespace, program
@@ -346,7 +347,12 @@ class Engine:
 
 def _remove(container: Container) -> None:
     with suppress(NotFound):  # it removed itself meanwhile
-        container.remove(force=True, v=True)
+        try:
+            container.remove(force=True, v=True)
+        except APIError as error:
+            if error.status_code != HTTPStatus.CONFLICT:
+                raise
+            container.wait(timeout=PATIENCE, condition="removed")  # it is just removing itself
 
 
 @contextmanager
