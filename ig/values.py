@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from ig.columns import Cache
 from ig.durations import SECOND, format_durations
@@ -15,15 +16,7 @@ BOOLEANS = {False: "false", True: "true"}
 def texts(column: Column, batch: Batch) -> Sequence[str]:
     """Give the column's values as people read them, not yet escaped; a duration of 0 as nothing."""
     values = batch.read(column)
-    if column.kind is Kind.STRING:
-        return values
-    if column.kind is Kind.DURATION:
-        return format_durations(values)
-    if column.kind is Kind.TIMESTAMP:
-        return format_timestamps(values)
-    if column.kind is Kind.BOOLEAN:
-        return [BOOLEANS[bool(value)] for value in values]
-    return list(map(str, values))
+    return values if column.kind is Kind.STRING else TEXTS[column.kind](values)
 
 
 def format_timestamps(nanoseconds: Sequence[int]) -> list[str]:
@@ -46,4 +39,19 @@ def _second(second: int) -> str:
         return "9999-12-31T23:59:59."
 
 
+def _booleans(values: Sequence[object]) -> list[str]:
+    return [BOOLEANS[bool(value)] for value in values]
+
+
+def _integers(values: Sequence[int]) -> list[str]:
+    return list(map(str, values))
+
+
+TEXTS: Mapping[Kind, Callable[[Sequence[Any]], list[str]]] = {
+    Kind.INTEGER: _integers,
+    Kind.BOOLEAN: _booleans,
+    Kind.DURATION: format_durations,
+    Kind.TIMESTAMP: format_timestamps,
+}
+"""What writes the values of each kind that is not text already."""
 _SECONDS: Cache[int, str] = Cache(_second, 1024)

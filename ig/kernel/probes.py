@@ -364,16 +364,17 @@ def _attach(
         tracepoint = _tracepoint(name)
         if not tracepoint:
             continue
-        typed = types if not name.endswith(_BEHIND) else None
-        if ":" not in tracepoint:
+        raw, behind = ":" not in tracepoint, name.endswith(_BEHIND)
+        typed = None if behind else types
+        if raw:
             functions[name] = _load_raw(program, name, tracepoint, typed)
-            if name.endswith(_BEHIND) and not covered:
-                continue
+        if behind and not covered:
+            continue
         try:
-            if ":" in tracepoint:
-                functions[name] = _attach_tracepoint(program, name, tracepoint)
-            else:
+            if raw:
                 hooks.append(_attach_raw(functions[name], tracepoint, typed))
+            else:
+                functions[name] = _attach_tracepoint(program, name, tracepoint)
         except OSError as error:
             if name not in optional:
                 raise

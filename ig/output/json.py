@@ -13,10 +13,9 @@ from typing import Any, NamedTuple, Union
 
 from ig.columns import Cache
 from ig.containers.container import HOST, Container
-from ig.durations import format_durations
 from ig.gadget import Batch, Column, Kind
 from ig.output.text import json_string
-from ig.values import BOOLEANS, format_timestamps
+from ig.values import TEXTS
 
 Read = Callable[[Batch], Sequence[Any]]
 Encode = Callable[[Sequence[Any]], Sequence[str]]
@@ -136,13 +135,14 @@ def _member(key: str, column: Column) -> Iterator[str | Slot]:
     def read(batch: Batch) -> Sequence[Any]:
         return batch.read(column)
 
-    quote, encode = _ENCODED[column.kind]
+    encode = _STRINGS.of if column.kind is Kind.STRING else TEXTS[column.kind]
+    quote = '"' if column.kind in (Kind.DURATION, Kind.TIMESTAMP) else ""
     yield quote
     yield Slot(read, encode, column.read is not None and _reads_no_field(column.read))
     yield quote
-    if column.raw and column.kind in (Kind.DURATION, Kind.TIMESTAMP):
+    if column.raw and quote:
         yield f",{json_string(key + '_raw')}:"
-        yield Slot(read, _numbers)
+        yield Slot(read, TEXTS[Kind.INTEGER])
 
 
 def _compile(pieces: Sequence[str | Slot], end: str) -> Callable[[Batch], str]:
@@ -259,21 +259,6 @@ def _reads_no_field(read: Read) -> bool:
     return True
 
 
-def _booleans(values: Sequence[object]) -> list[str]:
-    return [BOOLEANS[bool(value)] for value in values]
-
-
-def _numbers(values: Sequence[int]) -> list[str]:
-    return list(map(str, values))
-
-
 _CHUNK = 4096
 """Events whose texts are held at once."""
 _STRINGS: Cache[str, str] = Cache(json_string, 8192)
-_ENCODED: dict[Kind, tuple[str, Encode]] = {
-    Kind.STRING: ("", _STRINGS.of),
-    Kind.INTEGER: ("", _numbers),
-    Kind.BOOLEAN: ("", _booleans),
-    Kind.DURATION: ('"', format_durations),
-    Kind.TIMESTAMP: ('"', format_timestamps),
-}
