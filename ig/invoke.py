@@ -24,7 +24,7 @@ from ig.gadget import Batch, Gadget, View
 from ig.names import find_column
 from ig.output.stream import Stream
 from ig.peers import Peers
-from ig.privileges import drop, need_privileges
+from ig.privileges import Use, drop, need_privileges
 from ig.shape import Shape
 
 _SYNC_PATIENCE = 2.0  # seconds for the runtimes to list what they have
@@ -144,15 +144,33 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
         index.close()
 
 
-def _used(index: Index, options: Mapping[str, Any]) -> Iterator[str]:
+def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
     """Yield the files that are opened after a program was loaded."""
     if options.get("ready_file"):
-        yield options["ready_file"]
-    if os.environ.get("DOCKER_CERT_PATH"):
-        yield os.environ["DOCKER_CERT_PATH"]
-    for socket in index.sockets:
-        if socket.startswith("/"):
-            yield socket
+        folder = os.path.dirname(os.path.realpath(options["ready_file"]))
+        yield Use(folder, os.W_OK | os.X_OK, lasting=False)
+    asked = runtimes.asked(_names(options.get("runtimes")), **_sockets(options))
+    for name, socket in index.sockets:
+        yield Use(socket, expected=name in asked)
+    yield from _certificates()
+    yield from _modules()
+
+
+def _certificates() -> Iterator[Use]:
+    """Yield the files by which docker.utils.kwargs_from_env() proves who we are."""
+    folder = os.environ.get("DOCKER_CERT_PATH")
+    if not folder and os.environ.get("DOCKER_TLS_VERIFY"):
+        folder = os.path.expanduser("~/.docker")
+    for name in ("ca.pem", "cert.pem", "key.pem") if folder else ():
+        yield Use(f"{folder}/{name}", os.R_OK, expected=True)
+
+
+def _modules() -> Iterator[Use]:
+    """Yield where Python's modules are: the runtimes' clients are imported late."""
+    for folder in filter(os.path.isdir, sys.path):
+        yield Use(folder, os.R_OK | os.X_OK, lasting=False)
+        if os.stat(folder).st_uid not in (0, os.geteuid()):
+            yield from (Use(each.path, os.R_OK, lasting=False) for each in os.scandir(folder))
 
 
 @contextmanager

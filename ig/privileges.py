@@ -1,27 +1,73 @@
 """What this process may do: whether that is enough to trace, and how the rest is given up.
 
-Source: capabilities(7), capset(2), prctl(2).
+Source: capabilities(7), capset(2), prctl(2), path_resolution(7).
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 from ig.errors import KernelRefused
 
-_DAC_OVERRIDE, _SYS_ADMIN, _PERFMON, _BPF = 1, 21, 38, 39
+
+class Capability(IntEnum):
+    """A capability by its number in include/uapi/linux/capability.h."""
+
+    CAP_DAC_OVERRIDE = 1
+    CAP_DAC_READ_SEARCH = 2
+    CAP_NET_ADMIN = 12
+    CAP_SYS_PTRACE = 19
+    CAP_SYS_ADMIN = 21
+    CAP_PERFMON = 38
+    CAP_BPF = 39
+
+
+_SEARCH = Capability.CAP_DAC_READ_SEARCH
+_OVERRIDE = Capability.CAP_DAC_OVERRIDE
 _VERSION_3 = 0x20080522
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
+_Sets = tuple[int, int, int]  # effective, permitted, inheritable, as in struct user_cap_data
+
+_given_up = False
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A file that is opened after privileges were given up."""
+
+    path: str
+    access: int = os.W_OK
+    """W_OK to write there, and to connect to a socket; R_OK to read."""
+    expected: bool = False
+    """Whether the user asked for it, so that it counts although it is not there yet."""
+    lasting: bool = True
+    """Whether it is opened again later, when its owner may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Whether a file stays within reach once privileges were given up."""
+
+    kept: str = ""
+    """The capability that is kept for it: its name, or "" if none is needed."""
+    why: str = ""
+    """Why that one is kept."""
+    problem: str = ""
+    """What keeps us from the file all the same, or "" if nothing does."""
 
 
 def need_privileges() -> None:
     """Raise KernelRefused unless this process may load programs that read the kernel's memory."""
-    effective = _held()
-    has = [bool(effective >> bit & 1) for bit in (_SYS_ADMIN, _BPF, _PERFMON)]
-    if not (has[0] or (has[1] and has[2])):
+    effective = _capabilities()[0]
+    needed = (Capability.CAP_SYS_ADMIN, Capability.CAP_BPF, Capability.CAP_PERFMON)
+    admin, bpf, perfmon = (bool(effective & _bit(each)) for each in needed)
+    if not (admin or (bpf and perfmon)):
         raise KernelRefused(
             "Tracing needs root.",
             f"This process runs as uid {os.geteuid()} without CAP_SYS_ADMIN, or CAP_BPF and "
@@ -33,48 +79,145 @@ def need_privileges() -> None:
         )
 
 
-def drop(used: Iterable[str]) -> None:
-    """Give up, for good, what a process that reads events of a loaded program does not need.
+def drop(used: Iterable[Use], keep: Iterable[Capability] = (Capability.CAP_BPF,)) -> None:
+    """Give up, for good, every capability but those to `keep` and those that files `used` need.
 
-    CAP_BPF stays (before Linux 5.19 maps are not updated without it, c8644cd0efe7), and
-    CAP_DAC_OVERRIDE where one of the paths that are `used` later belongs to somebody else. It
-    concerns the calling thread and those that it starts, so it must come before any other.
-    Raises KernelRefused.
+    CAP_BPF is needed to update maps before Linux 5.19 (c8644cd0efe7). It concerns the calling
+    thread and those that it starts, so it must come before any other. Raises KernelRefused.
     """
-    held = _held()
-    keep = held & 1 << _BPF
-    libc = ctypes.CDLL(None, use_errno=True)
+    global _given_up
+    held = _capabilities()[0]
+    kept = {reach(use.path, use.access, use.expected, use.lasting).kept for use in used} - {""}
+    if _OVERRIDE.name in kept:  # includes the other
+        kept.discard(_SEARCH.name)
+    needed = held & _bits([*keep, *(Capability[name] for name in kept)])
+    libc = _libc()
     # What is run from here on gets nothing back, as root's programs otherwise do. Only who may not
     # drop (CAP_SETPCAP) is refused, and then has little.
     for capability in range(64):
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _set(libc, keep, keep | held & 1 << _DAC_OVERRIDE)
-    if not all(map(_reachable, used)):
-        keep |= held & 1 << _DAC_OVERRIDE
-    _set(libc, keep, keep)
+    _set_capabilities((needed, needed, 0))
+    _given_up = needed != held
 
 
-def _held() -> int:
-    status = Path("/proc/thread-self/status").read_text()
-    return int(status.partition("CapEff:")[2].split(None, 1)[0], 16)
+def reach(path: str, access: int = os.W_OK, expected: bool = False, lasting: bool = True) -> Reach:
+    """Return whether a file stays within reach after `drop`, and what `drop` keeps for it.
+
+    The parameters are those of `Use`. What is no path of a file (tcp://…) is within reach. Files
+    of another user, and expected ones that are not there yet, may become unreachable at any time:
+    for those that are opened again later, the capability is kept that overcomes everything.
+    """
+    path = path.removeprefix("unix://")
+    if "://" in path:
+        return Reach()
+    real = os.path.realpath(path)
+    strongest = _OVERRIDE if access & os.W_OK else _SEARCH
+    kept, first, found = _least(real, access, strongest)
+    why = first.what
+    if found.missing and expected:
+        kept, why = strongest, found.what
+    elif lasting and (kept or not found.what) and (owner := _stranger(real)):
+        kept, why = strongest, why or owner
+    if not kept or not _capabilities()[0] & _bit(kept):
+        return Reach(problem=found.what)
+    return Reach(kept.name, why, found.what)
 
 
-def _set(libc: ctypes.CDLL, effective: int, permitted: int) -> None:
-    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)(
-        *(s >> n & 0xFFFFFFFF for n in (0, 32) for s in (effective, permitted, 0))
+def _least(
+    path: str, access: int, strongest: Capability
+) -> tuple[Capability | None, _Obstacle, _Obstacle]:
+    """Return the least capability that a file needs, what is in its way without, and with it.
+
+    That it is not there is found out with the capability that its folders need.
+    """
+    effective, permitted, inheritable = sets = _capabilities()
+    first: _Obstacle | None = None
+    try:
+        for capability in (None, _SEARCH, strongest):
+            allowed = effective & _bit(capability) if capability else 0
+            _set_capabilities((allowed, permitted, inheritable))
+            found = _obstacle(path, access)
+            first = first or found
+            if not found.what or found.missing:
+                return capability, first, found
+        return None, first or found, found
+    finally:
+        _set_capabilities(sets)
+
+
+def obstacle(path: str, access: int = os.W_OK) -> str:
+    """Return what keeps this thread from a file, as a phrase; "" where nothing does."""
+    found = _obstacle(os.path.realpath(path), access)
+    if not found.what or found.missing or not _given_up:
+        return found.what
+    return (
+        f"{found.what}: ig gave up the privilege to reach it when it started; start it again, or "
+        "with --keep-privileges"
     )
-    if libc.capset(header, data):
+
+
+@dataclass(frozen=True, slots=True)
+class _Obstacle:
+    what: str = ""
+    missing: bool = False
+
+
+def _obstacle(path: str, access: int) -> _Obstacle:
+    """Return what keeps this thread from a file: the first folder, or the file itself."""
+    for place in (*reversed(Path(path).parents), Path(path)):
+        wanted = access if str(place) == path else os.X_OK
+        if os.access(place, wanted, effective_ids=True):
+            continue
+        try:
+            status = place.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return _Obstacle(f"{place} does not exist", True)
+        except OSError as error:
+            return _Obstacle(f"{place}: {error.strerror}")
+        return _Obstacle(
+            f"{place} has mode {stat.S_IMODE(status.st_mode):04o} and belongs to uid "
+            f"{status.st_uid}"
+        )
+    return _Obstacle()
+
+
+def _stranger(path: str) -> str:
+    """Return who else than root and this user owns the file or a folder above it, as a phrase."""
+    for place in filter(os.path.exists, (Path(path), *Path(path).parents)):
+        owner = place.stat().st_uid
+        if owner not in (0, os.geteuid()):
+            return f"{place} belongs to uid {owner}, who may change its mode"
+    return ""
+
+
+def _bit(capability: Capability) -> int:
+    return 1 << capability
+
+
+def _bits(capabilities: Iterable[Capability]) -> int:
+    return sum(map(_bit, set(capabilities)))
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _capabilities() -> _Sets:
+    status = Path("/proc/thread-self/status").read_text()
+    effective, permitted, inheritable = (
+        int(status.partition(f"{name}:")[2].split(None, 1)[0], 16)
+        for name in ("CapEff", "CapPrm", "CapInh")
+    )
+    return effective, permitted, inheritable
+
+
+def _set_capabilities(sets: _Sets) -> None:
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)(*(each >> n & 0xFFFFFFFF for n in (0, 32) for each in sets))
+    if _libc().capset(header, data):
         raise KernelRefused(
             "The privileges that are not needed any more could not be given up.",
             f"capset: {os.strerror(ctypes.get_errno())}",
             "--keep-privileges traces with all of them.",
         )
-
-
-def _reachable(path: str) -> bool:
-    """Say whether a file can be written to, or made where it is not there yet."""
-    while not os.path.lexists(path) and path not in ("", "/"):
-        path = os.path.dirname(path) or "."
-    return os.access(path, os.W_OK, effective_ids=True)

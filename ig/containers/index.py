@@ -55,9 +55,9 @@ class Index:
         ]
 
     @property
-    def sockets(self) -> list[str]:
-        """Where each runtime is asked: a path, or an address with its scheme."""
-        return [runtime.socket for runtime in self._runtimes.values()]
+    def sockets(self) -> list[tuple[str, str]]:
+        """Each runtime's name, and where it is asked: a path, or an address with its scheme."""
+        return [(runtime.name, runtime.socket) for runtime in self._runtimes.values()]
 
     def start(self) -> None:
         """Begin to follow every runtime, without waiting for any."""

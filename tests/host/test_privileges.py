@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ig.privileges import Reach, reach
 from tests.host.engine import Engine, PrivateEngine
 from tests.host.namespace import Namespace
 from tests.host.tracer import Tracer
@@ -36,8 +38,8 @@ def held(tracer: Tracer) -> set[int]:
     return {int(each[name], 16) for each in privileges(tracer) for name in ("CapEff", "CapPrm")}
 
 
-def test_no_thread_keeps_what_it_does_not_need(start_ig: Start, namespace: Namespace) -> None:
-    tracer = start_ig("trace", "tcp", "--host", "-o", "json")
+def test_no_thread_keeps_what_it_does_not_need(ig: Start, namespace: Namespace) -> None:
+    tracer = ig("trace", "tcp", "-r", "docker", "--host")
     assert len(privileges(tracer)) > 1
     assert held(tracer) == {BPF}
     assert {(each["CapBnd"], each["NoNewPrivs"]) for each in privileges(tracer)} == {
@@ -90,11 +92,52 @@ def test_an_engine_of_somebody_else_names_its_containers_also_when_it_comes_back
 def test_both_ends_are_named_without_any_privilege(ig: Start, engine: Engine) -> None:
     server, port = engine.serve("server")
     client = engine.idle("client")
-    tracer = ig("trace", "tcpconnect", "-c", client.name)
+    tracer = ig("trace", "tcpconnect", "-r", "docker", "-c", client.name)
     assert held(tracer) == {BPF}
     engine.connect(client, server.address, port)
     (event,) = tracer.wait_for(lambda event: event["dst"]["port"] == port)
     assert (event["dst"]["kind"], event["dst"]["name"]) == ("container", server.name)
+
+
+def make_socket(path: Path, owner: int = 0, mode: int = 0o600) -> str:
+    """Make a socket that nobody answers at, in a new folder of that owner and mode."""
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+    os.chmod(path.parent, mode)
+    for each in (path, path.parent):
+        os.chown(each, owner, owner)
+    return str(path)
+
+
+@pytest.mark.anywhere
+def test_reach_tells_what_is_kept_for_a_socket_and_why(tmp_path: Path) -> None:
+    ours = make_socket(tmp_path / "ours" / "socket", mode=0o755)
+    assert reach(ours) == reach(f"unix://{ours}") == reach("tcp://192.0.2.1:2376") == Reach()
+    closed = make_socket(tmp_path / "closed" / "socket")
+    why = f"{tmp_path}/closed has mode 0600 and belongs to uid 0"
+    assert reach(closed) == Reach("CAP_DAC_READ_SEARCH", why)
+    theirs = make_socket(tmp_path / "theirs" / "socket", NOBODYS, 0o700)
+    why = f"{tmp_path}/theirs has mode 0700 and belongs to uid {NOBODYS}"
+    assert reach(theirs) == Reach("CAP_DAC_OVERRIDE", why)
+    changing = make_socket(tmp_path / "changing" / "socket", NOBODYS, 0o755)
+    os.chmod(changing, 0o666)
+    why = f"{changing} belongs to uid {NOBODYS}, who may change its mode"
+    assert reach(changing) == Reach("CAP_DAC_OVERRIDE", why)
+    assert reach(changing, lasting=False) == Reach()
+
+
+@pytest.mark.anywhere
+def test_reach_of_a_socket_that_is_not_there_yet_depends_on_who_wants_it(tmp_path: Path) -> None:
+    missing = str(tmp_path / "later" / "socket")
+    problem = f"{tmp_path}/later does not exist"
+    assert reach(missing) == Reach(problem=problem)
+    assert reach(missing, expected=True) == Reach("CAP_DAC_OVERRIDE", problem, problem)
+    closed = make_socket(tmp_path / "closed" / "socket")
+    os.remove(closed)
+    why = f"{tmp_path}/closed has mode 0600 and belongs to uid 0"
+    assert reach(closed) == Reach("CAP_DAC_READ_SEARCH", why, f"{closed} does not exist")
+    assert reach(closed, expected=True).kept == "CAP_DAC_OVERRIDE"
 
 
 @pytest.mark.anywhere
