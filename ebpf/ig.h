@@ -75,9 +75,10 @@ KERNEL_STRUCT(ns_common, inum)
 KERNEL_STRUCT(net, ns)
 KERNEL_STRUCT(mnt_namespace, ns)
 KERNEL_STRUCT(nsproxy, mnt_ns)
-KERNEL_STRUCT(kernfs_node, id, name, parent, __parent)
+KERNEL_STRUCT(kernfs_node, id, name, parent, __parent, mode, iattr)
+KERNEL_STRUCT(kernfs_iattrs, ia_uid)
 KERNEL_STRUCT(cgroup, kn)
-KERNEL_STRUCT(cgroup_subsys_state, cgroup, serial_nr)
+KERNEL_STRUCT(cgroup_subsys_state, cgroup)
 KERNEL_STRUCT(css_set, dfl_cgrp, subsys)
 KERNEL_STRUCT(file, private_data, f_inode)
 KERNEL_STRUCT(inode, i_ino)
@@ -88,14 +89,16 @@ KERNEL_STRUCT(thread_info, status, flags)
 KERNEL_STRUCT(task_struct, thread_info, stack, nsproxy, files, cgroups, real_parent, cred, tgid, pid, comm)
 KERNEL_STRUCT(cred, uid, gid)
 KERNEL_STRUCT(sock_common, skc_family, skc_state, skc_dport, skc_num, skc_daddr, skc_rcv_saddr, skc_v6_daddr, skc_v6_rcv_saddr, skc_net)
-KERNEL_STRUCT(sock, __sk_common, sk_err, sk_protocol, sk_lock, sk_socket)
+KERNEL_STRUCT(sock, __sk_common, sk_err, sk_protocol, sk_lock, sk_socket, sk_cgrp_data)
+KERNEL_STRUCT(sock_cgroup_data, cgroup, val)
 KERNEL_STRUCT(inet_sock, inet_sport, inet_saddr)
 KERNEL_STRUCT(socket, sk, state, file)
 KERNEL_ENUM(bpf_func_id, BPF_FUNC_get_current_task_btf, BPF_FUNC_task_pt_regs)
 KERNEL_ENUM(cgroup_subsys_id, memory_cgrp_id, pids_cgrp_id, cpu_cgrp_id, cpuset_cgrp_id)
 
-#define CGROUP_LEVELS 16
-#define CGROUP_NAME 128
+#define CGROUP_LEVELS 24
+#define CGROUP_NAME 256		/* NAME_MAX and the end */
+#define CGROUP_TEXT 4096
 
 struct owner {
 	u64 cgroup;
@@ -104,33 +107,45 @@ struct owner {
 	char comm[16], parent_comm[16];
 };
 
-/* A cgroup's name and those above it, leaf first; sent once, before any event of that cgroup. */
-struct cgroup_name {
+/*
+ * The path of a cgroup, sent once, before any event of that cgroup; only the part of `text` in use. Each
+ * level, leaf first, is a letter and a name that ends in a zero byte: `r` if only root can make cgroups in
+ * it, `u` if another user can. `+` begins the path in the version 1 hierarchy; `!` stands for levels that
+ * there was no room for.
+ */
+struct cgroup_path {
 	u64 cgroup;
-	char names[CGROUP_LEVELS][CGROUP_NAME];
+	u32 busy, length;
+	char text[CGROUP_TEXT + 1 + CGROUP_NAME];
 };
 
-/* What user space has decided about a cgroup's events; until then they pass. */
-enum verdict { UNDECIDED, KEEP, DROP };
+/* What user space has decided about a cgroup's events; until then they pass. FORGET: see decide(). */
+enum verdict { UNDECIDED, KEEP, DROP, FORGET };
 
 enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_ANSWERS, LOST_CAUSES, TAKEN_OVER = LOST_CAUSES, COUNTERS };
 
 /* Submitted without waking the reader, which would cost more than the event: it looks every 50 ms. */
 BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);
-BPF_RINGBUF_OUTPUT(cgroup_names, NAMES_PAGES);
+BPF_RINGBUF_OUTPUT(cgroup_paths, PATHS_PAGES);
 BPF_TABLE("lru_hash", u64, u32, cgroups, 16384);
+BPF_PERCPU_ARRAY(path_buffer, struct cgroup_path, 1);
 /*
  * User space maps it (1 << 10 is BPF_F_MMAPABLE). Reading or writing an element by bpf() keeps every tp__
  * program from running on that CPU meanwhile, however long it is preempted: bpf_disable_instrumentation().
  */
 BPF_F_TABLE("array", u32, u64, lost, COUNTERS, 1 << 10);
 
-/* Called by user space, which tells its verdict so, for the same reason. */
+/*
+ * Called by user space, which writes its verdict so, for the same reason. What user space forgets is
+ * forgotten here too, so that the path is sent again with the next event.
+ */
 int decide(struct { u64 cgroup, verdict; } *ctx)
 {
 	u64 cgroup = ctx->cgroup;
 	u32 verdict = ctx->verdict;
 
+	if (verdict == FORGET)
+		return cgroups.delete(&cgroup);
 	return cgroups.update(&cgroup, &verdict);
 }
 
@@ -174,69 +189,93 @@ static __always_inline struct css_set *current_css_set(void)
 	return LOAD(task, cgroups);
 }
 
-static __always_inline void send_cgroup_name(u64 id, int legacy)
+static __always_inline struct kernfs_node *parent_of(struct kernfs_node *node)
 {
-	struct cgroup_name *record = cgroup_names.ringbuf_reserve(sizeof(*record));
-	struct css_set *set = current_css_set();
-	struct cgroup *cgroup = READ(set, dfl_cgrp);
-	struct kernfs_node *node;
-	u32 verdict = UNDECIDED;
-
-	if (!record)
-		return; /* tried again at the next event */
-	cgroups.insert(&id, &verdict); /* before user space can write its verdict */
-	record->cgroup = id;
-#ifdef CGROUP_LEGACY
-	if (legacy) {
-		struct cgroup_subsys_state *css = READ(set, subsys[CGROUP_LEGACY]);
-
-		cgroup = READ(css, cgroup);
-	}
+#ifdef HAVE_kernfs_node___parent
+	return (void *)READ(node, __parent); /* renamed in 6.15: 633488947ef6 */
+#else
+	return (void *)READ(node, parent);
 #endif
-	node = READ(cgroup, kn);
+}
+
+/* Whether only root can make cgroups in this one. A cgroup that was never given away has no attributes. */
+static __always_inline int is_roots(struct kernfs_node *node)
+{
+	struct kernfs_iattrs *attributes = (void *)READ(node, iattr);
+
+	if (READ(node, mode) & 0022)
+		return 0;
+	return !attributes || READ(attributes, ia_uid.val) == 0;
+}
+
+static __always_inline void append_mark(struct cgroup_path *path, char mark)
+{
+	u32 at = path->length & (CGROUP_TEXT - 1);
+
+	path->text[at] = mark;
+	path->text[at + 1] = 0;
+	path->length = at + 2;
+}
+
+static __always_inline void append_path(struct cgroup_path *path, struct kernfs_node *node)
+{
 #pragma unroll
 	for (int level = 0; level < CGROUP_LEVELS; level++) {
-		record->names[level][0] = 0;
-		if (!node)
-			continue;
-		const char *name = (void *)READ(node, name);
+		u32 at = path->length;
+		int length;
 
-		bpf_probe_read_kernel_str(record->names[level], CGROUP_NAME, name);
-#ifdef HAVE_kernfs_node___parent
-		node = (void *)READ(node, __parent); /* renamed in 6.15: 633488947ef6 */
-#else
-		node = (void *)READ(node, parent);
-#endif
+		if (!node)
+			return;
+		if (at > CGROUP_TEXT - CGROUP_NAME - 16)
+			break;
+		at &= CGROUP_TEXT - 1;
+		path->text[at] = is_roots(node) ? 'r' : 'u';
+		length = bpf_probe_read_kernel_str(path->text + at + 1, CGROUP_NAME, (void *)READ(node, name));
+		if (length < 0)
+			break;
+		path->length = at + 1 + (length & (2 * CGROUP_NAME - 1));
+		node = parent_of(node);
 	}
-	cgroup_names.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	if (node)
+		append_mark(path, '!');
+}
+
+/* What cannot be sent now is tried again with the next event; meanwhile user space looks the path up by the id. */
+static __always_inline void send_cgroup_path(u64 id, struct cgroup *unified, struct cgroup *legacy)
+{
+	u32 zero = 0, verdict = UNDECIDED;
+	struct cgroup_path *path = path_buffer.lookup(&zero);
+
+	if (!path || path->busy)
+		return; /* this program was interrupted while it wrote here */
+	path->busy = 1;
+	path->cgroup = id;
+	path->length = 0;
+	append_path(path, (void *)READ(unified, kn));
+#ifdef CGROUP_LEGACY
+	if (legacy) {
+		append_mark(path, '+');
+		append_path(path, (void *)READ(legacy, kn));
+	}
+#endif
+	cgroups.insert(&id, &verdict); /* before user space can write its verdict */
+	if (cgroup_paths.ringbuf_output(path, __builtin_offsetof(struct cgroup_path, text) + (path->length & (CGROUP_TEXT - 1)), BPF_RB_NO_WAKEUP))
+		cgroups.delete(&id);
+	path->busy = 0;
 }
 
 /*
- * The cgroup that tells the container: of the unified hierarchy, or, where that knows only its
- * root, of a legacy one, by a number that is not used again either (and the top bit).
+ * Marks of ids where version 1 hierarchies are in use too: the upper half is the id in one of them, or is
+ * not known. Ids have 32 bits until 2^32 cgroups and their files were made.
  */
-static __always_inline u64 current_cgroup(int *legacy)
-{
-	u64 id = bpf_get_current_cgroup_id();
-
-	*legacy = 0;
-#ifdef CGROUP_LEGACY
-	if (id <= 1) {
-		struct css_set *set = current_css_set();
-		struct cgroup_subsys_state *css = LOAD(set, subsys[CGROUP_LEGACY]);
-
-		*legacy = 1;
-		id = LOAD(css, serial_nr) | 1ull << 63;
-	}
-#endif
-	return id;
-}
+#define LEGACY_KNOWN (1ull << 63)
+#define LEGACY_UNKNOWN (1ull << 62)
 
 /* Whether the current task's events are wanted; says which cgroup it is in. */
 static __always_inline int current_wanted(u64 *cgroup)
 {
+	struct cgroup *legacy = NULL;
 	u32 *verdict;
-	int legacy;
 
 #ifdef FILTER_PID
 	if (bpf_get_current_pid_tgid() >> 32 != FILTER_PID)
@@ -246,12 +285,51 @@ static __always_inline int current_wanted(u64 *cgroup)
 	if ((u32)bpf_get_current_uid_gid() != FILTER_UID)
 		return 0;
 #endif
-	*cgroup = current_cgroup(&legacy);
+	*cgroup = bpf_get_current_cgroup_id();
+#ifdef CGROUP_LEGACY
+	struct css_set *set = current_css_set();
+	struct cgroup_subsys_state *css = LOAD(set, subsys[CGROUP_LEGACY]);
+	struct cgroup *other = (void *)LOAD(css, cgroup);
+	struct kernfs_node *node = (void *)LOAD(other, kn);
+	u64 id = LOAD(node, id);
+
+	/* A runtime may put its containers into only one of the two; 1 is a hierarchy's root. */
+	if (id != 1) {
+		legacy = other;
+		*cgroup = LEGACY_KNOWN | (id & 0x7fffffff) << 32 | (u32)*cgroup;
+	}
+#endif
 	verdict = cgroups.lookup(cgroup);
-	if (!verdict)
-		send_cgroup_name(*cgroup, legacy);
-	else if (*verdict == DROP)
-		return 0;
+	if (verdict)
+		return *verdict != DROP;
+	send_cgroup_path(*cgroup, (void *)READ(current_css_set(), dfl_cgrp), legacy);
+	return 1;
+}
+
+/* The same of a socket's own cgroup, in which it or its listener was made: for where the current task is not its owner. */
+static __always_inline int socket_wanted(struct sock *sk, u64 *cgroup)
+{
+#ifdef HAVE_sock_cgroup_data_cgroup
+	struct cgroup *unified = (void *)READ(sk, sk_cgrp_data.cgroup);
+#else /* before 5.15 (8520e224f547): a pointer unless it is odd, and a bit of its own */
+	u64 value = READ(sk, sk_cgrp_data.val);
+	struct cgroup *unified = value & 1 ? NULL : (void *)(value & ~3ull);
+#endif
+	struct kernfs_node *node;
+	u32 *verdict;
+
+	*cgroup = 0;
+	if (!unified)
+		return 1;
+	node = (void *)READ(unified, kn);
+	*cgroup = READ(node, id);
+#ifdef CGROUP_LEGACY
+	*cgroup = LEGACY_UNKNOWN | (u32)*cgroup;
+#endif
+	verdict = cgroups.lookup(cgroup);
+	if (verdict)
+		return *verdict != DROP;
+	send_cgroup_path(*cgroup, unified, NULL);
 	return 1;
 }
 

@@ -1,88 +1,258 @@
-"""Say whose each event is: from its cgroup to a container, and back to the kernel's filter."""
+"""Say whose each event is: from its cgroup to a container, and back to the kernel's filter.
+
+There is one state a cgroup, found by the cgroup's id. Its owner comes from its path, which the
+kernel sends before the first event, and which is looked up by the id where it could not be sent. A
+verdict is written into the kernel only for a cgroup whose path is known.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from ig.containers.container import HOST, UNKNOWN_RUNTIME, Container
+from ig.containers.cgroup import container_id
+from ig.containers.container import HOST, UNKNOWN_RUNTIME, Change, Container
+from ig.kernel.cgroup_paths import Paths, socket_only, unified_id
 
-Find = Callable[[Sequence[str]], tuple[Container, bool]]
+PATIENCE = 1_000_000_000
+"""ns that the events of a cgroup wait, once, for a runtime to say whose it is."""
+MOST_CGROUPS = 16384
+"""As many as the kernel's map holds (`cgroups` in ig.h)."""
+_LOOK_UP_EVERY = 1_000_000_000  # ns between walks through the cgroup file systems
+_MOST_CHANGES = 65536
 
-UNKNOWN = Container(id="", name="", runtime=UNKNOWN_RUNTIME)
-"""The owner where the kernel could not say in whose cgroup it was."""
-_MOST_CGROUPS = 65536
+
+class Containers(Protocol):
+    """What is asked of the runtimes' containers: ig.containers.index.Index."""
+
+    @property
+    def telling(self) -> frozenset[str]:
+        """The runtimes that may yet tell of a container."""
+
+    @property
+    def unheard(self) -> frozenset[str]:
+        """The runtimes that have not yet told what they have."""
+
+    @property
+    def strays(self) -> Mapping[int, Container]:
+        """The containers without a cgroup of their own, by their mount namespace."""
+
+    @property
+    def stray_paths(self) -> frozenset[tuple[str, ...]]:
+        """The cgroups in which these are."""
+
+    def find(self, path: Sequence[str], trusted: int | None = None) -> tuple[Container, bool]:
+        """Return whose a cgroup is, and whether that is final."""
+
+    def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `told` with each change from now on."""
+
+
+class Kernel(Protocol):
+    """The kernel's filter: ig.kernel.source.Source."""
+
+    def decide(self, cgroup: int, keep: bool) -> None:
+        """Write whether a cgroup's events are wanted."""
+
+    def forget(self, cgroup: int) -> None:
+        """Have the cgroup's path sent again with its next event."""
+
+
+@dataclass(slots=True)
+class CgroupState:
+    """What is known of one cgroup."""
+
+    paths: Paths = ()
+    """Empty while the path is not known."""
+    owner: Container = HOST
+    final: bool = False
+    """Whether its events wait for nobody any more."""
+    verdict: bool = True
+    """What the kernel does with its events: it passes those that it has no verdict on."""
+    deadline: int = 0
+    """Kernel's time (ns) until which its events may wait; 0 before the first."""
 
 
 class Attribution:
-    """What is known of the cgroups that events came from.
-
-    The answers are kept until the index changes; then those that changed are told to the kernel.
-    """
+    """The owners of the cgroups that events came from."""
 
     def __init__(
         self,
-        find: Find,
-        version: Callable[[], int],
+        containers: Containers,
         wants: Callable[[Container], bool],
-        decide: Callable[[int, bool], None],
+        kernel: Kernel,
+        look_up: Callable[[Collection[int]], Mapping[int, Paths]],
     ) -> None:
-        self._find = find
-        self._version = version
-        self._wants = wants
-        self._decide = decide
-        self._seen_version = -1
-        self._paths: OrderedDict[int, tuple[str, ...]] = OrderedDict()
-        self._verdicts: dict[int, bool] = {}
-        self._final: set[int] = set()
-        self.owners: dict[int, Container] = {0: UNKNOWN}
+        """`wants` says of a container whether its events are shown; `look_up` finds paths by id."""
+        self._containers = containers
+        self.wants = wants
+        self._kernel = kernel
+        self._look_up = look_up
+        self._states: OrderedDict[int, CgroupState] = OrderedDict()
+        self._named: dict[str, set[int]] = {}
+        """The cgroups with a container's id, or a name, in their paths."""
+        self._changes: deque[str] = deque(maxlen=_MOST_CHANGES)
+        self._telling = containers.telling
+        self._unheard = containers.unheard
+        self._stray_paths = containers.stray_paths
+        self._looked_up = 0
+        self.owners: dict[int, Container] = {0: _nobody(0)}
         """The owner of each known cgroup."""
+        containers.subscribe(lambda change: self._changes.append(change.container.id))
 
-    def learn(self, cgroups: Iterable[tuple[int, tuple[str, ...]]]) -> None:
-        """Take in the cgroups that the kernel told of, and whatever the runtimes told since."""
-        for cgroup, path in cgroups:
-            self._paths[cgroup] = path
-            self._resolve(cgroup)
-        while len(self._paths) > _MOST_CGROUPS:
-            self._forget(next(iter(self._paths)))
-        version = self._version()
-        if version != self._seen_version:
-            self._seen_version = version
-            for cgroup in self._paths:
-                self._resolve(cgroup)
+    def update(self, cgroups: Iterable[tuple[int, Paths]]) -> None:
+        """Take in the paths that the kernel sent, and whatever the runtimes told since."""
+        for cgroup, paths in cgroups:
+            # A path that comes again was forgotten there, with the verdict.
+            state = self._state(cgroup)
+            state.verdict = True
+            self._locate(cgroup, state, paths)
+        for cgroup in self._changed():
+            self._resolve(cgroup, self._states[cgroup])
+        while len(self._states) > MOST_CGROUPS:
+            self._forget()
 
-    def undecided(self, cgroups: Collection[int]) -> set[int]:
-        """Give those of the cgroups whose owner the kernel or a runtime may still tell."""
-        return {cgroup for cgroup in cgroups if cgroup and cgroup not in self._final}
+    def undecided(self, cgroups: Collection[int], now: int) -> set[int]:
+        """Return those of the cgroups of new events whose owner may still become known.
 
-    def settle(self, cgroup: int) -> None:
-        """Make do with what is known of a cgroup: nobody told in time."""
-        self.owners.setdefault(cgroup, UNKNOWN)
-        self._final.add(cgroup)
-        self._tell(cgroup)
+        `now` is the kernel's time, in ns. A cgroup is among them for `PATIENCE` at most, once.
+        """
+        waiting = set()
+        for cgroup in cgroups:
+            if not cgroup:
+                continue
+            state = self._state(cgroup)
+            self._states.move_to_end(cgroup)
+            if not state.final:
+                state.deadline = state.deadline or now + PATIENCE
+                waiting.add(cgroup)
+        self._ask_paths(waiting, now)
+        return {cgroup for cgroup in waiting if not self._over(cgroup, now)}
+
+    def give_up(self, cgroup: int) -> None:
+        """Let a cgroup's events wait no longer for its owner."""
+        state = self._state(cgroup)
+        state.final = True
+        self._decide(cgroup, state)
 
     def wanted(self, cgroups: Iterable[int]) -> dict[int, bool]:
-        """Say of each cgroup whether its events are to be shown."""
-        return {cgroup: self._wants(self.owners.get(cgroup, UNKNOWN)) for cgroup in cgroups}
+        """Return of each cgroup whether its events are to be shown."""
+        return {cgroup: self.wants(self.owners[cgroup]) for cgroup in cgroups}
 
-    def _resolve(self, cgroup: int) -> None:
-        owner, final = self._find(self._paths[cgroup])
-        self.owners[cgroup] = owner
-        if final:
-            self._final.add(cgroup)
-            self._tell(cgroup)
-        elif owner.known and owner is not HOST:
-            self._final.discard(cgroup)
+    def unsure(self, cgroup: int) -> bool:
+        """Return whether another owner than the known one may be the true one."""
+        owner = self.owners[cgroup]
+        return not owner.known and (cgroup not in self._states or self._unsure(cgroup))
 
-    def _tell(self, cgroup: int) -> None:
-        """Write the verdict if it is a new one; undecided cgroups pass, so keeping is free."""
-        keep = self._wants(self.owners[cgroup])
-        if keep != self._verdicts.get(cgroup, True):
-            self._decide(cgroup, keep)
-        self._verdicts[cgroup] = keep
+    @property
+    def strays(self) -> Mapping[int, Container]:
+        """The containers without a cgroup of their own, by their mount namespace."""
+        return self._containers.strays
 
-    def _forget(self, cgroup: int) -> None:
-        self._paths.pop(cgroup, None)
-        self._verdicts.pop(cgroup, None)
-        self._final.discard(cgroup)
-        self.owners.pop(cgroup, None)
+    def _unsure(self, cgroup: int) -> bool:
+        return not self._states[cgroup].paths or bool(self._containers.unheard)
+
+    def _state(self, cgroup: int) -> CgroupState:
+        state = self._states.get(cgroup)
+        if state is None:
+            state = self._states[cgroup] = CgroupState(owner=_nobody(cgroup))
+            self.owners[cgroup] = state.owner
+        return state
+
+    def _locate(self, cgroup: int, state: CgroupState, paths: Paths) -> None:
+        self._unlist(cgroup, state)
+        state.paths = paths if all(path.complete for path in paths) else ()
+        for name in _names(state.paths):
+            self._named.setdefault(name, set()).add(cgroup)
+        if state.paths:
+            self._resolve(cgroup, state)
+
+    def _unlist(self, cgroup: int, state: CgroupState) -> None:
+        for name in _names(state.paths):
+            cgroups = self._named.get(name)
+            if cgroups is not None:
+                cgroups.discard(cgroup)
+                if not cgroups:
+                    del self._named[name]
+
+    def _changed(self) -> Iterator[int]:
+        """Yield the cgroups that what the runtimes told since may concern."""
+        if self._stray_paths is not self._containers.stray_paths:
+            self._stray_paths = self._containers.stray_paths
+            yield from [each for each, state in self._states.items() if state.owner is HOST]
+        if (self._telling, self._unheard) != (self._containers.telling, self._containers.unheard):
+            self._telling, self._unheard = self._containers.telling, self._containers.unheard
+            yield from [each for each, state in self._states.items() if not state.owner.known]
+        if len(self._changes) == _MOST_CHANGES:
+            self._changes.clear()  # more may have been told than it holds
+            yield from list(self._states)
+        changed = {self._changes.popleft() for _ in range(len(self._changes))}
+        for name in changed:
+            yield from list(self._named.get(name, ()))
+
+    def _resolve(self, cgroup: int, state: CgroupState) -> None:
+        if not state.paths:
+            return
+        owner, final = HOST, True
+        for path in state.paths:
+            found, sure = self._containers.find(path.names, path.trusted)
+            final = final and sure
+            if found is not HOST:
+                owner, final = found, sure
+                break
+        if owner is HOST and socket_only(cgroup):
+            owner = _nobody(cgroup)  # its version 1 cgroup may be a container's
+        state.owner = self.owners[cgroup] = owner
+        state.final = state.final or final
+        self._decide(cgroup, state)
+
+    def _decide(self, cgroup: int, state: CgroupState) -> None:
+        """Write the verdict where it is not the kernel's already."""
+        if not (state.paths and state.final):
+            return
+        keep = self.wants(state.owner)
+        if not keep and state.owner is HOST and self._stray_paths:
+            keep = any(path.names in self._stray_paths for path in state.paths)
+        if not keep and not state.owner.known:
+            keep = bool(self._containers.unheard)  # whoever has not answered may know it
+        if keep != state.verdict:
+            self._kernel.decide(cgroup, keep)
+            state.verdict = keep
+
+    def _ask_paths(self, cgroups: Iterable[int], now: int) -> None:
+        """Look up the paths that were not sent: the ring was full, or a path too long."""
+        missing = [cgroup for cgroup in cgroups if not self._states[cgroup].paths]
+        if not missing or now - self._looked_up < _LOOK_UP_EVERY:
+            return
+        self._looked_up = now
+        for cgroup, paths in self._look_up(missing).items():
+            self._locate(cgroup, self._states[cgroup], paths)
+
+    def _over(self, cgroup: int, now: int) -> bool:
+        """Return whether a cgroup's events need not wait any more; then they never will again."""
+        state = self._states[cgroup]
+        if not state.final and now >= state.deadline:
+            self.give_up(cgroup)
+        return state.final
+
+    def _forget(self) -> None:
+        """Forget the cgroup that had no event for longest, here and in the kernel."""
+        cgroup, state = self._states.popitem(last=False)
+        self._unlist(cgroup, state)
+        del self.owners[cgroup]
+        self._kernel.forget(cgroup)
+
+
+def _nobody(cgroup: int) -> Container:
+    """Return the owner of events of which only the cgroup's id is known."""
+    shown = unified_id(cgroup)
+    name = f"cgroup:{shown}" if shown else "unknown"
+    return Container(id=name, name=name, runtime=UNKNOWN_RUNTIME)
+
+
+def _names(paths: Paths) -> set[str]:
+    """Return what a container's id may be in the paths: the names, and the ids that are in them."""
+    names = {name for path in paths for name in path.names}
+    return names | {identifier for name in names if (identifier := container_id(name))}

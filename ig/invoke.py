@@ -109,6 +109,7 @@ def _peers(index: Index) -> Peers:
 
 def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
     """Trace until the user stops it, or as long as the options say."""
+    from ig.kernel.cgroup_paths import look_up
     from ig.kernel.probes import Loading
     from ig.pipeline import Pipeline, defines
 
@@ -129,7 +130,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
             stream = Stream(1, stop)
             pipeline = Pipeline(
                 source,
-                Attribution(index.find, lambda: index.version, chosen.wants, source.decide),
+                Attribution(index, chosen.wants, source, look_up),
                 shape.formatter(),
                 stream,
                 shape.keep,
@@ -139,7 +140,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
                 max_events=options.get("max_events") or 0,
             )
             write_ready_file(options.get("ready_file"))
-            pipeline.run(options.get("timeout") or 0.0)
+            pipeline.run(options.get("timeout"))
     finally:
         index.close()
 

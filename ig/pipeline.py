@@ -1,4 +1,8 @@
-"""From the kernel to the formatter: decode, attribute, order, filter and print, batch by batch."""
+"""From the kernel to the formatter: decode, attribute, order, filter and print, batch by batch.
+
+Events are printed by time within each cgroup. Those of a cgroup whose owner may still become known
+wait, for a second at most, and no others wait for them.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,9 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from ig.attribution import Attribution
-from ig.containers.container import Container
+from ig.containers.container import HOST, Container
 from ig.gadget import Batch, Gadget
+from ig.kernel.cgroup_paths import Paths
 from ig.kernel.source import RING_FULL
 from ig.output import Formatter
 from ig.output.stream import Stream
@@ -19,13 +24,13 @@ from ig.output.stream import Stream
 INTERVAL = 0.05  # seconds between looks into the ring
 _MANY = 4096  # records at once after which the next look follows at once: fewer come together first
 _SETTLED = 5_000_000  # ns; a record this old has none before it still on its way into the ring
-_PATIENCE = 1_000_000_000  # ns that an event waits for somebody to tell whose it is
-_MOST_WAITING = 200_000  # events
+_MOST_HELD = 8192  # events that wait for their owner to become known: some 10 MB
 _CLOCK_STEP = 10_000_000  # ns by which the wall clock must have moved against the kernel's
 _SLOW = (
     0.3  # seconds between reports spent on waiting for the reader: some of the ring's time to fill
 )
 TOO_SLOW = "the output was read too slowly, so the ring buffer was full"
+UNNAMED = "not shown while it was not known whose they are"
 _REPORT_EVERY = 10.0  # seconds between reports of losses, while they last
 
 
@@ -37,7 +42,7 @@ class EventSource(Protocol):
     def records(self) -> Iterator[tuple[Any, ...]]:
         """Unpack the records that came since the last call."""
 
-    def cgroups(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+    def cgroups(self) -> Iterator[tuple[int, Paths]]:
         """Yield the cgroups not told of before, and their paths."""
 
     def lost(self) -> Mapping[str, int]:
@@ -59,19 +64,22 @@ class Pipeline:
     max_events: int = 0
     printed: int = 0
     _waiting: list[tuple[Any, ...]] = field(default_factory=list)
+    _held: dict[int, list[tuple[Any, ...]]] = field(default_factory=dict)
     _offset: int = 0
     _reported: dict[str, int] = field(default_factory=dict)
+    _unnamed: int = 0
     _slow: int = 0
     _full: int = 0
     _waited: float = 0.0
     _report_due: float = 0.0
 
-    def run(self, seconds: float = 0.0) -> None:
+    def run(self, seconds: float | None = None) -> None:
         """Print events until told to stop, `seconds` have passed, or enough are printed.
 
-        Raises ReaderGone when nobody reads stdout any more.
+        What is in the ring by then is printed also if `seconds` is 0. Raises ReaderGone when nobody
+        reads stdout any more.
         """
-        ends = time.monotonic() + seconds if seconds else float("inf")
+        ends = float("inf") if seconds is None else time.monotonic() + seconds
         self.stream.write(self.formatter.header())
         try:
             while not self.stopping() and time.monotonic() < ends and not self._enough():
@@ -88,7 +96,7 @@ class Pipeline:
         ends = time.monotonic_ns()
         while self._step(ends) and not self._enough():
             pass  # more than fits into one batch
-        while self._waiting and not self._enough():
+        while (self._waiting or self._held) and not self._enough():
             self.stream.rest(INTERVAL)
             self._step(ends)
 
@@ -96,51 +104,54 @@ class Pipeline:
         return bool(self.max_events) and self.printed >= self.max_events
 
     def _step(self, until: int | None = None) -> int:
-        """Take what the kernel has and print what is due; give how much was taken."""
+        """Take what the kernel has and print what is due; return how much was taken."""
         now = time.monotonic_ns()
         records = list(self.source.records())
         if until is not None:
             records = [record for record in records if record[0] <= until]
         self._waiting += records
-        # After the records: a cgroup's name is sent before its first event.
-        self.attribution.learn(self.source.cgroups())
-        if self._waiting:
+        # After the records: a cgroup's path is sent before its first event.
+        self.attribution.update(self.source.cgroups())
+        if self._waiting or self._held:
             self._waiting.sort(key=itemgetter(0))
             due = bisect_right(self._waiting, now - _SETTLED, key=itemgetter(0))
-            due = self._decided(due, now)
-            if due:
-                self._print(self._waiting[:due])
-                del self._waiting[:due]
+            ready = self._ready(self._waiting[:due], now)
+            del self._waiting[:due]
+            if ready:
+                self._print(ready)
         return len(records)
 
-    def _decided(self, due: int, now: int) -> int:
-        """Give how many of the first `due` events can be shown: none behind one that must wait."""
+    def _ready(self, due: list[tuple[Any, ...]], now: int) -> list[tuple[Any, ...]]:
+        """Return those of the events that can be shown; hold those whose owner may become known."""
         place = self.source.fields.index("cgroup")
-        undecided = self.attribution.undecided({record[place] for record in self._waiting[:due]})
-        if not undecided:
+        cgroups = {record[place] for record in due}
+        undecided = self.attribution.undecided(cgroups | self._held.keys(), now)
+        if not (undecided or self._held):
             return due
-        impatient = len(self._waiting) > _MOST_WAITING
-        for index in range(due):
-            cgroup = self._waiting[index][place]
-            if cgroup in undecided:
-                if now - self._waiting[index][0] < _PATIENCE and not impatient:
-                    return index
-                self.attribution.settle(cgroup)
-                undecided.discard(cgroup)
-        return due
+        ready = [record for record in due if record[place] not in undecided]
+        for record in due:
+            if record[place] in undecided:
+                self._held.setdefault(record[place], []).append(record)
+        while sum(map(len, self._held.values())) > _MOST_HELD:
+            most = max(self._held, key=lambda cgroup: len(self._held[cgroup]))
+            self.attribution.give_up(most)
+            ready += self._held.pop(most)
+            undecided.discard(most)
+        for cgroup in self._held.keys() - undecided:
+            ready += self._held.pop(cgroup)
+        ready.sort(key=itemgetter(0))
+        return ready
 
     def _print(self, records: Sequence[tuple[Any, ...]]) -> None:
         fields = dict(zip(self.source.fields, zip(*records, strict=True), strict=True))
-        cgroups = fields["cgroup"]
-        wanted = self.attribution.wanted(set(cgroups))
-        owners = list(map(self.attribution.owners.__getitem__, cgroups))
+        owners, shown = self._attributed(fields)
         offset = self._wall_clock()
         fields["timestamp"] = tuple(time + offset for time in fields["timestamp"])
         if self.peers:
             fields["peer"] = tuple(self.peers(fields))
         batch = Batch(fields, owners)
-        if not all(wanted.values()):
-            batch = batch.select(list(map(wanted.__getitem__, cgroups)))
+        if not all(shown):
+            batch = batch.select(shown)
         if self.keep and len(batch):
             batch = batch.select(self.keep(batch))
         if self.max_events and len(batch) > self.max_events - self.printed:
@@ -148,6 +159,28 @@ class Pipeline:
         self.printed += len(batch)
         if len(batch):
             self.stream.write(self.formatter.format(batch))
+
+    def _attributed(
+        self, fields: Mapping[str, Sequence[Any]]
+    ) -> tuple[list[Container], list[bool]]:
+        """Return each event's owner, and whether it is to be shown."""
+        cgroups = fields["cgroup"]
+        owners = list(map(self.attribution.owners.__getitem__, cgroups))
+        strays = self.attribution.strays
+        if strays:
+            owners = [
+                strays.get(mntns, HOST) if owner is HOST else owner
+                for owner, mntns in zip(owners, fields["mntns"], strict=True)
+            ]
+            return owners, list(map(self.attribution.wants, owners))
+        wanted = self.attribution.wanted(set(cgroups))
+        if all(wanted.values()):
+            return owners, [True] * len(owners)
+        shown = list(map(wanted.__getitem__, cgroups))
+        unsure = [cgroup for cgroup, is_wanted in wanted.items() if not is_wanted]
+        for cgroup in filter(self.attribution.unsure, unsure):
+            self._unnamed += cgroups.count(cgroup)
+        return owners, shown
 
     def _wall_clock(self) -> int:
         """Give what is added to the kernel's clock; steady, so that times keep their order."""
@@ -172,6 +205,7 @@ class Pipeline:
         if self.stream.waited - self._waited > _SLOW:
             self._slow += full - self._full
         self._full, self._waited = full, self.stream.waited
+        lost[UNNAMED] = self._unnamed
         if self._slow:
             lost[TOO_SLOW] = self._slow
             lost[RING_FULL] -= self._slow

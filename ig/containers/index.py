@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ig.containers.cgroup import container_id
@@ -44,9 +44,13 @@ class Index:
         self._registry = Registry(list(self._runtimes))
         self._subscribers: tuple[Callable[[Change], None], ...] = ()
         self._changed = threading.Condition()
-        self._unheard = set(self._runtimes)
-        # Those that could yet tell of a container; replaced as a whole, so readers need no lock.
-        self._telling = frozenset(self._runtimes)
+        # Both are replaced as a whole, so readers need no lock.
+        self.unheard = frozenset(self._runtimes)
+        """The runtimes that have neither told all they have nor failed yet."""
+        self.telling = frozenset(self._runtimes)
+        """The runtimes that could yet tell of a container."""
+        self.strays: Mapping[int, Container] = {}
+        self.stray_paths: frozenset[tuple[str, ...]] = frozenset()
         self._detailer = Detailer(self.details) if detailed else None
         if self._detailer is not None:
             self.subscribe(self._detailer.told)
@@ -69,7 +73,7 @@ class Index:
     def wait_synced(self, timeout: float) -> None:
         """Wait until each runtime has told all it has or has failed once, or `timeout` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._unheard, timeout)
+            self._changed.wait_for(lambda: not self.unheard, timeout)
 
     def close(self) -> None:
         """Stop following what was started; what is known stays known."""
@@ -81,7 +85,7 @@ class Index:
         for follower in self._followers:
             follower.join(max(0.0, deadline - time.monotonic()))
 
-    def find(self, path: Sequence[str]) -> tuple[Container, bool]:
+    def find(self, path: Sequence[str], _trusted: int | None = None) -> tuple[Container, bool]:
         """Give whose a cgroup is, and whether that is final: asking again could give no better.
 
         `path` is the names of the cgroup's ancestors from the root down, then its own. The
@@ -97,12 +101,12 @@ class Index:
             if found is None and parent and component:
                 found = get((parent, component))
             if found is not None:
-                return found, found.named or self._telling <= {found.runtime}
+                return found, found.named or self.telling <= {found.runtime}
             guess = guess or identifier
             parent = component
         if not guess:
             return HOST, True
-        return Container(guess, guess[:12], UNKNOWN_RUNTIME), not self._telling
+        return Container(guess, guess[:12], UNKNOWN_RUNTIME), not self.telling
 
     def containers(self, stopped: bool = False, sandboxes: bool = False) -> list[Container]:
         """Give the containers that run now; with those that do not, and pods' pauses, if asked."""
@@ -171,7 +175,7 @@ class Index:
             changes = self._registry.apply(runtime, change)
             if changes:
                 self.version += 1
-            self._set_telling(self._telling | {runtime})
+            self._set_telling(self.telling | {runtime})
             if change.kind == "synced":
                 self._heard(runtime)
         self._publish(changes)
@@ -179,7 +183,7 @@ class Index:
     def lost(self, runtime: str) -> None:
         """Note that a runtime does not answer."""
         with self._changed:
-            self._set_telling(self._telling - {runtime})
+            self._set_telling(self.telling - {runtime})
             self._heard(runtime)
 
     def _publish(self, changes: Sequence[Change]) -> None:
@@ -189,10 +193,10 @@ class Index:
                 told(change)
 
     def _set_telling(self, telling: frozenset[str]) -> None:
-        if telling != self._telling:
-            self._telling = telling
+        if telling != self.telling:
+            self.telling = telling
             self.version += 1
 
     def _heard(self, runtime: str) -> None:
-        self._unheard.discard(runtime)
+        self.unheard -= {runtime}
         self._changed.notify_all()

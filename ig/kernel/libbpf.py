@@ -26,6 +26,7 @@ _SIGNATURES = {
     "btf__type_by_id": ([_POINTER, ctypes.c_uint32], _POINTER),
     "btf__name_by_offset": ([_POINTER, ctypes.c_uint32], ctypes.c_char_p),
     "bpf_map_update_elem": ([ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64], ctypes.c_int),
+    "bpf_map_delete_elem": ([ctypes.c_int, _POINTER], ctypes.c_int),
     "bpf_map_get_next_key": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
     "bpf_raw_tracepoint_open": ([ctypes.c_char_p, ctypes.c_int], ctypes.c_int),
     "bpf_prog_test_run_opts": ([ctypes.c_int, _POINTER], ctypes.c_int),
@@ -59,6 +60,11 @@ def map_update(descriptor: int, key: bytes, value: bytes) -> None:
     """
     if library().bpf_map_update_elem(descriptor, key, value, 0) < 0:
         _refuse("A BPF map cannot be written to")
+
+
+def map_delete(descriptor: int, key: bytes) -> None:
+    """Delete a map's element, if it is there; see `map_update`."""
+    library().bpf_map_delete_elem(descriptor, key)
 
 
 def map_keys(descriptor: int, most: int) -> list[int]:

@@ -32,7 +32,7 @@ from ig.kernel.libbpf import attach_raw_tracepoint, load_typed_raw_tracepoint
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
 
 EVENTS_BYTES = 8 << 20
-NAMES_BYTES = 512 << 10
+PATHS_BYTES = 1 << 20
 _MOST_DESCRIPTORS = 64
 _MOST_MESSAGE = 1 << 20
 _BEHIND = "__behind"  # see ig.h
@@ -89,7 +89,6 @@ class Probes:
     tracepoints: Mapping[str, bool]
     refused: Sequence[str]
     event: layout.Layout
-    cgroup_name: layout.Layout
 
     def cover(self) -> None:
         """Attach those that stand behind others. Raises KernelRefused, the first time."""
@@ -198,7 +197,6 @@ class Loading:
             tracepoints=answer["tracepoints"],
             refused=answer["refused"],
             event=layout.parse(self._text),
-            cgroup_name=layout.parse(self._text, "cgroup_name"),
         )
 
 
@@ -332,7 +330,7 @@ def _constants(declarations: str) -> dict[str, int | str]:
     """Give the macros that every program gets."""
     constants: dict[str, int | str] = {
         "EVENTS_PAGES": EVENTS_BYTES // os.sysconf("SC_PAGE_SIZE"),
-        "NAMES_PAGES": NAMES_BYTES // os.sysconf("SC_PAGE_SIZE"),
+        "PATHS_PAGES": PATHS_BYTES // os.sysconf("SC_PAGE_SIZE"),
     }
     subsystem = f"KERNEL_{legacy_cgroup_controller()}_cgrp_id"
     if f"#define {subsystem} " in declarations:

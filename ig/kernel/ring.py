@@ -1,6 +1,5 @@
 """Read a BPF ring buffer in batches, straight from its memory.
 
-All records of one ring have the same size, so a batch is one copy and is unpacked by one call.
 Source: kernel/bpf/ringbuf.c and Documentation/bpf/ringbuf.rst.
 """
 
@@ -15,18 +14,17 @@ from ig.kernel.layout import Layout
 
 _HEADER = 8  # length and flags, page offset
 _BUSY = 1 << 31  # reserved, not yet submitted
+_DISCARDED = 1 << 30
 _MOST = 4096  # records a batch: what bounds the reader's memory
 
 
 class Ring:
-    """The reading end of one ring.
+    """The reading end of a ring whose records have any length. Closing unmaps it.
 
-    `capacity` is the ring's size in bytes, a power of two. Closing unmaps it.
+    `capacity` is the ring's size in bytes, a power of two.
     """
 
-    def __init__(self, descriptor: int, layout: Layout, capacity: int) -> None:
-        self._unpack = struct.Struct(f"={_HEADER}x{layout.format}").iter_unpack
-        self._stride = layout.size + _HEADER
+    def __init__(self, descriptor: int, capacity: int) -> None:
         self._mask = capacity - 1
         page = mmap.PAGESIZE
         self._consumer_page = mmap.mmap(descriptor, page)
@@ -36,6 +34,35 @@ class Ring:
         self._producer = memoryview(self._pages)[:8].cast("Q")
         self._data = memoryview(self._pages)[page:]
         self._words = self._data.cast("I")
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield what was submitted since the last call, a record at a time; free its space."""
+        while (consumer := self._consumer[0]) < self._producer[0]:
+            start = consumer & self._mask
+            header = self._words[start // 4]
+            if header & _BUSY:
+                return
+            length = header & ~_DISCARDED
+            piece = bytes(self._data[start + _HEADER : start + _HEADER + length])
+            self._consumer[0] = consumer + (_HEADER + length + 7) // 8 * 8
+            if not header & _DISCARDED:
+                yield piece
+
+    def close(self) -> None:
+        """Unmap the ring."""
+        for view in (self._consumer, self._producer, self._words, self._data):
+            view.release()
+        self._consumer_page.close()
+        self._pages.close()
+
+
+class RecordRing(Ring):
+    """The reading end of a ring whose records all have one layout: a batch is unpacked at once."""
+
+    def __init__(self, descriptor: int, layout: Layout, capacity: int) -> None:
+        super().__init__(descriptor, capacity)
+        self._unpack = struct.Struct(f"={_HEADER}x{layout.format}").iter_unpack
+        self._stride = layout.size + _HEADER
 
     def records(self) -> Iterator[tuple[Any, ...]]:
         """Unpack what was submitted since the last call (4096 records at most), free its space."""
@@ -50,10 +77,3 @@ class Ring:
         batch = bytes(self._data[start : start + count * self._stride])
         self._consumer[0] = consumer + len(batch)
         return self._unpack(batch)
-
-    def close(self) -> None:
-        """Unmap the ring."""
-        for view in (self._consumer, self._producer, self._words, self._data):
-            view.release()
-        self._consumer_page.close()
-        self._pages.close()

@@ -8,11 +8,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ig.errors import KernelRefused
-from ig.kernel.libbpf import call_raw_tracepoint, map_keys, map_update, recursion_misses
-from ig.kernel.probes import EVENTS_BYTES, NAMES_BYTES, Probes
-from ig.kernel.ring import Ring
+from ig.kernel.cgroup_paths import Paths, decode
+from ig.kernel.libbpf import (
+    call_raw_tracepoint,
+    map_delete,
+    map_keys,
+    map_update,
+    recursion_misses,
+)
+from ig.kernel.probes import EVENTS_BYTES, PATHS_BYTES, Probes
+from ig.kernel.ring import RecordRing, Ring
 
-KEEP, DROP = 1, 2  # enum verdict in ig.h
+KEEP, DROP, FORGET = 1, 2, 3  # enum verdict in ig.h
 RING_FULL = "the ring buffer was full"
 LOST = (  # enum lost in ig.h
     RING_FULL,
@@ -23,7 +30,7 @@ LOST = (  # enum lost in ig.h
 _TAKEN_OVER = len(LOST)  # TAKEN_OVER in ig.h
 _SYN_SENT, _ASK_AGAIN = 2, 0  # enum state in tcp.h
 _MOST_SOCKETS = 131072  # the size of sockets in tcp.h
-_NAME_BYTES = 128  # CGROUP_NAME in ig.h
+_PATH = struct.Struct("=Q8x")  # struct cgroup_path in ig.h, up to its text
 
 
 class Source:
@@ -37,8 +44,8 @@ class Source:
         self._preemptible = probes.covered  # then from the start
         self._refused = False  # to let anything stand behind others
         self.fields = probes.event.names
-        self._events = Ring(probes.maps["events"], probes.event, EVENTS_BYTES)
-        self._names = Ring(probes.maps["cgroup_names"], probes.cgroup_name, NAMES_BYTES)
+        self._events = RecordRing(probes.maps["events"], probes.event, EVENTS_BYTES)
+        self._paths = Ring(probes.maps["cgroup_paths"], PATHS_BYTES)
         self._page = mmap.mmap(probes.maps["lost"], mmap.PAGESIZE, prot=mmap.PROT_READ)
         self._counters = memoryview(self._page).cast("Q")
         # No cgroup has the id 0; what the kernel refuses is better known now than later.
@@ -54,21 +61,29 @@ class Source:
                 self._refused = True
         return self._events.records()
 
-    def cgroups(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Yield (id, names from the root's child down to the cgroup) of cgroups not told before."""
-        for cgroup, names in self._names.records():
-            parts = (names[at : at + _NAME_BYTES] for at in range(0, len(names), _NAME_BYTES))
-            texts = [part.split(b"\0", 1)[0].decode(errors="backslashreplace") for part in parts]
-            yield cgroup, tuple(text for text in reversed(texts) if text not in ("", "/"))
+    def cgroups(self) -> Iterator[tuple[int, Paths]]:
+        """Yield (id, paths) of cgroups that the kernel has not told of, or has forgotten since."""
+        for piece in self._paths.pieces():
+            (identifier,) = _PATH.unpack_from(piece)
+            yield identifier, decode(piece[_PATH.size :])
 
     def decide(self, cgroup: int, keep: bool) -> None:
-        """Tell the kernel whether a cgroup's events are wanted."""
-        verdict = KEEP if keep else DROP
+        """Write into the kernel whether a cgroup's events are wanted."""
+        self._decide(cgroup, KEEP if keep else DROP)
+
+    def forget(self, cgroup: int) -> None:
+        """Make the kernel send the cgroup's path again with its next event."""
+        self._decide(cgroup, FORGET)
+
+    def _decide(self, cgroup: int, verdict: int) -> None:
         try:
             call_raw_tracepoint(self._probes.decide, cgroup, verdict)
         except KernelRefused:  # Linux before 5.10 runs no such program
-            key, value = struct.pack("=Q", cgroup), struct.pack("=I", verdict)
-            map_update(self._probes.maps["cgroups"], key, value)
+            cgroups, key = self._probes.maps["cgroups"], struct.pack("=Q", cgroup)
+            if verdict == FORGET:
+                map_delete(cgroups, key)
+            else:
+                map_update(cgroups, key, struct.pack("=I", verdict))
 
     def lost(self) -> Mapping[str, int]:
         """Give how many events could not be delivered so far, by cause; those of 0 left out."""
@@ -94,5 +109,5 @@ class Source:
         self._counters.release()
         self._page.close()
         self._events.close()
-        self._names.close()
+        self._paths.close()
         self._probes.close()

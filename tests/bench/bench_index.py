@@ -16,6 +16,7 @@ from ig.attribution import Attribution
 from ig.containers import runtimes
 from ig.containers.container import Change, Container
 from ig.containers.index import Index
+from ig.kernel.cgroup_paths import CgroupPath, Paths
 from ig.peers import Peers
 
 CONTAINERS, EVENTS, PASSING = 500, 1_000_000, 10_000
@@ -25,6 +26,20 @@ def container(number: int) -> Container:
     address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
     name = f"container-{number}"
     return Container(f"{number:064x}", name, "docker", running=True, addresses=(address,))
+
+
+def paths(container: Container) -> Paths:
+    return (CgroupPath(("docker", container.id), 2),)
+
+
+class NoKernel:
+    """A kernel's filter that nothing goes through."""
+
+    def decide(self, cgroup: int, keep: bool) -> None:
+        pass
+
+    def forget(self, cgroup: int) -> None:
+        pass
 
 
 def microseconds_each(began: float, count: int) -> str:
@@ -41,13 +56,13 @@ def measure() -> Iterator[Sequence[object]]:
     known = [container(number) for number in range(CONTAINERS)]
     for each in known:
         index.apply("docker", Change("exists", each))
-    attribution = Attribution(index.find, lambda: index.version, bool, lambda *_: None)
+    attribution = Attribution(index, bool, NoKernel(), lambda _: {})
     began = time.perf_counter()
-    attribution.learn((place + 1, ("docker", each.id)) for place, each in enumerate(known))
+    attribution.update((place + 1, paths(each)) for place, each in enumerate(known))
     yield "a new cgroup's owner", "", microseconds_each(began, CONTAINERS)
     cgroups = [number % CONTAINERS + 1 for number in range(EVENTS)]
     began = time.perf_counter()
-    attribution.undecided(set(cgroups))
+    attribution.undecided(set(cgroups), 1)
     attribution.wanted(set(cgroups))
     list(map(attribution.owners.__getitem__, cgroups))
     yield f"an event's owner among {CONTAINERS}", "1 us", microseconds_each(began, EVENTS)
@@ -62,7 +77,7 @@ def measure() -> Iterator[Sequence[object]]:
         each = container(number)
         for kind in ("created", "started", "removed"):
             index.apply("docker", Change(kind, each))
-        attribution.learn([(number + 1, ("docker", each.id))])
+        attribution.update([(number + 1, paths(each))])
     more = resident_megabytes() - before
     yield f"memory more after {PASSING} containers came and went", "", f"{more:.0f} MB"
 
