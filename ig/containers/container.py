@@ -31,6 +31,14 @@ class Container:
     """A pause container: it holds a pod's namespaces and is hidden from lists."""
     scope: str = ""
     """What its id is unique in (a containerd namespace); empty for ids unique by themselves."""
+    nested: str = ""
+    """The id of a container within this one, of an engine that runs in it, where that is meant."""
+    source: str = ""
+    """Which of several sockets told of it (see `Index`); empty if the runtime's name says it."""
+    cgroups: tuple[tuple[str, ...], ...] = ()
+    """The cgroups of its first process: the names of each from its hierarchy's root down."""
+    mntns: int = 0
+    """The inode of its mount namespace, if no cgroup of its first process is its own; else 0."""
 
     @property
     def named(self) -> bool:

@@ -38,7 +38,11 @@ class Detailer:
             and container.running
             and not (container.pid or container.addresses)
         ):
-            self._put(container)
+            self.ask(container)
+
+    def ask(self, container: Container) -> None:
+        """Have the container asked about, if fewer than `WAITING` are waiting."""
+        self._put(container)
 
     def stop(self) -> None:
         """Ask the thread to end after what it is asking now."""

@@ -7,15 +7,24 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from ig.containers.cgroup import container_id
+from ig.containers import processes, sources
+from ig.containers.cgroup import container_id, normalised, recognised
 from ig.containers.container import HOST, UNKNOWN_RUNTIME, Change, Container, Runtime
 from ig.containers.detailer import Detailer
 from ig.containers.follower import Follower
-from ig.containers.registry import Registry, key_of
+from ig.containers.processes import Path
+from ig.containers.registry import Key, Registry, key_of
+from ig.containers.sources import ROOT
+from ig.containers.strays import Strays, has_own_cgroup, is_proven
 from ig.errors import RuntimeUnavailable
 
 CLOSING = 1.0
 """Seconds that the threads are given to end; they are daemons and hold nothing that outlives us."""
+DOCKERS = ("", "moby")
+"""What a container's id is unique in where Docker may yet tell its name."""
+_STRAYING = frozenset(("podman",))
+"""The runtimes that start containers without a cgroup of their own, if asked."""
+_UNITS = (".slice", ".scope", ".service")
 
 
 class Index:
@@ -23,6 +32,10 @@ class Index:
 
     One thread a runtime follows what it tells. What a lost runtime told stays valid until it
     tells anew. Reading takes no lock, so it never waits for a runtime.
+
+    A runtime is told from others by its `source`: its name, or name and socket where an earlier one
+    has that name. What a runtime of an ordinary user's tells is kept apart from root's: it may name
+    no cgroup but those that its containers' first processes are in.
     """
 
     def __init__(
@@ -39,34 +52,49 @@ class Index:
         that `containers()` has them soon after.
         """
         self.version = 0
-        """Grows with every change that could alter an answer of `find`."""
-        self._runtimes = {runtime.name: runtime for runtime in runtimes}
-        self._registry = Registry(list(self._runtimes))
+        """Grows with every change that could alter an answer of `find`, `strays` or `telling`."""
+        self.telling: frozenset[str] = frozenset(runtime.name for runtime in runtimes)
+        """The names of the runtimes that could yet tell of a container; replaced as a whole."""
+        self._sources = sources.named(runtimes)
+        self._registries: dict[int, Registry] = {ROOT: Registry(list(self._sources))}
+        self._users = dict.fromkeys(self._sources, ROOT)
+        self._strays = Strays()
         self._subscribers: tuple[Callable[[Change], None], ...] = ()
         self._changed = threading.Condition()
-        # Both are replaced as a whole, so readers need no lock.
-        self.unheard = frozenset(self._runtimes)
-        """The runtimes that have neither told all they have nor failed yet."""
-        self.telling = frozenset(self._runtimes)
-        """The runtimes that could yet tell of a container."""
-        self.strays: Mapping[int, Container] = {}
-        self.stray_paths: frozenset[tuple[str, ...]] = frozenset()
-        self._detailer = Detailer(self.details) if detailed else None
-        if self._detailer is not None:
+        self.unheard = frozenset(self._sources)
+        """The sources that have neither told all they have nor failed yet; replaced as a whole."""
+        self._answering = frozenset(self._sources)
+        self._detailer = Detailer(self.details)
+        self._proving: set[tuple[int, Key, int]] = set()
+        if detailed:
             self.subscribe(self._detailer.told)
         self._followers = [
-            Follower(runtime, self, say, runtime.name in asked) for runtime in runtimes
+            Follower(runtime, sources.Source(self, source), say, runtime.name in asked)
+            for source, runtime in self._sources.items()
         ]
 
     @property
     def sockets(self) -> list[tuple[str, str]]:
         """Each runtime's name, and where it is asked: a path, or an address with its scheme."""
-        return [(runtime.name, runtime.socket) for runtime in self._runtimes.values()]
+        return [(runtime.name, runtime.socket) for runtime in self._sources.values()]
+
+    @property
+    def strays(self) -> Mapping[int, Container]:
+        """The running containers whose first process has no cgroup of its own, by mount namespace.
+
+        The keys are inodes. Replaced as a whole with each change. Where two have one namespace, or
+        where it is the host's, it tells nothing.
+        """
+        return self._strays.by_mntns
+
+    @property
+    def stray_paths(self) -> frozenset[Path]:
+        """The cgroups that those processes are in; replaced as a whole. () stands for a root."""
+        return self._strays.paths
 
     def start(self) -> None:
         """Begin to follow every runtime, without waiting for any."""
-        if self._detailer is not None:
-            self._detailer.start()
+        self._detailer.start()
         for follower in self._followers:
             follower.start()
 
@@ -77,42 +105,101 @@ class Index:
 
     def close(self) -> None:
         """Stop following what was started; what is known stays known."""
-        if self._detailer is not None:
-            self._detailer.stop()
+        self._detailer.stop()
         for follower in self._followers:
             follower.stop()
         deadline = time.monotonic() + CLOSING
         for follower in self._followers:
             follower.join(max(0.0, deadline - time.monotonic()))
 
-    def find(self, path: Sequence[str], _trusted: int | None = None) -> tuple[Container, bool]:
-        """Give whose a cgroup is, and whether that is final: asking again could give no better.
+    def find(self, path: Sequence[str], trusted: int | None = None) -> tuple[Container, bool]:
+        """Return whose a cgroup is, and whether that is final: asking again could give no better.
 
-        `path` is the names of the cgroup's ancestors from the root down, then its own. The
-        outermost container wins, as with an engine inside a container. A cgroup that looks like a
-        container's but that nobody told of belongs to a container of the runtime `unknown`; where
-        nothing looks like one, it is the host's.
+        `path` is the names of the cgroup's ancestors from the root down, then its own; `trusted` is
+        how many of them, from the root down, only root could have made, None if all. A trusted
+        name is believed, the outermost first, as with an engine inside a container. Any other, and
+        any below a container that nobody told of, is believed if a runtime told of that container
+        and its first process is there.
+
+        A trusted cgroup that looks like a container's but that nobody told of belongs to a
+        container whose runtime is told by its name, else `unknown`. An untrusted one is a container
+        called `unproven-…`, whose id is the path, unless it has the id of one that a runtime told
+        of. All else is the host's.
         """
-        get = self._registry.get
-        guess = parent = ""
-        for component in path:
-            identifier = container_id(component)
-            found = get(identifier) if identifier else None
-            if found is None and parent and component:
-                found = get((parent, component))
+        names, limit = normalised(path, trusted)
+        guess: tuple[int, Container] | None = None
+        sure = True
+        parent = ""
+        for place, component in enumerate(names):
+            key = container_id(component) or (parent, component)
+            found, proven = self._claimed(key, names[: place + 1], place < limit)
             if found is not None:
-                return found, found.named or self.telling <= {found.runtime}
-            guess = guess or identifier
+                return _with_nested(found, names[place + 1 :]), proven
+            sure &= proven
+            if guess is None:
+                looks = recognised(parent, component)
+                if looks is not None and (place < limit or self._is_free(key)):
+                    guess = place, looks if place < limit else _unproven(looks, names[: place + 1])
+                    limit = min(limit, place + 1)
             parent = component
-        if not guess:
-            return HOST, True
-        return Container(guess, guess[:12], UNKNOWN_RUNTIME), not self.telling
+        if guess is None:
+            return HOST, sure and not self._may_be_told(names, limit)
+        place, owner = guess
+        # Who is named by the name of its cgroup alone is of no runtime that could tell more.
+        final = sure and (not self.telling or owner.runtime != UNKNOWN_RUNTIME)
+        return _with_nested(owner, names[place + 1 :]), final
+
+    def _claimed(self, key: Key, path: Path, trusted: bool) -> tuple[Container | None, bool]:
+        """Return whose a cgroup is by its own name, and whether no runtime could tell otherwise."""
+        sure = True
+        for user, registry in self._registries.items():
+            found = registry.get(key)
+            if found is None:
+                continue
+            if (trusted and user == ROOT) or is_proven(found, path):
+                return found, self._is_final(found)
+            if found.running and not found.pid:
+                sure &= not self._prove(user, key, found)
+        return None, sure
+
+    def _is_final(self, found: Container) -> bool:
+        # Docker's containers are containerd's too, where they have no name.
+        return found.named or found.scope not in DOCKERS or self.telling <= {found.runtime}
+
+    def _prove(self, user: int, key: Key, container: Container) -> bool:
+        """Have a container's first process asked for, once; return whether it may yet be told."""
+        mark = (user, key, container.started)
+        if mark not in self._proving:
+            if len(self._proving) > 4096:
+                self._proving.clear()
+            self._proving.add(mark)
+            self._detailer.ask(container)
+        return (container.source or container.runtime) in self._answering
+
+    def _is_free(self, key: Key) -> bool:
+        """Return whether no runtime told of a container with that key."""
+        return all(registry.get(key) is None for registry in self._registries.values())
+
+    def _may_be_told(self, path: Path, trusted: int) -> bool:
+        """Return whether containerd could yet tell that a cgroup without an id is a container's.
+
+        It makes `/NAMESPACE/ID` unless told otherwise.
+        """
+        if len(path) < 2 or trusted < 2 or path[0].endswith(_UNITS):
+            return False
+        return any(
+            source in self._answering
+            and (source in self.unheard or path[0] in getattr(runtime, "namespaces", ()))
+            for source, runtime in self._sources.items()
+            if hasattr(runtime, "namespaces")
+        )
 
     def containers(self, stopped: bool = False, sandboxes: bool = False) -> list[Container]:
         """Give the containers that run now; with those that do not, and pods' pauses, if asked."""
         return [
             container
-            for container in self._registry
+            for registry in list(self._registries.values())
+            for container in registry
             if (stopped or container.running) and (sandboxes or not container.sandbox)
         ]
 
@@ -122,22 +209,24 @@ class Index:
         Asks the runtime, so it may take seconds. The index remembers the answer, unless the
         container changed meanwhile.
         """
-        runtime = self._runtimes.get(container.runtime)
+        source = container.source or container.runtime
+        runtime = self._sources.get(source)
         if runtime is None:
             return container
         try:
             detailed = runtime.details(container)
         except RuntimeUnavailable:
             return container
-        self._keep(container, detailed)
+        self._keep(source, container, detailed)
         return detailed
 
-    def _keep(self, asked: Container, detailed: Container) -> None:
+    def _keep(self, source: str, asked: Container, detailed: Container) -> None:
         with self._changed:
-            now = self._registry.get(key_of(asked))
+            registry = self._registries[self._users[source]]
+            now = registry.told(source, key_of(asked))
             if now is None or not (now.running and detailed.running):
                 return
-            if (now.runtime, now.started) != (asked.runtime, asked.started):
+            if now.started != asked.started:
                 return  # It was started anew while it was asked about.
             found = replace(
                 now,
@@ -146,8 +235,7 @@ class Index:
                 addresses=detailed.addresses,
                 ports=detailed.ports,
             )
-            changes = self._registry.apply(now.runtime, Change("updated", found))
-            self.version += len(changes)
+            changes = self._taken_in(source, Change("updated", found))
         self._publish(changes)
 
     def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
@@ -164,27 +252,68 @@ class Index:
 
         return unsubscribe
 
-    def begin(self, runtime: str) -> None:
+    def begin(self, source: str) -> None:
         """Note that a runtime is asked for all it has."""
+        user = sources.owner(self._sources[source].socket)
+        changes: list[Change] = []
         with self._changed:
-            self._registry.begin(runtime)
-
-    def apply(self, runtime: str, change: Change) -> None:
-        """Take in a change that a runtime told."""
-        with self._changed:
-            changes = self._registry.apply(runtime, change)
-            if changes:
-                self.version += 1
-            self._set_telling(self.telling | {runtime})
-            if change.kind == "synced":
-                self._heard(runtime)
+            before = self._users[source]
+            if user != before:
+                self._registries[before].begin(source)
+                changes = self._taken_in(source, Change("synced"))
+                if user not in self._registries:
+                    fresh = Registry(list(self._sources))
+                    self._registries = {**self._registries, user: fresh}
+                self._users[source] = user
+            self._registries[user].begin(source)
         self._publish(changes)
 
-    def lost(self, runtime: str) -> None:
+    def apply(self, source: str, change: Change) -> None:
+        """Take in a change that a runtime told."""
+        with self._changed:
+            changes = self._taken_in(source, change)
+            self._set_answering(self._answering | {source})
+            if change.kind == "synced":
+                self._heard(source)
+        self._publish(changes)
+        if change.kind == "synced":
+            self._find_strays(source)
+        elif change.kind == "started" and self._sources[source].name in _STRAYING:
+            self._detailer.ask(change.container)
+
+    def lost(self, source: str) -> None:
         """Note that a runtime does not answer."""
         with self._changed:
-            self._set_telling(self.telling - {runtime})
-            self._heard(runtime)
+            self._set_answering(self._answering - {source})
+            self._heard(source)
+
+    def _taken_in(self, source: str, change: Change) -> list[Change]:
+        user = self._users[source]
+        if change.kind != "synced":
+            container = change.container
+            if container.runtime != source:
+                container = replace(container, source=source)
+            if user != ROOT:
+                # Addresses and ports are the same in every user's networks, and free to claim.
+                container = replace(container, addresses=(), ports=())
+            change = Change(change.kind, self._strays.looked_up(container, user))
+        changes = self._registries[user].apply(source, change)
+        strayed = [self._strays.take_in(user, each.container) for each in changes]
+        if changes or any(strayed):
+            self.version += 1
+        return changes
+
+    def _find_strays(self, source: str) -> None:
+        """Ask for the first processes of containers that no process's cgroup names."""
+        registry = self._registries[self._users[source]]
+        mine = [each for each in registry if (each.source or each.runtime) == source]
+        pidless = [each for each in mine if each.running and not each.pid]
+        if not pidless:
+            return
+        known = processes.all_cgroups()
+        for container in pidless:
+            if not has_own_cgroup(container, known):
+                self._detailer.ask(container)
 
     def _publish(self, changes: Sequence[Change]) -> None:
         subscribers = self._subscribers
@@ -192,11 +321,24 @@ class Index:
             for told in subscribers:
                 told(change)
 
-    def _set_telling(self, telling: frozenset[str]) -> None:
-        if telling != self.telling:
-            self.telling = telling
+    def _set_answering(self, answering: frozenset[str]) -> None:
+        if answering != self._answering:
+            self._answering = answering
+            self.telling = frozenset(self._sources[source].name for source in answering)
             self.version += 1
 
-    def _heard(self, runtime: str) -> None:
-        self.unheard -= {runtime}
+    def _heard(self, source: str) -> None:
+        self.unheard -= {source}
         self._changed.notify_all()
+
+
+def _unproven(looks: Container, path: Path) -> Container:
+    """Return a container of which nothing that an ordinary user chose is part of its name."""
+    what = looks.name if container_id(path[-1]) else looks.runtime
+    return Container("/" + "/".join(path), f"unproven-{what}", UNKNOWN_RUNTIME)
+
+
+def _with_nested(owner: Container, below: Path) -> Container:
+    """Return the container with the id of the innermost one within it, by the cgroups below."""
+    inner = next(filter(None, map(container_id, reversed(below))), "")
+    return replace(owner, nested=inner) if inner and inner != owner.id else owner

@@ -1,9 +1,11 @@
-"""What the kernel tells of a container's first process, where a runtime does not."""
+"""What the kernel tells of processes: when they began, their cgroups, their namespaces."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+
+Path = tuple[str, ...]
+"""A cgroup: the names from its hierarchy's root, which has none, down to its own."""
 
 
 def started(pid: int) -> int:
@@ -13,13 +15,68 @@ def started(pid: int) -> int:
     """
     try:
         # The name may hold spaces and parentheses; what follows its end is numbers.
-        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
         ticks = int(fields[19])
         boot = next(
             int(line.split()[1])
-            for line in Path("/proc/stat").read_text("ascii").splitlines()
+            for line in _read("/proc/stat").splitlines()
             if line.startswith("btime ")
         )
-    except (OSError, ValueError, IndexError, StopIteration):
+    except (ValueError, IndexError, StopIteration):
         return 0
     return boot * 1_000_000_000 + ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+
+
+def cgroups(pid: int) -> tuple[Path, ...] | None:
+    """Return the cgroups of a process, of every hierarchy; None if it is gone or not ours to see.
+
+    The roots are left out, and so is a path outside of this process's own cgroup namespace: the
+    names above it are not told (cgroups(7)).
+    """
+    text = _read(f"/proc/{pid}/cgroup")
+    return None if not text else _paths(text)
+
+
+def all_cgroups() -> set[Path]:
+    """Return the cgroups that any process is in, as `cgroups` does."""
+    pids = [name for name in os.listdir("/proc") if name.isdigit()]
+    return {
+        path for text in {_read(f"/proc/{pid}/cgroup") for pid in pids} for path in _paths(text)
+    }
+
+
+def _paths(text: str) -> tuple[Path, ...]:
+    given = (line.split(":", 2)[2] for line in text.splitlines() if line.count(":") >= 2)
+    found = (tuple(name for name in path.split("/") if name) for path in given)
+    return tuple(dict.fromkeys(path for path in found if path and path[0] != ".."))
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="backslashreplace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def mount_namespace(pid: int | str) -> int:
+    """Return the inode of a process's mount namespace; 0 if it cannot be told."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/mnt").st_ino
+    except OSError:
+        return 0
+
+
+def is_of_user(pid: int, uid: int) -> bool:
+    """Return whether a process is in a user namespace of that user's, as a rootless engine's is.
+
+    Such a namespace has the user's own id mapped, and root's not (user_namespaces(7)).
+    """
+    try:
+        ranges = [
+            tuple(map(int, line.split())) for line in _read(f"/proc/{pid}/uid_map").splitlines()
+        ]
+        outside = [range(first, first + count) for _, first, count in ranges]
+    except ValueError:
+        return False
+    return any(uid in each for each in outside) and not any(0 in each for each in outside)

@@ -43,6 +43,10 @@ class Registry:
         """Give the container, also if it was removed lately."""
         return self._known.get(key) or self._gone.get(key)
 
+    def told(self, runtime: str, key: Key) -> Container | None:
+        """Return the container as one runtime told of it; None if it did not."""
+        return self._told[runtime].get(key)
+
     def __iter__(self) -> Iterator[Container]:
         """Go through those that exist now."""
         return iter(list(self._known.values()))
@@ -72,8 +76,7 @@ class Registry:
             return self._remove(runtime, key)
         if change.kind == "updated" and key not in told:
             return []
-        if change.kind != "exists":
-            container = _carried(told.get(key), container)
+        container = _carried(told.get(key), container, change.kind)
         self._unconfirmed[runtime].discard(key)
         told[key] = container
         changes = self._merged(key, change.kind)
@@ -94,6 +97,10 @@ class Registry:
             return [Change("removed", self._bury(key, before))] if before else []
         # Docker's containers are containerd's too, where they have no name.
         now = next((each for each in tellings if each.named), tellings[0])
+        if not now.cgroups:
+            now = replace(
+                now, cgroups=next((each.cgroups for each in tellings if each.cgroups), ())
+            )
         if now == before:
             return []
         # What is remembered as gone stays so: a reader looks there after it has looked here.
@@ -103,7 +110,7 @@ class Registry:
         return [Change(kind, now)]
 
     def _bury(self, key: Key, container: Container) -> Container:
-        buried = replace(container, running=False)
+        buried = replace(container, running=False, mntns=0)
         # First the new place, then the old one: a reader must find it in either.
         self._gone[key] = buried
         self._gone.move_to_end(key)
@@ -113,9 +120,16 @@ class Registry:
         return buried
 
 
-def _carried(before: Container | None, now: Container) -> Container:
-    """Keep the details of a running container that an event did not repeat."""
-    if before is None or not (before.running and now.running):
+def _carried(before: Container | None, now: Container, kind: str) -> Container:
+    """Keep what an event did not repeat: a running container's details, and its cgroups.
+
+    A container has the same cgroups whenever it runs, and events of it come after its end.
+    """
+    if before is None:
+        return now
+    if not now.cgroups and before.cgroups and now.source == before.source:
+        now = replace(now, cgroups=before.cgroups)
+    if kind == "exists" or not (before.running and now.running):
         return now
     return replace(
         now,
@@ -123,4 +137,5 @@ def _carried(before: Container | None, now: Container) -> Container:
         started=now.started or before.started,
         addresses=now.addresses or before.addresses,
         ports=now.ports or before.ports,
+        mntns=now.mntns if now.pid else before.mntns,
     )

@@ -21,6 +21,7 @@ from ig.errors import RuntimeUnavailable
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 WEB = Container(A, "web", "docker", running=True)
 BOUND = 5.0
+NOBODY = 2**22 + 1  # a pid above any that the kernel gives
 HEXADECIMAL = set("0123456789abcdef")
 
 
@@ -42,7 +43,7 @@ class Script:
         self.lines.put(None)
 
     def details(self, container: Container) -> Container:
-        return replace(container, pid=42)
+        return replace(container, pid=NOBODY)
 
     def version(self) -> str:
         return "0"
@@ -113,8 +114,55 @@ def test_other_cgroups_are_the_hosts(path: list[str]) -> None:
 def test_the_outermost_known_container_wins() -> None:
     inner = Container(B, "inner", "docker")
     index = told(Change("exists", WEB), Change("exists", inner))
-    assert index.find(["docker", A, "docker", B])[0] == WEB
-    assert index.find(["docker", C, "docker", B])[0] == inner
+    assert index.find(["docker", A, "docker", B])[0] == replace(WEB, nested=B)
+    assert index.find(["docker", A, "child"])[0] == WEB
+
+
+def test_an_id_below_an_unknown_container_proves_nothing_by_its_name() -> None:
+    inner = Container(B, "inner", "docker", cgroups=(("docker", C, "pod", B, "init.scope"),))
+    index = told(Change("exists", WEB), Change("exists", inner))
+    owner, _ = index.find(["docker", C, "docker", A])
+    assert (owner.id, owner.runtime, owner.nested) == (C, "unknown", A)
+    assert index.find(["docker", C, "pod", B, "other"])[0] == inner
+
+
+USERS = ("user.slice", "user-1000.slice", "user@1000.service")
+
+
+def test_a_name_that_an_ordinary_user_could_make_is_believed_only_where_the_process_is() -> None:
+    path = (*USERS, f"libpod-{A}.scope")
+    rootless = replace(WEB, running=True, pid=NOBODY, cgroups=((*path, "container"),))
+    index = told(Change("exists", rootless), Change("synced"))
+    assert index.find(path, 3) == (rootless, True)
+    assert index.find((*path, "exec"), 3) == (rootless, True)
+    assert index.find((*USERS, f"docker-{A}.scope"), 3) == (HOST, True)
+    assert index.find(("system.slice", *USERS, f"libpod-{A}.scope"), 1) == (HOST, True)
+    assert index.find((*USERS, f"docker-{A}.scope"), 4) == (rootless, True)
+    assert index.find(("", *USERS, f"docker-{A}.scope"), 4) == (HOST, True)
+
+
+def test_a_name_that_an_ordinary_user_made_within_a_container_is_the_containers() -> None:
+    victim = Container(B, "victim", "docker")
+    index = told(Change("exists", WEB), Change("exists", victim))
+    owner, final = index.find(["docker", A, f"docker-{B}.scope"], 2)
+    assert (owner.id, final) == (A, True)
+
+
+def test_an_id_that_nobody_told_of_proves_nothing_where_a_user_could_have_made_it() -> None:
+    index = told(Change("exists", WEB))
+    owner, final = index.find([*USERS, f"libpod-{B}.scope", "container"], 3)
+    assert owner.id == f"/{'/'.join(USERS)}/libpod-{B}.scope"
+    assert (owner.name, owner.runtime, final) == (f"unproven-{B[:12]}", "unknown", False)
+    index.lost("docker")
+    assert index.find([*USERS, f"libpod-{B}.scope"], 3)[1]
+    assert index.find([*USERS, "lxc.payload.web"], 3)[0].name == "unproven-lxc"
+
+
+def test_a_container_whose_process_is_yet_to_be_told_is_not_final_where_it_must_prove() -> None:
+    index = told(Change("exists", replace(WEB, running=True)))
+    assert index.find([*USERS, f"libpod-{A}.scope"], 3) == (HOST, False)
+    index.lost("docker")
+    assert index.find([*USERS, f"libpod-{A}.scope"], 3) == (HOST, True)
 
 
 def test_an_unknown_container_has_its_short_id() -> None:
@@ -218,9 +266,9 @@ def test_the_version_grows_only_when_an_answer_could_differ() -> None:
 
 def test_details_are_kept_while_it_runs_and_forgotten_when_it_exits() -> None:
     index = told(Change("exists", WEB))
-    assert index.details(WEB).pid == 42
+    assert index.details(WEB).pid == NOBODY
     index.apply("docker", Change("renamed", replace(WEB, name="shop")))
-    assert [(each.name, each.pid) for each in index.containers()] == [("shop", 42)]
+    assert [(each.name, each.pid) for each in index.containers()] == [("shop", NOBODY)]
     index.apply("docker", Change("exited", replace(WEB, running=False)))
     index.apply("docker", Change("started", WEB))
     assert [each.pid for each in index.containers()] == [0]
@@ -253,17 +301,18 @@ def test_names_outlive_a_lost_connection_and_the_next_list_corrects_them(
     followed: tuple[Script, Witness, Index],
 ) -> None:
     script, witness, index = followed
-    shop = Container(B, "shop", "docker", running=True)
-    for line in (Change("exists", WEB), Change("synced"), RuntimeUnavailable("gone")):
+    web = replace(WEB, pid=NOBODY)
+    shop = Container(B, "shop", "docker", running=True, pid=NOBODY)
+    for line in (Change("exists", web), Change("synced"), RuntimeUnavailable("gone")):
         script.lines.put(line)
-    assert witness.next() == ("exists", WEB)
+    assert witness.next() == ("exists", web)
     witness.said.get(timeout=BOUND)
-    assert index.find([A])[0] == WEB
+    assert index.find([A])[0] == web
     script.lines.put(Change("exists", shop))
     assert witness.next() == ("exists", shop)
-    assert index.containers() == [WEB, shop]
+    assert index.containers() == [web, shop]
     script.lines.put(Change("synced"))
-    assert witness.next() == ("removed", replace(WEB, running=False))
+    assert witness.next() == ("removed", replace(web, running=False))
     assert index.containers() == [shop]
 
 
@@ -341,11 +390,11 @@ def test_details_of_what_runs_are_asked_for_when_wanted() -> None:
     index.start()
     script.lines.put(Change("exists", WEB))
     assert witness.next() == ("exists", WEB)
-    assert witness.next() == ("updated", replace(WEB, pid=42))
+    assert witness.next() == ("updated", replace(WEB, pid=NOBODY))
     index.close()
 
 
 def test_details_that_come_too_late_are_not_taken_for_a_newer_start() -> None:
     index = told(Change("exists", replace(WEB, started=2)))
-    assert index.details(replace(WEB, started=1)).pid == 42
+    assert index.details(replace(WEB, started=1)).pid == NOBODY
     assert [each.pid for each in index.containers()] == [0]

@@ -1,0 +1,77 @@
+"""Tell the runtimes that an index follows from each other, and whose each is."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from ig.containers.container import Change, Runtime
+
+ROOT = 0
+"""The user whose runtimes are believed what they tell."""
+_OF_USER = re.compile(r"(?:/var)?/run/user/(\d{1,10})/")
+
+
+class Sources(Protocol):
+    """Who takes in what runtimes tell, each by the name of its source."""
+
+    def begin(self, source: str) -> None:
+        """Note that the runtime is asked for all it has."""
+
+    def apply(self, source: str, change: Change) -> None:
+        """Take in a change that the runtime told."""
+
+    def lost(self, source: str) -> None:
+        """Note that the runtime does not answer."""
+
+
+class Source:
+    """What a follower tells of one runtime, under the name of its source instead of its own."""
+
+    def __init__(self, sources: Sources, name: str) -> None:
+        self._sources = sources
+        self._name = name
+
+    def begin(self, _runtime: str) -> None:
+        """Note that the runtime is asked for all it has."""
+        self._sources.begin(self._name)
+
+    def apply(self, _runtime: str, change: Change) -> None:
+        """Take in a change that the runtime told."""
+        self._sources.apply(self._name, change)
+
+    def lost(self, _runtime: str) -> None:
+        """Note that the runtime does not answer."""
+        self._sources.lost(self._name)
+
+
+def named(runtimes: Sequence[Runtime]) -> dict[str, Runtime]:
+    """Return the runtimes by source: their name; with their socket, if an earlier one has it."""
+    found: dict[str, Runtime] = {}
+    for runtime in runtimes:
+        name = runtime.name if runtime.name not in found else f"{runtime.name} {runtime.socket}"
+        found.setdefault(name, runtime)
+    return found
+
+
+def owner(socket: str) -> int:
+    """Return the id of the user whose runtime is at a socket.
+
+    Root's are whatever is asked over the network, since root gave that address, and what this
+    process's own user made.
+    """
+    of_user = _OF_USER.match(socket)
+    if of_user is not None:
+        return _root_if_own(int(of_user[1]))
+    if not socket.startswith("/"):
+        return ROOT
+    try:
+        return _root_if_own(os.stat(socket).st_uid)
+    except OSError:
+        return ROOT  # Nothing is told there.
+
+
+def _root_if_own(uid: int) -> int:
+    return ROOT if uid == os.geteuid() else uid
