@@ -71,5 +71,6 @@ FEATURES: Mapping[str, Callable[[], bool]] = {
     "hidden BTF": lambda: not Path("/sys/kernel/btf/vmlinux").exists(),
     "unmounted tracefs": lambda: not has_mounted("tracefs"),
     "clock to set": lambda: Path("/run/second-init").exists(),  # a guest's (see tests/kernels)
+    "two cgroup hierarchies": lambda: has_mounted("cgroup") and has_mounted("cgroup2"),
     "cgroup v1 alone": lambda: has_mounted("cgroup") and not has_mounted("cgroup2"),
 }

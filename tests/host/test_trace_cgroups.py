@@ -1,0 +1,173 @@
+"""Whose an event is, in cgroups that are made by hand: many, deep, gone, in two hierarchies."""
+
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.host.cgroups import legacy, new_cgroup, unified
+from tests.host.namespace import Namespace
+from tests.host.reports import Report
+from tests.host.tracer import Tracer
+
+Start = Callable[..., Tracer]
+
+NOBODY = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
+PORT = 7117
+SUSPENDED = 5_003
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    with new_cgroup(unified()) as folder:
+        yield folder
+
+
+def trace(start_ig: Start, *options: object, command: str = "tcpconnect") -> Tracer:
+    """Trace without any runtime, so that each container is an unknown one."""
+    words = ("trace", command, "-r", "docker", "-o", "json", "-F", f"dst.port=={PORT}", *options)
+    return start_ig(*words, environment=NOBODY)
+
+
+def connect(namespace: Namespace, root: Path, *options: object) -> list[str]:
+    """Connect from cgroups (see programs/cgroups.py) and return their names."""
+    (told,) = namespace.start("cgroups", root, PORT, *options).finished(120)
+    return list(told["names"])
+
+
+def ids(events: list[Report]) -> list[str]:
+    return [event["runtime"]["containerId"] for event in events]
+
+
+def losses(said: str) -> list[str]:
+    return re.findall(r'"type": "lost".*', said)
+
+
+@pytest.mark.parametrize("count", [320, 1_009, SUSPENDED])
+@pytest.mark.parametrize("end", ["stay", "go"])
+def test_cgroups_that_come_while_it_is_suspended_are_all_named(
+    start_ig: Start, namespace: Namespace, cgroup: Path, count: int, end: str
+) -> None:
+    tracer = trace(start_ig)
+    os.kill(tracer.process.pid, signal.SIGSTOP)
+    gone = ["--remove"] if end == "go" else []
+    names = connect(namespace, cgroup, "--count", count, *gone)
+    os.kill(tracer.process.pid, signal.SIGCONT)
+    tracer.wait_for(lambda event: event["runtime"]["containerId"] == names[-1])
+    again = connect(namespace, cgroup, "--count", 3)
+    events = tracer.wait_for(bool, count + 3)
+    assert ids(events) == names + again
+    assert not losses(tracer.stop()[1])
+
+
+@pytest.mark.parametrize("end", ["stay", "go"])
+def test_a_path_that_could_not_be_sent_is_looked_up_or_shown_as_unknown(
+    start_ig: Start, namespace: Namespace, cgroup: Path, end: str
+) -> None:
+    count = 1_009
+    deep = cgroup.joinpath(*("long" * 60,) * 12)  # 3 KB a path: some 300 fill the ring
+    deep.mkdir(parents=True)
+    tracer, chosen = trace(start_ig), trace(start_ig, "-c", "nothing-is-called-so")
+    for each in (tracer, chosen):
+        os.kill(each.process.pid, signal.SIGSTOP)
+    gone = ["--remove"] if end == "go" else []
+    names = connect(namespace, deep, "--count", count, *gone)
+    for each in (tracer, chosen):
+        os.kill(each.process.pid, signal.SIGCONT)
+    found = ids(tracer.wait_for(bool, count))
+    known = [name for name in found if name in names]
+    if end == "stay":
+        assert found == names
+    else:
+        assert 200 < len(known) < count
+        assert Counter(name.partition(":")[0] for name in found if name not in names) == {
+            "cgroup": count - len(known)
+        }
+    again = connect(namespace, deep, "--count", 3, "--seed", "again")
+    tracer.wait_for(lambda event: event["runtime"]["containerId"] == again[-1])
+    assert not losses(tracer.stop()[1])
+    events, said, _ = chosen.stop()
+    assert not events
+    lost = re.findall(r'"not shown while it was not known whose they are": (\d+)', said)
+    assert lost == ([] if end == "stay" else [str(count - len(known))])
+
+
+def test_cgroups_of_any_number_leave_a_busy_one_its_owner(
+    start_ig: Start, namespace: Namespace, cgroup: Path
+) -> None:
+    """More than either side remembers; the busy one connects before, while and after."""
+    busy = "b" * 64
+    tracer = trace(start_ig, "-c", "b" * 12)
+    everything = trace(start_ig)
+    connect(namespace, cgroup, busy)
+    many = cgroup / "many"
+    many.mkdir()
+    names = []
+    for part in range(4):
+        names += connect(namespace, many, "--count", 5_003, "--seed", part, "--remove")
+        connect(namespace, cgroup, busy)
+    everything.wait_for(lambda event: event["runtime"]["containerId"] == busy, 5)
+    assert len(tracer.wait_for(bool, 5)) == 5
+    connect(namespace, many, "--count", 3, "--seed", 0)
+    events, said, _ = everything.stop()
+    assert [name for name in ids(events) if name != busy] == names + names[:3]
+    assert not losses(said)
+    assert ids(tracer.stop()[0]) == [busy] * 5
+
+
+def test_cgroups_nested_deeper_than_the_kernel_sends_belong_to_the_outermost(
+    start_ig: Start, namespace: Namespace, cgroup: Path
+) -> None:
+    outer, inner = "a" * 64, "c" * 64
+    paths = [outer + "/d" * depth + f"/docker-{inner}.scope" for depth in (1, 15, 16, 17, 23, 40)]
+    tracer = trace(start_ig)
+    connect(namespace, cgroup, *paths)
+    assert ids(tracer.wait_for(bool, len(paths))) == [outer] * len(paths)
+
+
+def test_cgroup_names_of_any_length_are_read_whole(
+    start_ig: Start, namespace: Namespace, cgroup: Path
+) -> None:
+    slices = "kubepods-burstable-pod" + "0123456789_" * 9 + ".slice"
+    identifier = "e" * 64
+    tracer = trace(start_ig)
+    connect(namespace, cgroup, f"{slices}/cri-containerd-{identifier}.scope", "f" * 150)
+    assert ids(tracer.wait_for(bool, 1)) == [identifier]
+
+
+@pytest.mark.needs("two cgroup hierarchies")
+@pytest.mark.parametrize(
+    ("version2", "version1", "owner"),
+    [
+        ("system.slice/containerd.service", "docker/" + "a" * 64, "a" * 64),
+        ("", "docker/" + "a" * 64, "a" * 64),
+        ("docker/" + "a" * 64, "", "a" * 64),
+        ("docker/" + "a" * 64, "user.slice", "a" * 64),
+        ("docker/" + "a" * 64, "docker/" + "a" * 64, "a" * 64),
+        ("user.slice", "user.slice", ""),
+    ],
+)
+def test_cgroups_in_either_hierarchy_tell_the_container(
+    start_ig: Start, namespace: Namespace, version2: str, version1: str, owner: str
+) -> None:
+    tracer = trace(start_ig, "--host")
+    with new_cgroup(unified()) as root, new_cgroup(legacy()) as other:
+        also = other / version1 if version1 else legacy()
+        connect(namespace, root if version2 else unified(), version2 or ".", "--also", also)
+        assert ids(tracer.wait_for(bool)) == [owner]
+
+
+def test_cgroup_of_the_host_stays_hidden_by_default(
+    start_ig: Start, namespace: Namespace, cgroup: Path
+) -> None:
+    tracer: Any = trace(start_ig)
+    connect(namespace, cgroup, "system.slice/job.service", "a" * 64)
+    tracer.wait_for(bool)
+    events, said, _ = tracer.stop()
+    assert ids(events) == ["a" * 64]
+    assert not losses(said)

@@ -1,0 +1,205 @@
+"""The order of events, who waits for whom, the limits, and the reports of losses."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+
+from ig import pipeline
+from ig.attribution import Attribution
+from ig.containers.container import HOST, Change, Container
+from ig.gadget import Column, Kind
+from ig.kernel.cgroup_paths import CgroupPath, Paths
+from ig.kernel.source import RING_FULL
+from ig.output.csv import CsvFormatter
+from ig.output.stream import Stream
+from ig.pipeline import Pipeline
+from tests.unit.test_attribution import Filter, Runtimes
+
+WEB = Container("a" * 64, "web", "docker", running=True)
+LATE = Container("b" * 64, "late", "docker", running=True)
+SECOND = 1_000_000_000
+
+Record = tuple[int, int, int, int]
+
+
+class Source:
+    """Events given by the test: (time, cgroup, mntns, number)."""
+
+    fields: Sequence[str] = ("timestamp", "cgroup", "mntns", "number")
+
+    def __init__(self) -> None:
+        self.coming: list[list[Record]] = []
+        self.paths: dict[int, Paths] = {}
+        self.counted: dict[str, int] = {}
+
+    def records(self) -> Iterator[Record]:
+        return iter(self.coming.pop(0) if self.coming else ())
+
+    def cgroups(self) -> Iterator[tuple[int, Paths]]:
+        paths, self.paths = self.paths, {}
+        return iter(paths.items())
+
+    def lost(self) -> Mapping[str, int]:
+        return dict(self.counted)
+
+
+class Trace:
+    """A pipeline into a pipe, stepped by the test."""
+
+    def __init__(self, *known: Container, wanted: str = "", max_events: int = 0) -> None:
+        self.runtimes = Runtimes(*known)
+        self.source = Source()
+        self.stopped = False
+        self.lost: list[Mapping[str, int]] = []
+        self._read, write = os.pipe()
+        os.set_blocking(self._read, False)
+        columns = (
+            Column("number", kind=Kind.INTEGER),
+            Column("owner", read=lambda batch: [owner.name for owner in batch.owners]),
+        )
+        attribution = Attribution(
+            self.runtimes,
+            lambda owner: owner.name == wanted if wanted else owner is not HOST,
+            Filter(),
+            lambda _: {},
+        )
+        self.pipeline = Pipeline(
+            self.source,
+            attribution,
+            CsvFormatter(columns),
+            Stream(write, lambda: False),
+            None,
+            lambda: self.stopped,
+            self.lost.append,
+            max_events=max_events,
+        )
+
+    def path(self, cgroup: int, container: Container) -> None:
+        self.source.paths[cgroup] = (CgroupPath(("docker", container.id), 2),)
+
+    def step(self, *records: Record) -> list[str]:
+        """Let these events come, and return what is printed."""
+        self.source.coming.append(list(records))
+        self.pipeline._step()
+        return self.printed()
+
+    def printed(self) -> list[str]:
+        try:
+            text = os.read(self._read, 1 << 20).decode()
+        except BlockingIOError:
+            return []
+        return text.split()
+
+
+def ago(seconds: float) -> int:
+    return time.monotonic_ns() - int(seconds * SECOND)
+
+
+def test_events_are_printed_by_time() -> None:
+    trace = Trace(WEB)
+    trace.path(1, WEB)
+    assert trace.step((ago(0.1), 1, 0, 2), (ago(0.2), 1, 0, 1)) == ["1,web", "2,web"]
+
+
+def test_an_event_is_held_until_none_before_it_can_come() -> None:
+    trace = Trace(WEB)
+    trace.path(1, WEB)
+    assert trace.step((time.monotonic_ns() + SECOND, 1, 0, 2)) == []
+    assert trace.step((ago(0.1), 1, 0, 1)) == ["1,web"]
+
+
+def test_only_events_of_the_undecided_cgroup_wait() -> None:
+    trace = Trace(WEB)
+    trace.path(1, WEB)
+    trace.path(2, LATE)
+    assert trace.step((ago(0.3), 2, 0, 1), (ago(0.2), 1, 0, 2)) == ["2,web"]
+    assert trace.step((ago(0.1), 2, 0, 3)) == []
+    trace.runtimes.tell("created", LATE)
+    assert trace.step() == ["1,late", "3,late"]
+
+
+def test_nobody_waits_for_longer_than_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = Trace(WEB)
+    trace.path(2, LATE)
+    assert trace.step((ago(0.3), 2, 0, 1)) == []
+    later = time.monotonic_ns() + SECOND
+    monkeypatch.setattr(time, "monotonic_ns", lambda: later)
+    assert trace.step((later - SECOND // 10, 2, 0, 2)) == ["1,bbbbbbbbbbbb", "2,bbbbbbbbbbbb"]
+
+
+def test_the_largest_of_those_that_wait_is_given_up_when_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "_MOST_HELD", 100)
+    trace = Trace()
+    trace.path(1, WEB)
+    trace.path(2, LATE)
+    assert trace.step((ago(0.3), 1, 0, 0)) == []
+    flood = [(ago(0.2), 2, 0, number) for number in range(1, 101)]
+    assert trace.step(*flood) == [f"{number},bbbbbbbbbbbb" for number in range(1, 101)]
+    trace.runtimes.tell("created", WEB)
+    assert trace.step() == ["0,web"]
+
+
+def test_what_a_choice_hides_while_names_are_missing_is_counted() -> None:
+    trace = Trace(WEB, wanted="web")
+    trace.runtimes.unheard = frozenset({"docker"})
+    trace.path(1, WEB)
+    trace.path(2, LATE)
+    trace.step((ago(5), 1, 0, 1), (ago(5), 2, 0, 2), (ago(5), 2, 0, 3))
+    trace.pipeline.attribution.give_up(2)
+    trace.step()
+    assert trace.pipeline._lost() == {pipeline.UNNAMED: 2}
+
+
+def test_a_container_without_a_cgroup_is_told_by_its_mount_namespace() -> None:
+    trace = Trace(WEB)
+    trace.source.paths[1] = (CgroupPath(("user.slice",), 1),)
+    trace.runtimes.strays = {4711: WEB}
+    assert trace.step((ago(1), 1, 4711, 1), (ago(1), 1, 4712, 2)) == ["1,web"]
+
+
+def test_no_more_events_are_printed_than_asked_for() -> None:
+    trace = Trace(WEB, max_events=2)
+    trace.path(1, WEB)
+    events = [(ago(1 - number / 100), 1, 0, number) for number in range(5)]
+    assert trace.step(*events) == ["0,web", "1,web"]
+
+
+def test_zero_seconds_print_what_is_there_and_end() -> None:
+    trace = Trace(WEB)
+    trace.path(1, WEB)
+    trace.source.coming.append([(ago(1), 1, 0, 1)])
+    trace.pipeline.run(0)
+    assert trace.printed() == ["number,owner", "1,web"]
+
+
+def test_losses_are_reported_at_the_end_once_and_without_those_of_none() -> None:
+    trace = Trace()
+    trace.source.counted = {RING_FULL: 3, "other": 0}
+    trace.pipeline.run(0)
+    assert trace.lost == [{RING_FULL: 3}]
+
+
+def test_a_trace_without_losses_reports_none() -> None:
+    trace = Trace()
+    trace.pipeline.run(0)
+    assert trace.lost == []
+
+
+def test_a_change_between_the_steps_is_taken_in_before_new_events() -> None:
+    trace = Trace(WEB)
+    trace.path(1, WEB)
+    trace.step((ago(1), 1, 0, 1))
+    trace.runtimes.tell("renamed", Container(WEB.id, "other", "docker"))
+    assert trace.step((ago(0.5), 1, 0, 2)) == ["2,other"]
+
+
+def test_a_removed_container_keeps_its_name_for_events_that_come_late() -> None:
+    trace = Trace(WEB)
+    trace.path(1, WEB)
+    for told in trace.runtimes._told:
+        told(Change("removed", WEB))
+    assert trace.step((ago(1), 1, 0, 1)) == ["1,web"]
