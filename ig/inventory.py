@@ -7,10 +7,11 @@ import queue
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ig import ready
 from ig.columns import owner_columns
 from ig.containers.container import Change, Container
 from ig.gadget import Batch, Column, Gadget, Kind
-from ig.invoke import Stop, follow, make_index, selection, write_ready_file
+from ig.invoke import Stop, follow, make_index, selection
 from ig.output.stream import Stream
 from ig.shape import Shape
 
@@ -56,6 +57,7 @@ def show(options: Mapping[str, Any]) -> None:
     shape = Shape(_LIST, None, options)
     watching = bool(options.get("watch"))
     chosen = selection(options)
+    ready.check(options.get("ready_file"))
     stop = Stop()
     stream = Stream(1, stop)
     index = make_index(options)
@@ -70,7 +72,7 @@ def show(options: Mapping[str, Any]) -> None:
         formatter = shape.formatter(array=not watching)
         stream.write(formatter.header())
         stream.write(formatter.format(_kept(shape, _batch(found, "exists"))))
-        write_ready_file(options.get("ready_file"))
+        ready.write(options.get("ready_file"))
         while watching and not stop():
             change = _next_change(changes, stream)
             if change and chosen.wants(change.container):

@@ -11,15 +11,15 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from ig import ready
 from ig.attribution import Attribution
 from ig.containers import runtimes
 from ig.containers.container import Runtime
 from ig.containers.index import Index
 from ig.containers.selection import Selection, select
-from ig.errors import IgError, UsageError
+from ig.errors import UsageError
 from ig.gadget import Batch, Gadget, View
 from ig.names import find_column
 from ig.output.stream import Stream
@@ -116,6 +116,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
     shape = Shape(gadget, view, options)
     chosen = selection(options)
     need_privileges()
+    ready.check(options.get("ready_file"))
     stop = Stop()
     index = make_index(options, shape.resolves)
     peers = _peers(index).of_records if shape.resolves else None
@@ -139,7 +140,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
                 peers=peers,
                 max_events=options.get("max_events") or 0,
             )
-            write_ready_file(options.get("ready_file"))
+            ready.write(options.get("ready_file"))
             pipeline.run(options.get("timeout"))
     finally:
         index.close()
@@ -148,8 +149,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
 def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
     """Yield the files that are opened after a program was loaded."""
     if options.get("ready_file"):
-        folder = os.path.dirname(os.path.realpath(options["ready_file"]))
-        yield Use(folder, os.W_OK | os.X_OK, lasting=False)
+        yield ready.use_of(options["ready_file"])
     asked = runtimes.asked(_names(options.get("runtimes")), **_sockets(options))
     for name, socket in index.sockets:
         yield Use(socket, expected=name in asked)
@@ -210,25 +210,13 @@ def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
             say(f"{count} events were lost so far: {cause}.")
 
 
-def write_ready_file(path: str | None) -> None:
-    """Write this process's number there, if anywhere: all is ready. Raises IgError."""
-    if not path:
-        return
-    try:
-        Path(path).write_text(f"{os.getpid()}\n")
-    except OSError as error:
-        raise IgError(
-            f"The ready file {path} could not be written: {error.strerror}.",
-            remedy="Name a file in a folder that exists and can be written to.",
-        ) from error
-
-
 def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
     """Show what exists now, once or again and again."""
     from ig import order
     from ig.snapshot import DEFAULT_ORDER, collect, watch
 
     chosen = selection(options)
+    ready.check(options.get("ready_file"))
     sort = _names(options.get("sort")) or list(DEFAULT_ORDER)
     options = _snapshot_options(gadget, view, options, sort)
     shape = Shape(gadget, view, options)
@@ -248,7 +236,7 @@ def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> N
         return order.sort(batch, gadget.columns, sort)
 
     show = _shower(shape, options, Stream(1, stop))
-    write_ready_file(options.get("ready_file"))
+    ready.write(options.get("ready_file"))
     try:
         if options.get("watch"):
             watch(options["watch"], take, show, stop.wait)

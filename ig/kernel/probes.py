@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
+import importlib.util
 import json
 import os
 import re
 import socket
-import stat
 import sys
 import tempfile
 import traceback
@@ -30,6 +31,7 @@ from ig.kernel import layout, lockdown
 from ig.kernel.btf import FUNCTION, TYPEDEF, Btf
 from ig.kernel.libbpf import attach_raw_tracepoint, load_typed_raw_tracepoint
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
+from ig.kernel.trust import need_trust
 
 EVENTS_BYTES = 8 << 20
 PATHS_BYTES = 1 << 20
@@ -64,6 +66,13 @@ _REMEDIES = {
     errno.ENOSYS: "This kernel was built without it (CONFIG_BPF_SYSCALL, CONFIG_PERF_EVENTS), or "
     "seccomp hides it. `ig snapshot socket` and `ig list-containers` work without.",
 }
+
+_BINDINGS = "/usr/lib*/python3*/*-packages/bcc/libbcc.py"
+"""Where distributions have BCC's binding. Debian's and Ubuntu's place serves any Python 3."""
+_GET_BCC = (
+    "Install the distribution's package: python3-bpfcc (Debian, Ubuntu), python3-bcc (Fedora), "
+    "python-bcc (Arch). PyPI's `bcc` is another one."
+)
 
 
 @dataclass(slots=True)
@@ -117,8 +126,7 @@ def source(program: str) -> str:
     Raises IgError if somebody could have changed it who could not have changed this module.
     """
     folder = source_dir()
-    for path in (folder, *folder.rglob("*")):
-        _trust(path)
+    need_trust(folder)
 
     def expand(name: str) -> str:
         text = (folder / name).read_text()
@@ -126,19 +134,6 @@ def source(program: str) -> str:
         return f'#line 1 "{name}"\n{text}'
 
     return expand(program)
-
-
-def _trust(path: Path) -> None:
-    """Raise IgError if more than root, the user and whoever owns this module may write there."""
-    status = path.stat()
-    owners = {0, os.geteuid(), os.stat(__file__).st_uid}
-    if status.st_uid in owners and not status.st_mode & stat.S_IWOTH:
-        return
-    raise IgError(
-        f"The BPF programs in {source_dir()} are not loaded: anybody could have changed them.",
-        f"{path} belongs to uid {status.st_uid} and has mode {stat.S_IMODE(status.st_mode):04o}.",
-        "Let root own it and nobody else write to it (chown root, chmod o-w), or install ig anew.",
-    )
 
 
 def usual_tracepoints(program: str) -> list[str]:
@@ -253,23 +248,32 @@ def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
 
 
 def _import_bcc() -> Any:
-    """Import the distribution's BCC, not PyPI's namesake."""
+    """Return the distribution's BCC binding, wherever Python looks for its packages.
+
+    It is loaded by its path: a virtual environment need not see the system's packages, of which
+    others would take the place of ours; PyPI's `bcc` is an unrelated package.
+    """
+    if "bcc" in sys.modules:
+        return sys.modules["bcc"]
     os.environ["BCC_KERNEL_SOURCE"] = str(source_dir() / "headers")
-    remedy = (
-        "Install the distribution's package, python3-bpfcc (Debian, Ubuntu), and run ig with a "
-        "Python that sees it: /usr/bin/python3, or a venv made from it with --system-site-packages."
+    found = sorted(glob.glob(_BINDINGS))
+    if not found:
+        raise KernelRefused("The BCC Python binding is missing.", f"No {_BINDINGS}.", _GET_BCC)
+    folder = os.path.dirname(found[-1])
+    spec = importlib.util.spec_from_file_location(
+        "bcc", f"{folder}/__init__.py", submodule_search_locations=[folder]
     )
+    assert spec
+    assert spec.loader
+    module = sys.modules["bcc"] = importlib.util.module_from_spec(spec)
     try:
-        import bcc
-    except ImportError as error:
-        raise KernelRefused("The BCC Python binding is missing.", str(error), remedy) from error
-    if not hasattr(bcc, "BPF"):
+        spec.loader.exec_module(module)
+    except (ImportError, OSError) as error:
+        del sys.modules["bcc"]
         raise KernelRefused(
-            "The BCC Python binding is missing.",
-            f"Found another package of the same name at {bcc.__file__}: PyPI's `bcc` is not BCC.",
-            remedy,
-        )
-    return bcc
+            f"The BCC Python binding in {folder} does not load.", str(error), _GET_BCC
+        ) from error
+    return module
 
 
 def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], list[int]]:

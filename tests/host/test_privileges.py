@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ig.privileges import Reach, reach
 from tests.host.engine import Engine, PrivateEngine
 from tests.host.namespace import Namespace
-from tests.host.tracer import Tracer
+from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
 
 Start = Callable[..., Tracer]
@@ -141,26 +142,104 @@ def test_reach_of_a_socket_that_is_not_there_yet_depends_on_who_wants_it(tmp_pat
 
 
 @pytest.mark.anywhere
+@pytest.mark.parametrize("command", ["trace tcp --host", "snapshot socket", "list-containers"])
+def test_a_ready_file_takes_the_place_of_no_link_fifo_or_folder(
+    tmp_path: Path, command: str
+) -> None:
+    target = tmp_path / "target"
+    target.write_text("mine")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(target)
+    (tmp_path / "dangling").symlink_to(tmp_path / "new")
+    (tmp_path / "folder").mkdir()
+    make_socket(tmp_path / "sockets" / "socket")
+    said = {
+        "fifo": "a FIFO",
+        "link": "a symbolic link",
+        "dangling": "a symbolic link",
+        "folder": "a folder",
+        "sockets/socket": "a socket",
+        "missing/ready": f"{tmp_path}/missing does not exist",
+    }
+    before = sorted(tmp_path.rglob("*"))
+    for name, found in said.items():
+        done = run(IG, *command.split(), "--ready-file", tmp_path / name)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"ready file {tmp_path}/{name} cannot be written" in done.stderr
+        assert found in done.stderr
+    assert target.read_text() == "mine"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_ready_file_that_is_there_is_replaced_and_not_written_to(
+    start_ig: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "ready"
+    path.write_text("of the last run")
+    with path.open() as before:
+        tracer = start_ig("trace", "tcp", "--host", "--ready-file", path, ready=False)
+        until(lambda: path.read_text() == f"{tracer.process.pid}\n", "the ready file")
+        assert before.read() == "of the last run"
+    assert [each.name for each in tmp_path.iterdir()] == ["ready"]
+    assert tracer.stop()[1:] == ("", 0)
+
+
+def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    words = [str(word) for word in command]
+    return subprocess.run(
+        words, capture_output=True, text=True, timeout=PATIENCE, check=False, **options
+    )
+
+
+def load_from(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Trace with the copy of `ig` in a folder."""
+    start = f"import sys; sys.path.insert(0, {str(folder)!r}); from ig.cli import main; main()"
+    command = ("trace", "tcpconnect", "--host", "-F", "pid==0", "-t", 0.1)
+    return run(sys.executable, "-c", start, *command)
+
+
+def copied(folder: Path) -> Path:
+    for name in ("ig", "ebpf"):
+        shutil.copytree(CHECKOUT / name, folder / name)
+    return folder
+
+
+@pytest.mark.anywhere
 @pytest.mark.parametrize("name", ["", "tcp.c", "headers", "headers/include/linux/types.h"])
-@pytest.mark.parametrize("how", ["owner", "mode"])
+@pytest.mark.parametrize("how", ["owner", "mode", "group"])
 def test_programs_that_anybody_could_have_changed_are_not_loaded(
     tmp_path: Path, name: str, how: str
 ) -> None:
-    for folder in ("ig", "ebpf"):
-        shutil.copytree(CHECKOUT / folder, tmp_path / folder)
-    path = tmp_path / "ebpf" / name
+    path = copied(tmp_path) / "ebpf" / name
     if how == "owner":
         os.chown(path, NOBODYS, -1)
-    else:
+    elif how == "mode":
         path.chmod(path.stat().st_mode | stat.S_IWOTH)
-    start = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from ig.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", start, "trace", "tcpconnect", "--host", "-t", "0.1"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    else:
+        os.chown(path, -1, NOBODYS)
+        path.chmod(path.stat().st_mode | stat.S_IWGRP)
+    done = load_from(tmp_path)
     assert done.returncode == 1
     assert f"{path} belongs to uid" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.anywhere
+def test_programs_are_not_loaded_from_below_a_folder_in_which_others_could_replace_them(
+    tmp_path: Path,
+) -> None:
+    above = tmp_path / "above"
+    ours = copied(above / "ours")
+    for mode, owner, group, loads in (
+        (0o755, 0, NOBODYS, True),
+        (0o775, 0, 0, True),
+        (0o1777, 0, 0, True),
+        (0o775, 0, NOBODYS, False),
+        (0o777, 0, 0, False),
+        (0o755, NOBODYS, 0, False),
+    ):
+        os.chown(above, owner, group)
+        above.chmod(mode)
+        done = load_from(ours)
+        assert (done.returncode == 0) == loads, done.stderr
+        assert (f"{above} belongs to uid {owner} and gid {group}" in done.stderr) != loads
