@@ -5,11 +5,16 @@ ARGS ?= trace tcpconnect --host
 GIVEN = $(if $(filter file,$(origin ARGS)),,$(ARGS))
 export PREFIX
 
+TARGETS = help run install uninstall check test bench soak kernels kernel-shell venv
+# Some of our folders are called almost as a target is, and make says of those that all is done.
+$(foreach goal,$(filter-out $(TARGETS),$(MAKECMDGOALS)),\
+	$(error There is no target "$(goal)": `make` lists what can be made))
+
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 run: install ## install what is missing and trace until Ctrl-C (root); ARGS="trace tcpconnect -c web" runs anything else
-	@exec "$(PREFIX)/lib/ig/venv/bin/ig" $(ARGS)
+	@exec "$(PREFIX)/bin/ig" $(ARGS)
 
 install: ## put ig and what it needs on this machine (root)
 	@sh scripts/setup install
@@ -49,4 +54,4 @@ kernel-shell: ## a shell on that kernel (root); KERNEL=6.1
 venv:
 	@sh scripts/venv "$(VENV)"
 
-.PHONY: help run install uninstall check test bench soak kernels kernel-shell venv
+.PHONY: $(TARGETS)
