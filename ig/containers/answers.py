@@ -82,25 +82,38 @@ def timestamp(value: object) -> int:
     return max(0, seconds * 1_000_000_000 + int(digits[:9].ljust(9, "0") or 0))
 
 
-def pod(found: Mapping[str, str]) -> dict[str, Any]:
-    """Give the fields of a Container that the kubelet's labels tell.
+def pod(found: Mapping[str, str], sandbox: bool) -> dict[str, Any]:
+    """Return the fields of a Container that the kubelet's labels tell.
 
-    containerd, CRI-O and cri-dockerd all keep `io.kubernetes.*` (kubelet's
-    pkg/kubelet/types/labels.go); each marks a pod's pause container in a way of its own.
+    The labels are `io.kubernetes.*` (kubelet's pkg/kubelet/types/labels.go). An image may have the
+    same ones: this is for labels that a kubelet's runtime has put, and `sandbox` is what says of
+    itself whether it is a pod's pause container.
     """
-    container = found.get("io.kubernetes.container.name", "")
-    sandbox = (
-        container == "POD"
-        or found.get("io.cri-containerd.kind") == "sandbox"
-        or found.get("io.kubernetes.docker.type") == "podsandbox"
-    )
     return {
         "pod_namespace": found.get("io.kubernetes.pod.namespace", ""),
         "pod_name": found.get("io.kubernetes.pod.name", ""),
-        "pod_container": "" if sandbox else container,
+        "pod_container": "" if sandbox else found.get("io.kubernetes.container.name", ""),
         "pod_uid": found.get("io.kubernetes.pod.uid", ""),
         "sandbox": sandbox,
     }
+
+
+def dockers_pod(name: str, found: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a Container that cri-dockerd tells by its name and labels.
+
+    The name is `k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT`, where the container of a pause is `POD`
+    (cri-dockerd's core/naming.go). Docker shows the labels of an image as the container's own, but
+    no image makes a name: the labels count where they agree with it.
+    """
+    prefix, *parts = name.split("_")
+    keys = ("container.name", "pod.name", "pod.namespace", "pod.uid")
+    given = [found.get(f"io.kubernetes.{key}", "") for key in keys]
+    sandbox = parts[:1] == ["POD"]
+    if sandbox and not given[0]:
+        given[0] = "POD"
+    if prefix != "k8s" or len(parts) < 5 or parts[:4] != given:
+        return pod({}, sandbox=False)
+    return pod(found, sandbox)
 
 
 def bounded(seen: dict[Any, Container]) -> None:

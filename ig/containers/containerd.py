@@ -6,7 +6,7 @@ services/events, services/namespaces, services/tasks).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -137,7 +137,7 @@ class Containerd:
             )
             for message in stream:
                 pid = pids.get(message.container.id, 0)
-                container = _container(namespace, message.container)
+                container = container_of(namespace, message.container)
                 yield self._note("exists", replace(container, running=pid > 0, pid=pid))
 
     def _told(self, connection: Connection, stream: Any) -> Iterator[Change]:
@@ -193,7 +193,7 @@ class Containerd:
             container = known
         else:
             container = replace(
-                _container(scope, answer.container),
+                container_of(scope, answer.container),
                 running=known.running,
                 pid=known.pid,
                 started=known.started,
@@ -216,15 +216,35 @@ class Containerd:
         return Change(kind, container)
 
 
-def _container(scope: str, record: Any) -> Container:
+def container_of(scope: str, record: Any) -> Container:
+    """Return the container that a record of that namespace describes, without its process."""
     labels = answers.labels(record.labels)
-    pod = answers.pod(labels)
-    container = _nameless(scope, answers.text(record.id))
-    # nerdctl and the kubelet name theirs by labels; a pause has no name but its pod's.
-    name = labels.get("nerdctl/name") or pod["pod_container"] or pod["pod_name"] or container.name
-    return replace(
-        container, name=answers.text(name), image=answers.text(record.image), labels=labels, **pod
+    container = replace(
+        _nameless(scope, answers.text(record.id)),
+        image=answers.text(record.image),
+        labels=labels,
     )
+    kind = _cri_kind(scope, record, labels)
+    if kind:
+        pod = answers.pod(labels, sandbox=kind == "sandbox")
+        # A pause has no name but its pod's.
+        name = pod["pod_container"] or pod["pod_name"] or container.name
+        return replace(container, name=answers.text(name), **pod)
+    # nerdctl's ids are hexadecimal. Whoever runs an image by `ctr` has all its labels too.
+    if ID.match(container.id) and labels.get("nerdctl/namespace") == scope:
+        return replace(container, name=answers.text(labels.get("nerdctl/name")) or container.name)
+    return container
+
+
+def _cri_kind(scope: str, record: Any, labels: Mapping[str, str]) -> str:
+    """Return `container` or `sandbox` for one that containerd's CRI plugin made, "" for others.
+
+    The plugin keeps what it knows of each in an extension, which no image can make, and the kind in
+    a label, over that of the image (internal/cri/labels and internal/cri/server).
+    """
+    kind = labels.get("io.cri-containerd.kind", "")
+    made = scope == "k8s.io" and f"io.cri-containerd.{kind}.metadata" in record.extensions
+    return kind if made and kind in ("container", "sandbox") else ""
 
 
 def _nameless(scope: str, identifier: str) -> Container:

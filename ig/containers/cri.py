@@ -159,7 +159,7 @@ def _container(record: Any, pod: Any) -> Container:
     name = answers.text(record.metadata.name)
     image = record.image.user_specified_image or record.image.image or record.image_ref
     labels = answers.labels(record.labels)
-    told = {**answers.pod(labels), **(_pod(pod) if pod is not None else {})}
+    told = {**answers.pod(labels, sandbox=False), **(_pod(pod) if pod is not None else {})}
     return Container(
         id=answers.text(record.id),
         name=name or answers.text(record.id)[:12],
@@ -167,7 +167,7 @@ def _container(record: Any, pod: Any) -> Container:
         image=answers.text(image),
         running=record.state == _RUNNING,
         labels=labels,
-        **{**told, "pod_container": name, "sandbox": False},
+        **{**told, "pod_container": name},
     )
 
 

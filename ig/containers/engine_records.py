@@ -33,17 +33,18 @@ def listed(runtime: str, record: object) -> Container | None:
     if not ID.match(identifier):
         return None
     labels = answers.labels(found.get("Labels"))
+    name = _name(found.get("Names"))
     running = found.get("State") in ("running", "paused")
     return Container(
         id=identifier,
-        name=_name(found.get("Names")) or identifier[:12],
+        name=name or identifier[:12],
         runtime=runtime,
         image=answers.text(found.get("Image")),
         running=running,
         labels=labels,
         addresses=_addresses(found) if running else (),
         ports=_listed_ports(found.get("Ports")) if running else (),
-        **answers.pod(labels),
+        **answers.dockers_pod(name, labels),
     )
 
 
@@ -65,6 +66,7 @@ def told(runtime: str, record: object, seen: dict[str, Container]) -> Change | N
         name=answers.text(attributes.get("name")).lstrip("/") or known.name,
         image=answers.text(attributes.get("image")) or known.image,
     )
+    container = replace(container, **answers.dockers_pod(container.name, container.labels))
     if kind != "renamed":
         started = answers.number(found.get("timeNano")) if kind == "started" else 0
         container = replace(
@@ -96,7 +98,7 @@ def detailed(container: Container, record: object) -> Container:
 
 def _first_told(runtime: str, identifier: str, attributes: Mapping[str, Any]) -> Container:
     labels = answers.labels(attributes, _NOT_LABELS)
-    return Container(identifier, identifier[:12], runtime, labels=labels, **answers.pod(labels))
+    return Container(identifier, identifier[:12], runtime, labels=labels)
 
 
 def _name(names: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.host.engine import POD, Engine, Running
+from tests.host.engine import POD, POD_NAME, Engine, Running
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE
 
@@ -46,7 +46,7 @@ def test_a_container_is_listed_with_all_that_is_known_of_it(engine: Engine) -> N
 def test_a_table_shows_pods_where_there_are_any(engine: Engine) -> None:
     engine.idle("web")
     assert "K8S.PODNAME" not in run(engine)
-    engine.idle("pod", labels=POD)
+    engine.idle(POD_NAME, labels=POD)
     header, *rows = run(engine).splitlines()
     assert {"K8S.NAMESPACE", "K8S.PODNAME", "K8S.CONTAINERNAME"} <= set(header.split())
     assert any({"shop", "api-0", "api"} <= set(row.split()) for row in rows)
@@ -71,8 +71,17 @@ def test_a_container_is_chosen_by_any_of_its_names(
     engine: Engine, choice: Callable[[Running], tuple[str, ...]]
 ) -> None:
     engine.idle("web")
-    pod = engine.idle("pod", labels={**POD, "com.docker.compose.service": "api"})
+    pod = engine.idle(POD_NAME, labels={**POD, "com.docker.compose.service": "api"})
     assert [row["name"] for row in listed(engine, *choice(pod))] == [pod.name]
+
+
+def test_labels_of_an_image_make_no_pod_and_hide_nothing(engine: Engine) -> None:
+    pause = {"io.kubernetes.docker.type": "podsandbox", "io.kubernetes.container.name": "POD"}
+    labels = {**POD, **pause, "io.cri-containerd.kind": "sandbox", "nerdctl/name": "victim"}
+    evil = engine.idle("evil", labels=labels)
+    (row,) = listed(engine, "-c", evil.name)
+    assert (row["name"], row["k8s"]["podName"], row["k8s"]["namespace"]) == (evil.name, "", "")
+    assert listed(engine, "--podname", "api-0") == []
 
 
 def test_a_name_that_is_excluded_is_left_out(engine: Engine) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.host.engine import POD, Engine
+from tests.host.engine import POD, POD_NAME, Engine
 from tests.host.reports import Report
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
@@ -60,7 +60,7 @@ def test_a_container_that_starts_while_tracing_is_named_too(ig: Start, engine: E
 
 
 def test_a_pod_is_named_by_its_namespace_and_name(ig: Start, engine: Engine) -> None:
-    server, port = engine.serve("server", labels=POD)
+    server, port = engine.serve(POD_NAME, labels=POD)
     client = engine.idle("client")
     tracer = ig("trace", "tcpconnect", "-c", client.name, "--max-events", 1)
     engine.connect(client, server.address, port)
@@ -70,7 +70,7 @@ def test_a_pod_is_named_by_its_namespace_and_name(ig: Start, engine: Engine) -> 
 
 def test_tables_show_names_when_asked(start_ig: Start, engine: Engine) -> None:
     server, port = engine.serve("server")
-    pod, pod_port = engine.serve("pod", labels=POD)
+    pod, pod_port = engine.serve(POD_NAME, labels=POD)
     client = engine.idle("client")
     options = ("--resolve", "-c", client.name, "--max-events", 3, "-o", "columns=src,dst")
     tracer = start_ig("trace", "tcpconnect", *options, environment={"DOCKER_HOST": engine.socket})
@@ -129,5 +129,5 @@ def test_kubernetes_names_are_shown_where_there_are_any(
 
     engine.idle("plain")
     assert header()[0] == "RUNTIME.CONTAINERNAME"
-    engine.idle("pod", labels=POD)
+    engine.idle(POD_NAME, labels=POD)
     assert header()[:3] == ["K8S.NAMESPACE", "K8S.PODNAME", "K8S.CONTAINERNAME"]

@@ -107,14 +107,44 @@ def test_an_inspected_container_has_its_pid_start_and_ports() -> None:
     assert container.addresses == ("172.17.0.2",)
 
 
-def test_pauses_are_recognised_by_every_engines_mark() -> None:
-    marks = [
-        {"io.cri-containerd.kind": "sandbox"},
-        {"io.kubernetes.docker.type": "podsandbox"},
-        {"io.kubernetes.container.name": "POD"},
-    ]
-    assert all(answers.pod(mark)["sandbox"] for mark in marks)
-    assert not answers.pod({"io.kubernetes.container.name": "server"})["sandbox"]
+POD = {
+    "io.kubernetes.container.name": "api",
+    "io.kubernetes.pod.name": "api-0",
+    "io.kubernetes.pod.namespace": "shop",
+    "io.kubernetes.pod.uid": "5a1f",
+}
+PAUSE = {**POD, "io.kubernetes.container.name": "POD"}
+
+
+def test_a_docker_container_is_a_pods_only_where_its_name_says_so_too() -> None:
+    record = {**LISTED, "Names": ["/k8s_api_api-0_shop_5a1f_3"], "Labels": POD}
+    container = listed("docker", record)
+    assert container is not None
+    assert (container.pod_namespace, container.pod_name) == ("shop", "api-0")
+    assert (container.pod_container, container.pod_uid, container.sandbox) == ("api", "5a1f", False)
+    pause = listed("docker", {**record, "Names": ["/k8s_POD_api-0_shop_5a1f_0"], "Labels": PAUSE})
+    assert pause is not None
+    assert (pause.pod_name, pause.pod_container, pause.sandbox) == ("api-0", "", True)
+
+
+def test_an_images_labels_make_no_pod_of_a_docker_container() -> None:
+    marks = {"io.kubernetes.docker.type": "podsandbox", "io.cri-containerd.kind": "sandbox"}
+    others = ("k8s_web_web-0_shop_5a1f_0", "k8s_POD_api-0_shop_other_0", "k8s_api", "k8s_")
+    for name in ("web", *others):
+        for labels in ({**POD, **marks}, {**PAUSE, **marks}):
+            container = listed("docker", {**LISTED, "Names": [name], "Labels": labels})
+            assert container is not None
+            assert (container.pod_name, container.sandbox) == ("", False)
+
+
+def test_a_renamed_docker_container_is_a_pods_no_more() -> None:
+    seen: dict[str, Container] = {}
+    made = told("docker", event("create", name="k8s_api_api-0_shop_5a1f_0", **POD), seen)
+    assert made is not None
+    assert made.container.pod_name == "api-0"
+    renamed = told("docker", event("rename", name="mine", **POD), seen)
+    assert renamed is not None
+    assert (renamed.container.name, renamed.container.pod_name) == ("mine", "")
 
 
 def test_times_that_go_prints_are_read_to_the_nanosecond() -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ig.containers import runtimes
-from ig.containers.container import Runtime
+from ig.containers import containerd, runtimes
+from ig.containers.container import Container, Runtime
 from ig.containers.containerd import Containerd
 from ig.containers.cri import Cri
 from ig.containers.docker import Docker
+from ig.containers.messages import containerd_pb2
 from ig.containers.podman import Podman
 from ig.errors import RuntimeUnavailable, UsageError
 
@@ -83,3 +84,47 @@ def test_an_answer_that_is_no_grpc_is_an_unavailable_runtime(
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(RuntimeUnavailable):
             next(kind(path).watch(lambda: False))
+
+
+HEX = "a" * 64
+KUBERNETES = {
+    "io.kubernetes.container.name": "api",
+    "io.kubernetes.pod.name": "api-0",
+    "io.kubernetes.pod.namespace": "shop",
+    "io.kubernetes.pod.uid": "5a1f",
+}
+
+
+def described(scope: str, identifier: str, *extensions: str, **labels: str) -> Container:
+    """Return what is made of containerd's record of a container."""
+    record = containerd_pb2.Container(id=identifier, labels={**KUBERNETES, **labels})
+    for name in extensions:
+        record.extensions[name].value = b"{}"
+    return containerd.container_of(scope, record)
+
+
+def test_containerd_tells_of_pods_only_what_its_cri_plugin_made() -> None:
+    kind, made = {"io.cri-containerd.kind": "container"}, "io.cri-containerd.container.metadata"
+    pod = described("k8s.io", HEX, made, **kind)
+    assert (pod.name, pod.pod_name, pod.pod_namespace) == ("api", "api-0", "shop")
+    assert not pod.sandbox
+    pause = described(
+        "k8s.io", HEX, "io.cri-containerd.sandbox.metadata", **{"io.cri-containerd.kind": "sandbox"}
+    )
+    assert (pause.name, pause.pod_name, pause.sandbox) == ("api-0", "api-0", True)
+    marked = {**kind, "io.kubernetes.docker.type": "podsandbox"}
+    for container in (
+        described("default", HEX, made, **marked),
+        described("k8s.io", HEX, **marked),
+        described("k8s.io", "web", made, **{"io.cri-containerd.kind": "sandbox"}),
+    ):
+        assert (container.name, container.pod_name) == (container.id[:12], "")
+        assert not container.sandbox
+
+
+def test_nerdctls_name_counts_only_in_its_own_namespace() -> None:
+    ours = {"nerdctl/name": "web", "nerdctl/namespace": "default"}
+    assert described("default", HEX, **ours).name == "web"
+    assert described("other", HEX, **ours).name == HEX[:12]
+    assert described("default", "x", **ours).name == "x"
+    assert described("default", HEX, **{"nerdctl/name": "web"}).name == HEX[:12]

@@ -26,7 +26,7 @@ from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'ig/containers/messages/containerd.proto\x12\rig.containerd\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x07\n\x05\x45mpty\"\x19\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x16ListNamespacesResponse\x12,\n\nnamespaces\x18\x01 \x03(\x0b\x32\x18.ig.containerd.Namespace\"\x8b\x01\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x06labels\x18\x02 \x03(\x0b\x32$.ig.containerd.Container.LabelsEntry\x12\r\n\x05image\x18\x03 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"!\n\x13GetContainerRequest\x12\n\n\x02id\x18\x01 \x01(\t\"@\n\x11\x43ontainerResponse\x12+\n\tcontainer\x18\x01 \x01(\x0b\x32\x18.ig.containerd.Container\"H\n\x07Process\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0e\n\x06status\x18\x04 \x01(\r\":\n\x11ListTasksResponse\x12%\n\x05tasks\x18\x01 \x03(\x0b\x32\x16.ig.containerd.Process\"&\n\x0eGetTaskRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\":\n\x0fGetTaskResponse\x12\'\n\x07process\x18\x01 \x01(\x0b\x32\x16.ig.containerd.Process\"#\n\x10SubscribeRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"\x80\x01\n\x08\x45nvelope\x12-\n\ttimestamp\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05topic\x18\x03 \x01(\t\x12#\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\"\x1c\n\x0e\x43ontainerEvent\x12\n\n\x02id\x18\x01 \x01(\t\".\n\tTaskStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\",\n\x08TaskExit\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"\"\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'ig/containers/messages/containerd.proto\x12\rig.containerd\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x07\n\x05\x45mpty\"\x19\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x16ListNamespacesResponse\x12,\n\nnamespaces\x18\x01 \x03(\x0b\x32\x18.ig.containerd.Namespace\"\x92\x02\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x06labels\x18\x02 \x03(\x0b\x32$.ig.containerd.Container.LabelsEntry\x12\r\n\x05image\x18\x03 \x01(\t\x12<\n\nextensions\x18\n \x03(\x0b\x32(.ig.containerd.Container.ExtensionsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aG\n\x0f\x45xtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"!\n\x13GetContainerRequest\x12\n\n\x02id\x18\x01 \x01(\t\"@\n\x11\x43ontainerResponse\x12+\n\tcontainer\x18\x01 \x01(\x0b\x32\x18.ig.containerd.Container\"H\n\x07Process\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0e\n\x06status\x18\x04 \x01(\r\":\n\x11ListTasksResponse\x12%\n\x05tasks\x18\x01 \x03(\x0b\x32\x16.ig.containerd.Process\"&\n\x0eGetTaskRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\":\n\x0fGetTaskResponse\x12\'\n\x07process\x18\x01 \x01(\x0b\x32\x16.ig.containerd.Process\"#\n\x10SubscribeRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"\x80\x01\n\x08\x45nvelope\x12-\n\ttimestamp\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05topic\x18\x03 \x01(\t\x12#\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\"\x1c\n\x0e\x43ontainerEvent\x12\n\n\x02id\x18\x01 \x01(\t\".\n\tTaskStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\",\n\x08TaskExit\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"\"\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONTAINER_LABELSENTRY']._loaded_options = None
   _globals['_CONTAINER_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_CONTAINER_EXTENSIONSENTRY']._loaded_options = None
+  _globals['_CONTAINER_EXTENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_EMPTY']._serialized_start=118
   _globals['_EMPTY']._serialized_end=125
   _globals['_NAMESPACE']._serialized_start=127
@@ -42,31 +44,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTNAMESPACESRESPONSE']._serialized_start=154
   _globals['_LISTNAMESPACESRESPONSE']._serialized_end=224
   _globals['_CONTAINER']._serialized_start=227
-  _globals['_CONTAINER']._serialized_end=366
-  _globals['_CONTAINER_LABELSENTRY']._serialized_start=321
-  _globals['_CONTAINER_LABELSENTRY']._serialized_end=366
-  _globals['_GETCONTAINERREQUEST']._serialized_start=368
-  _globals['_GETCONTAINERREQUEST']._serialized_end=401
-  _globals['_CONTAINERRESPONSE']._serialized_start=403
-  _globals['_CONTAINERRESPONSE']._serialized_end=467
-  _globals['_PROCESS']._serialized_start=469
-  _globals['_PROCESS']._serialized_end=541
-  _globals['_LISTTASKSRESPONSE']._serialized_start=543
-  _globals['_LISTTASKSRESPONSE']._serialized_end=601
-  _globals['_GETTASKREQUEST']._serialized_start=603
-  _globals['_GETTASKREQUEST']._serialized_end=641
-  _globals['_GETTASKRESPONSE']._serialized_start=643
-  _globals['_GETTASKRESPONSE']._serialized_end=701
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=703
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=738
-  _globals['_ENVELOPE']._serialized_start=741
-  _globals['_ENVELOPE']._serialized_end=869
-  _globals['_CONTAINEREVENT']._serialized_start=871
-  _globals['_CONTAINEREVENT']._serialized_end=899
-  _globals['_TASKSTART']._serialized_start=901
-  _globals['_TASKSTART']._serialized_end=947
-  _globals['_TASKEXIT']._serialized_start=949
-  _globals['_TASKEXIT']._serialized_end=993
-  _globals['_VERSIONRESPONSE']._serialized_start=995
-  _globals['_VERSIONRESPONSE']._serialized_end=1029
+  _globals['_CONTAINER']._serialized_end=501
+  _globals['_CONTAINER_LABELSENTRY']._serialized_start=383
+  _globals['_CONTAINER_LABELSENTRY']._serialized_end=428
+  _globals['_CONTAINER_EXTENSIONSENTRY']._serialized_start=430
+  _globals['_CONTAINER_EXTENSIONSENTRY']._serialized_end=501
+  _globals['_GETCONTAINERREQUEST']._serialized_start=503
+  _globals['_GETCONTAINERREQUEST']._serialized_end=536
+  _globals['_CONTAINERRESPONSE']._serialized_start=538
+  _globals['_CONTAINERRESPONSE']._serialized_end=602
+  _globals['_PROCESS']._serialized_start=604
+  _globals['_PROCESS']._serialized_end=676
+  _globals['_LISTTASKSRESPONSE']._serialized_start=678
+  _globals['_LISTTASKSRESPONSE']._serialized_end=736
+  _globals['_GETTASKREQUEST']._serialized_start=738
+  _globals['_GETTASKREQUEST']._serialized_end=776
+  _globals['_GETTASKRESPONSE']._serialized_start=778
+  _globals['_GETTASKRESPONSE']._serialized_end=836
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=838
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=873
+  _globals['_ENVELOPE']._serialized_start=876
+  _globals['_ENVELOPE']._serialized_end=1004
+  _globals['_CONTAINEREVENT']._serialized_start=1006
+  _globals['_CONTAINEREVENT']._serialized_end=1034
+  _globals['_TASKSTART']._serialized_start=1036
+  _globals['_TASKSTART']._serialized_end=1082
+  _globals['_TASKEXIT']._serialized_start=1084
+  _globals['_TASKEXIT']._serialized_end=1128
+  _globals['_VERSIONRESPONSE']._serialized_start=1130
+  _globals['_VERSIONRESPONSE']._serialized_end=1164
 # @@protoc_insertion_point(module_scope)
