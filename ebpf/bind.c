@@ -4,6 +4,7 @@
  * asked for if it failed.
  *
  * IGNORE_ERRORS	only binds that succeeded
+ * FAILURE_ONLY		only binds that failed
  * FILTER_PORTS		a list of ports, those that were chosen for port 0 too
  */
 #include "ig.h"
@@ -138,7 +139,10 @@ static __always_inline int left_bind(s64 ret)
 	struct call call;
 	u64 cgroup;
 
-#ifdef IGNORE_ERRORS
+#ifdef FAILURE_ONLY
+	if (!error)
+		return 0;
+#elif defined(IGNORE_ERRORS)
 	if (error)
 		return 0;
 #endif

@@ -27,7 +27,7 @@ _WHOSE = (
     Param("podname", ("--podname",), "strings", "Only these pods."),
     Param("namespace", ("-n", "--namespace"), "strings", "Only these Kubernetes namespaces."),
     Param("selector", ("-l", "--selector"), "strings", "Only containers with labels KEY=VALUE."),
-    Param("all_namespaces", ("-A", "--all-namespaces"), "flag", "Every namespace (the default)."),
+    Param("all_namespaces", ("-A", "--all-namespaces"), "flag", ""),
     Param("host", ("--host",), "flag", "Show the host's own processes too."),
     Param("host_only", ("--host-only",), "flag", "Show only the host's own processes."),
 )
@@ -47,6 +47,9 @@ _OUTPUT = (
         "columns, columns=A,B,…, json, jsonl, jsonpretty, yaml, csv",
     ),
     Param("filter", ("-F", "--filter"), "strings", "Show only rows where COLUMN==VALUE (…)."),
+    Param("wide", ("--wide",), "flag", "Show all columns, however wide the terminal is."),
+    Param("no_header", ("--no-header",), "flag", "Leave out the headings."),
+    Param("color", ("--color",), "string", "auto, always or never; NO_COLOR counts as never."),
     Param("ready_file", ("--ready-file",), "string", "Write this file once all is attached."),
 )
 _TRACING = (
@@ -91,6 +94,13 @@ class _Command(TyperCommand):
                 if argument in optional and following.startswith("-"):
                     plain.append(_INTERVAL)
         return super().parse_args(ctx, plain)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """List the options, without the `--no-…` that each switch has too."""
+        for param in self.params:
+            if getattr(param, "is_flag", False):
+                param.secondary_opts = []
+        super().format_options(ctx, formatter)
 
 
 def _duration(text: str) -> int:
@@ -146,7 +156,7 @@ def _parameter(param: Param) -> inspect.Parameter:
     """Give a param as the parameter of a function that typer reads."""
     kind = _ANNOTATIONS[param.kind]
     flags = list(param.flags)
-    if param.kind == "flag":
+    if param.kind == "flag" and not flags[-1].startswith("--no-"):
         flags[-1] += f"/--no-{flags[-1].lstrip('-')}"
         annotation: Any = bool
         default: Any = bool(param.default)
@@ -156,6 +166,7 @@ def _parameter(param: Param) -> inspect.Parameter:
     limits: dict[str, Any] = {}
     limits |= {"min": _LEAST[param.kind]} if param.kind in _LEAST else {}
     limits |= {"metavar": _METAVARS[param.kind]} if param.kind in _METAVARS else {}
+    limits |= {"hidden": True} if not param.help else {}
     option = typer.Option(*flags, help=param.help, show_default=bool(param.default), **limits)
     return inspect.Parameter(
         param.name,

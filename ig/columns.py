@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from ig.containers.container import HOST, Container
+from ig.durations import SECOND
 from ig.gadget import Batch, Column, Kind, Param
 
 Key = TypeVar("Key")
@@ -41,29 +42,82 @@ def _owner(attribute: str) -> Callable[[Batch], Sequence[Any]]:
     return lambda batch: list(map(get, batch.owners))
 
 
+def _owner_names(batch: Batch) -> Sequence[str]:
+    """Return what tables call the owners: the host's events are the host's."""
+    return of_each(batch.owners, lambda owner: "host" if owner is HOST else owner.name)
+
+
 def owner_columns() -> tuple[Column, ...]:
     """Give the columns that say whose an event is: runtime's, then Kubernetes' names."""
     return (
-        Column("runtime", "runtime.runtimeName", width=10, read=_owner("runtime")),
+        Column(
+            "runtime",
+            "runtime.runtimeName",
+            width=10,
+            read=_owner("runtime"),
+            description="The container's runtime: docker, containerd, podman or cri-o.",
+        ),
         Column(
             "containername",
             "runtime.containerName",
             heading="RUNTIME.CONTAINERNAME",
             width=24,
+            least=9,
             hidden=False,
             read=_owner("name"),
+            text=_owner_names,
+            description="The container's name, or the beginning of its id; empty for the host.",
         ),
-        Column("containerid", "runtime.containerId", width=13, read=_owner("id")),
-        Column("image", "runtime.containerImageName", width=24, read=_owner("image")),
-        Column("namespace", "k8s.namespace", heading="K8S.NAMESPACE", read=_owner("pod_namespace")),
-        Column("podname", "k8s.podName", heading="K8S.PODNAME", width=24, read=_owner("pod_name")),
+        Column(
+            "containerid",
+            "runtime.containerId",
+            width=13,
+            least=12,
+            read=_owner("id"),
+            description="The container's id.",
+        ),
+        Column(
+            "image",
+            "runtime.containerImageName",
+            width=24,
+            least=12,
+            read=_owner("image"),
+            description="The image that the container was made from.",
+        ),
+        Column(
+            "namespace",
+            "k8s.namespace",
+            heading="K8S.NAMESPACE",
+            least=9,
+            read=_owner("pod_namespace"),
+            description="The pod's Kubernetes namespace.",
+        ),
+        Column(
+            "podname",
+            "k8s.podName",
+            heading="K8S.PODNAME",
+            width=24,
+            least=12,
+            read=_owner("pod_name"),
+            description="The pod's name.",
+        ),
         Column(
             "podcontainer",
             "k8s.containerName",
             heading="K8S.CONTAINERNAME",
+            least=13,
+            drop=8,
             read=_owner("pod_container"),
+            description="The container's name within its pod.",
         ),
-        Column("node", "k8s.node", heading="K8S.NODE", read=_node),
+        Column(
+            "node",
+            "k8s.node",
+            heading="K8S.NODE",
+            least=8,
+            read=_node,
+            description="This host's name.",
+        ),
     )
 
 
@@ -174,9 +228,22 @@ def end_columns(
 
     def column(part: str, of: Callable[[Container], str]) -> Column:
         path = f"{name}.{part}" if paths else ""
-        return Column(f"{name}.{part}", path, read=lambda batch: of_each(whose(batch), of))
+        return Column(
+            f"{name}.{part}",
+            path,
+            least=0 if part == "kind" else 8,
+            read=lambda batch: of_each(whose(batch), of),
+            description=_END_PARTS[part],
+        )
 
     return tuple(column(part, of) for part, of in parts.items())
+
+
+_END_PARTS = {
+    "name": "Name of the pod or container that it belongs to, empty where none is known.",
+    "namespace": "Kubernetes namespace of that pod.",
+    "kind": "Whose it is: container, pod, or raw where nobody is known.",
+}
 
 
 def endpoint_columns(
@@ -218,10 +285,25 @@ def endpoint_columns(
         return list(map(ADDRESSES.__getitem__, keys(batch)))
 
     return (
-        Column(name, name, width=width, hidden=False, read=both, json=encoded, resolved=named),
-        Column(f"{name}.addr", read=alone),
         Column(
-            f"{name}.port", kind=Kind.INTEGER, width=5, right=True, read=lambda b: b.fields[port]
+            name,
+            name,
+            width=width,
+            drop=0 if far else 2,
+            hidden=False,
+            read=both,
+            json=encoded,
+            resolved=named,
+            description=f"The {'far' if far else 'near'} end, as ADDRESS:PORT.",
+        ),
+        Column(f"{name}.addr", read=alone, description="Its address."),
+        Column(
+            f"{name}.port",
+            kind=Kind.INTEGER,
+            width=5,
+            right=True,
+            read=lambda b: b.fields[port],
+            description="Its port.",
         ),
         *end_columns(name, whose),
     )
@@ -245,17 +327,49 @@ def process_columns(shown: Sequence[str] = ("pid", "comm")) -> tuple[Column, ...
         return name not in shown
 
     return (
-        Column("comm", "proc.comm", read=text("comm"), hidden=hidden("comm")),
-        integer("pid", "proc.pid", hidden=hidden("pid")),
-        integer("tid", "proc.tid", hidden=hidden("tid")),
-        integer("mntns", "proc.mntns_id", width=10),
-        integer("uid", "proc.creds.uid", width=6, hidden=hidden("uid")),
-        integer("gid", "proc.creds.gid", width=6, hidden=hidden("gid")),
-        Column("parent_comm", "proc.parent.comm", read=text("parent_comm")),
-        integer("parent_pid", "proc.parent.pid"),
-        integer("netns", "netns_id", width=10),
-        integer("cgroup", "", width=10),
+        Column(
+            "comm",
+            "proc.comm",
+            least=7,
+            drop=5,
+            read=text("comm"),
+            hidden=hidden("comm"),
+            description="The thread's name.",
+        ),
+        _process("pid", "proc.pid", "The process.", drop=4, hidden=hidden("pid")),
+        _process("tid", "proc.tid", "The thread.", drop=3, hidden=hidden("tid")),
+        _process("mntns", "proc.mntns_id", "Inode of its mount namespace.", width=10),
+        integer(
+            "uid",
+            "proc.creds.uid",
+            width=6,
+            drop=3,
+            hidden=hidden("uid"),
+            description="Its user, as the host numbers users.",
+        ),
+        integer(
+            "gid",
+            "proc.creds.gid",
+            width=6,
+            drop=3,
+            hidden=hidden("gid"),
+            description="Its group, as the host numbers groups.",
+        ),
+        Column(
+            "parent_comm",
+            "proc.parent.comm",
+            least=7,
+            read=text("parent_comm"),
+            description="The parent process's name.",
+        ),
+        _process("parent_pid", "proc.parent.pid", "The parent process."),
+        _process("netns", "netns_id", "Inode of the socket's network namespace.", width=10),
+        integer("cgroup", "", width=10, description="Number of the cgroup that owns the event."),
     )
+
+
+def _process(name: str, path: str, description: str, **rest: Any) -> Column:
+    return integer(name, path, optional=True, description=description, **rest)
 
 
 def classic_columns() -> tuple[Column, ...]:
@@ -263,11 +377,24 @@ def classic_columns() -> tuple[Column, ...]:
     columns = {column.name: column for column in owner_columns()}
     owner = (("node", "node"), ("namespace", "namespace"), ("podname", "pod"))
     return (
-        Column("event", "type", read=lambda batch: ["normal"] * len(batch)),
+        Column(
+            "event",
+            "type",
+            read=lambda batch: ["normal"] * len(batch),
+            description="Always `normal`, as in the classic commands' objects.",
+        ),
         *(replace(columns[name], path=path, heading="") for name, path in owner),
-        replace(columns["containername"], path="container", heading="CONTAINER"),
-        integer("pid", "pid", hidden=False),
-        Column("comm", "comm", hidden=False, read=text("comm")),
+        replace(columns["containername"], path="container", heading="CONTAINER", least=9),
+        integer("pid", "pid", hidden=False, optional=True, drop=4, description="The process."),
+        Column(
+            "comm",
+            "comm",
+            least=7,
+            drop=5,
+            hidden=False,
+            read=text("comm"),
+            description="The thread's name.",
+        ),
     )
 
 
@@ -290,15 +417,97 @@ def _named(field: str, names: Sequence[str]) -> Callable[[Batch], Sequence[str]]
     return lambda batch: list(map(names.__getitem__, batch.fields[field]))
 
 
+_FAILURES = frozenset({2, 3, 4, 5})  # refused, timed out, unreachable, failed
+_OPEN = frozenset({6, 7})  # abandoned, unanswered
+SLOW = SECOND
+"""Nanoseconds from which an answer is marked as slow."""
+
+
+def _attempt_style(batch: Batch) -> Sequence[str]:
+    """Return `failure` for failed attempts, `warning` for slow, abandoned and unanswered ones."""
+    return [
+        "failure"
+        if outcome in _FAILURES
+        else "warning"
+        if outcome in _OPEN or (outcome and (latency >= SLOW or retransmits))
+        else ""
+        for outcome, latency, retransmits in zip(
+            batch.fields["outcome"],
+            batch.fields["latency"],
+            batch.fields["retransmits"],
+            strict=True,
+        )
+    ]
+
+
+def wants_latency(options: Mapping[str, Any]) -> bool:
+    """Return whether the answer is awaited, so that its latency is shown."""
+    return bool(options.get("latency"))
+
+
 def attempt_columns() -> tuple[Column, ...]:
     """Give the columns that say what happened to a TCP connection and how it ended."""
     return (
-        Column("type", "type", width=8, read=_named("type", TYPES)),
-        Column("error", "error", width=14, read=lambda batch: ERRORS.of(batch.fields["error"])),
-        integer("error_raw", "error_raw", "error", width=5),
-        Column("outcome", "outcome", width=12, read=_named("outcome", OUTCOMES)),
-        integer("retransmits", "retransmits", width=5),
-        Column("latency", "latency", Kind.DURATION, width=12, right=True),
+        Column(
+            "type",
+            "type",
+            width=7,
+            read=_named("type", TYPES),
+            description="connect, accept, close, or unknown.",
+        ),
+        error_column(),
+        integer("error_raw", "error_raw", "error", width=5, description="The number of `error`."),
+        Column(
+            "outcome",
+            "outcome",
+            width=11,
+            hidden=False,
+            read=_named("outcome", OUTCOMES),
+            style=_attempt_style,
+            description=f"How an attempt ended: {', '.join(OUTCOMES[1:])}; empty for others.",
+        ),
+        integer("retransmits", "retransmits", width=5, description="SYNs sent again."),
+        Column(
+            "latency",
+            "latency",
+            Kind.DURATION,
+            width=9,
+            right=True,
+            show_if=wants_latency,
+            description="From the SYN to the reply; null where there was none.",
+        ),
+    )
+
+
+def error_column() -> Column:
+    """Return the column of what the call, or the attempt, failed with."""
+    return Column(
+        "error",
+        "error",
+        width=13,
+        read=lambda batch: ERRORS.of(batch.fields["error"]),
+        description="Name of the error (ECONNREFUSED), empty for none.",
+    )
+
+
+LATENCY = Param(
+    "latency",
+    ("-L", "--latency"),
+    "flag",
+    "Show each attempt when it is answered or given up, with the time from SYN to reply.",
+    define="LATENCY",
+)
+
+
+def failures(what: str, **rest: Any) -> Param:
+    """Return the option that shows only what failed."""
+    return Param(
+        "failure_only",
+        ("--failures", "--failure-only"),
+        "flag",
+        f"Show only {what}.",
+        define="FAILURE_ONLY",
+        **rest,
     )
 
 
@@ -311,5 +520,7 @@ def filter_params() -> tuple[Param, ...]:
     )
 
 
-TIMESTAMP = Column("timestamp", "timestamp", Kind.TIMESTAMP, width=30)
+TIMESTAMP = Column(
+    "timestamp", "timestamp", Kind.TIMESTAMP, width=30, description="When it happened (UTC)."
+)
 Owners = Mapping[int, Container]

@@ -16,6 +16,7 @@ from ig.errors import IgError, RuntimeUnavailable
 from ig.gadget import Batch, Column, Gadget
 from ig.gadgets import declared
 from ig.invoke import Stop, discovered
+from ig.output import screen
 from ig.output.stream import Stream
 from ig.privileges import need_privileges
 
@@ -35,8 +36,7 @@ def examine(options: Mapping[str, Any]) -> bool:
     """Check everything and print how it went; say whether all gadgets work. Raises IgError."""
     shown = output.shown_columns(_COLUMNS, {})
     mode, shown = output.parse_output(options.get("output") or "columns", _COLUMNS, shown)
-    width = os.get_terminal_size(1).columns if os.isatty(1) else None
-    formatter = output.formatter(mode, _COLUMNS, shown, width=width, array=True)
+    formatter = output.formatter(mode, _COLUMNS, shown, array=True, screen=screen.watch())
     stream = Stream(1, Stop())
     stream.write(formatter.header())
     works = True

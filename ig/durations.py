@@ -46,20 +46,29 @@ def format_duration(nanoseconds: int) -> str:
     return f"{hours}h{minutes}m{seconds}" if hours else f"{minutes}m{seconds}"
 
 
-def format_durations(nanoseconds: Sequence[int]) -> list[str]:
-    """Write each as `format_duration` does, but 0, which means that there was none, as nothing."""
+def format_durations(nanoseconds: Sequence[int], none: str = "", quote: str = "") -> list[str]:
+    """Write each as `format_duration` does, in quotes, but 0, there being none, as `none`."""
     if not any(nanoseconds):
-        return [""] * len(nanoseconds)
+        return [none] * len(nanoseconds)
     # A double holds 15 digits and these are at most 9: `g` writes exactly them, and no trailing
     # zeros. The operator is 15 % faster here than an f-string.
+    milliseconds, microseconds = f"{quote}%.9gms{quote}", f"{quote}%.6gµs{quote}"
     return [
-        "%.9gms" % (n / 1e6)
+        milliseconds % (n / 1e6)
         if 1_000_000 <= n < 1_000_000_000
-        else "%.6gµs" % (n / 1e3)
+        else microseconds % (n / 1e3)
         if 1_000 <= n < 1_000_000
-        else format_duration(n)
+        else f"{quote}{format_duration(n)}{quote}"
         if n
-        else ""
+        else none
+        for n in nanoseconds
+    ]
+
+
+def format_milliseconds(nanoseconds: Sequence[int]) -> list[str]:
+    """Write each as `0.085ms`, from a second on as `1.011s`, and 0, there being none, as `-`."""
+    return [
+        "-" if not n else "%.3fms" % (n / 1e6) if n < 999_999_500 else "%.3fs" % (n / 1e9)
         for n in nanoseconds
     ]
 

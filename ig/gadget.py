@@ -52,6 +52,11 @@ class Batch:
         fields = {name: list(compress(values, keep)) for name, values in self.fields.items()}
         return Batch(fields, list(compress(self.owners, keep)))
 
+    def part(self, start: int, end: int) -> Batch:
+        """Return the events from `start` up to, not including, `end`."""
+        fields = {name: values[start:end] for name, values in self.fields.items()}
+        return Batch(fields, self.owners[start:end])
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -65,7 +70,11 @@ class Column:
     heading: str = ""
     """The table's heading; the name in capitals if empty."""
     width: int = 16
-    """Characters it is given in a table before the terminal's width is shared out."""
+    """Cells that it is given in a table before its values are known."""
+    least: int = 0
+    """Cells to which a terminal may shorten its values, in their middle; 0: they are never cut."""
+    drop: int = 0
+    """Where a terminal is too narrow whole columns are left out: 1 first, 2 next, 0 at last."""
     hidden: bool = True
     """Shown only when asked for (the JSON object has it all the same)."""
     right: bool = False
@@ -75,6 +84,12 @@ class Column:
     depend on the owner alone: it is asked once for each container."""
     json: Callable[[Batch], Sequence[str]] | None = None
     """Gives encoded JSON values, where the kind's own encoding is not what is wanted."""
+    text: Callable[[Batch], Sequence[str]] | None = None
+    """Gives a table's texts, where they differ from the values; `-` is for what there is not."""
+    optional: bool = False
+    """Of an integer: 0 means that there is none; tables show `-`, CSV nothing."""
+    style: Callable[[Batch], Sequence[str]] | None = None
+    """Gives what each event is in colours: `failure`, `warning`, or nothing."""
     resolved: Callable[[Batch], Sequence[Any]] | None = None
     """Reads instead of `read` for tables with --resolve."""
     raw: bool = True

@@ -70,8 +70,9 @@ def show(options: Mapping[str, Any]) -> None:
         found.sort(key=lambda each: (each.runtime, each.name))
         shape.show_pods(found)
         formatter = shape.formatter(array=not watching)
-        stream.write(formatter.header())
-        stream.write(formatter.format(_kept(shape, _batch(found, "exists"))))
+        listed = _kept(shape, _batch(found, "exists"))
+        stream.write(formatter.header(None if watching else listed))
+        stream.write(formatter.format(listed))
         ready.write(options.get("ready_file"))
         while watching and not stop():
             change = _next_change(changes, stream)

@@ -266,7 +266,7 @@ def _shower(shape: Shape, options: Mapping[str, Any], stream: Stream) -> Callabl
     def show(batch: Batch) -> None:
         if options.get("watch") and os.isatty(1):
             stream.write("\x1b[H\x1b[2J")
-        stream.write(formatter.header())
+        stream.write(formatter.header(batch))
         for part in portions(batch):
             stream.write(formatter.format(part))
         stream.write(formatter.footer())

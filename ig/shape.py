@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,14 +9,10 @@ from typing import Any
 from ig import filters, output
 from ig.containers.container import Container
 from ig.gadget import Column, Gadget, View
+from ig.output.screen import colored, watch
 
 OF_PODS = ("namespace", "podname", "podcontainer")
 """The columns that are shown by themselves where there are pods."""
-
-
-def _terminal_width() -> int | None:
-    # A serial console tells 0 columns: it does not know.
-    return (os.isatty(1) and os.get_terminal_size(1).columns) or None
 
 
 class Shape:
@@ -29,6 +24,7 @@ class Shape:
             columns = tuple(replace(c, read=c.resolved) if c.resolved else c for c in columns)
         mode = options.get("output") or "columns"
         self.named: list[Column] = []
+        """The columns that were asked for by name."""
         if "=" in mode:
             self.named += output.parse_output(mode, columns)[1]
         expressions = options.get("filter") or ()
@@ -39,6 +35,9 @@ class Shape:
             shown = sorted(shown, key=lambda column: order.get(column.name, len(order)))
         self.mode, self.shown = output.parse_output(mode, columns, shown)
         self.columns = columns
+        self._color = colored(options.get("color") or "auto")
+        self._screen = watch(wide=bool(options.get("wide")))
+        self._heading = not options.get("no_header")
         self.resolves = self._resolves(options)
         """Whether anything that is shown, or filtered by, tells whose the far ends are."""
 
@@ -59,6 +58,9 @@ class Shape:
             self.mode,
             columns or self.columns,
             self.shown,
-            width=_terminal_width(),
             array=array,
+            screen=self._screen,
+            color=self._color,
+            heading=self._heading,
+            keep=bool(self.named),
         )

@@ -7,29 +7,57 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ig.columns import Cache
-from ig.durations import SECOND, format_durations
+from ig.durations import SECOND, format_durations, format_milliseconds
 from ig.gadget import Batch, Column, Kind
 
 BOOLEANS = {False: "false", True: "true"}
 
 
 def texts(column: Column, batch: Batch) -> Sequence[str]:
-    """Give the column's values as people read them, not yet escaped; a duration of 0 as nothing."""
+    """Give the column's values as people read them, not yet escaped; what there is not as nothing.
+
+    A duration or a timestamp of 0, and an optional number that is 0, is not there.
+    """
     values = batch.read(column)
+    optional = column.optional or column.kind is Kind.TIMESTAMP
+    if optional and 0 in values:
+        shown = TEXTS[column.kind](values)
+        return [text if value else "" for text, value in zip(shown, values, strict=True)]
     return values if column.kind is Kind.STRING else TEXTS[column.kind](values)
 
 
-def format_timestamps(nanoseconds: Sequence[int]) -> list[str]:
-    """Write nanoseconds since the epoch as RFC 3339: `2026-11-20T20:33:04.123456789Z`."""
+def cells(column: Column, batch: Batch) -> Sequence[str]:
+    """Return the column's values as tables show them, not yet escaped.
+
+    What there is not is empty or `-`. Durations are in ms, those of a second or more in s, each
+    with three digits.
+    """
+    if column.text:
+        return column.text(batch)
+    values = batch.read(column)
+    if column.kind is Kind.DURATION:
+        return format_milliseconds(values)
+    if column.kind is Kind.INTEGER:
+        return [str(n) if n or not column.optional else "-" for n in values]
+    if column.kind is Kind.STRING:
+        return values
+    shown = TEXTS[column.kind](values)
+    if column.kind is Kind.TIMESTAMP and 0 in values:
+        return [text if n else "-" for text, n in zip(shown, values, strict=True)]
+    return shown
+
+
+def format_timestamps(nanoseconds: Sequence[int], quote: str = "") -> list[str]:
+    """Write ns since the epoch as RFC 3339, in quotes: `2026-11-20T20:33:04.123456789Z`."""
     if not nanoseconds:
         return []
     second = min(nanoseconds) // SECOND
     if max(nanoseconds) // SECOND == second:
         # As nearly always within a batch. The second that is added and cut off fills up with zeros.
         base = (second - 1) * SECOND
-        prefix = _SECONDS[second]
-        return [f"{prefix}{str(n - base)[1:]}Z" for n in nanoseconds]
-    return [f"{_SECONDS[n // SECOND]}{n % SECOND:09d}Z" for n in nanoseconds]
+        prefix, end = f"{quote}{_SECONDS[second]}", f"Z{quote}"
+        return [f"{prefix}{str(n - base)[1:]}{end}" for n in nanoseconds]
+    return [f"{quote}{_SECONDS[n // SECOND]}{n % SECOND:09d}Z{quote}" for n in nanoseconds]
 
 
 def _second(second: int) -> str:

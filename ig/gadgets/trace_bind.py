@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from ig.columns import (
     ADDRESSES,
-    ERRORS,
     STRINGS,
     TIMESTAMP,
     Cache,
     classic_columns,
+    error_column,
+    failures,
     integer,
     owner_columns,
     process_columns,
@@ -46,22 +47,34 @@ def _device(batch: Batch) -> Sequence[str]:
     ]
 
 
+def _device_text(batch: Batch) -> Sequence[str]:
+    return ["-" if name == "0" else name for name in _device(batch)]
+
+
 _PROTO = Column(
     "proto",
     "addr.proto",
     width=8,
     hidden=False,
     read=lambda batch: _PROTOCOLS.of(batch.fields["proto"]),
+    drop=6,
+    description="The protocol: TCP, UDP, …",
 )
-_ADDR = Column("addr", "addr.addr", hidden=False, read=_address)
-_PORT = integer("port", "addr.port", width=5, hidden=False)
+_ADDR = Column(
+    "addr", "addr.addr", hidden=False, read=_address, description="The address, taken or asked for."
+)
+_PORT = integer(
+    "port", "addr.port", width=5, hidden=False, description="The port, taken or asked for."
+)
 _OPTS = Column(
     "opts",
     "opts",
     width=5,
     hidden=False,
     read=lambda batch: _OPTIONS.of(batch.fields["opts"]),
-    description="SO_REUSEPORT, SO_REUSEADDR, IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, IP_FREEBIND.",
+    drop=2,
+    description="r SO_REUSEPORT, R SO_REUSEADDR, N IP_BIND_ADDRESS_NO_PORT, T IP_TRANSPARENT, "
+    "F IP_FREEBIND; a dot for each that is not set.",
 )
 _IF = Column(
     "if",
@@ -69,6 +82,8 @@ _IF = Column(
     width=8,
     hidden=False,
     read=_device,
+    text=_device_text,
+    drop=1,
     json=lambda batch: list(map(str, batch.fields["bound_dev_if"])),
     description="The device that the socket is bound to, 0 if none; in JSON its index.",
 )
@@ -83,7 +98,7 @@ _BINDSNOOP = View(
         replace(_PORT, path="port"),
         _OPTS,
         replace(_IF, path="if", json=None),
-        integer("mntns", "mountnsid", width=10),
+        integer("mntns", "mountnsid", width=10, description="Inode of its mount namespace."),
     ),
 )
 
@@ -99,17 +114,15 @@ GADGET = Gadget(
         _ADDR,
         _PORT,
         _PROTO,
-        integer("version", "addr.version", width=7),
+        integer("version", "addr.version", width=7, description="Version of IP, 4 or 6."),
         _OPTS,
         _IF,
-        Column(
-            "error",
-            "error",
-            width=14,
-            read=lambda batch: ERRORS.of(batch.fields["error"]),
+        replace(
+            error_column(),
             show_if=lambda options: not options.get("ignore_errors"),
+            style=lambda batch: ["failure" if error else "" for error in batch.fields["error"]],
         ),
-        integer("error_raw", "error_raw", "error", width=9),
+        integer("error_raw", "error_raw", "error", width=9, description="The number of `error`."),
     ),
     shown=("containername", "pid", "comm", "proto", "addr", "port", "opts", "if"),
     params=(
@@ -123,6 +136,7 @@ GADGET = Gadget(
             default=True,
             define="IGNORE_ERRORS",
         ),
+        failures("binds that failed", implies={"ignore_errors": False}),
     ),
     views=(_BINDSNOOP,),
 )

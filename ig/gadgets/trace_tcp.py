@@ -6,11 +6,14 @@ from dataclasses import replace
 
 from ig.columns import (
     ADDRESSES,
+    LATENCY,
     RESOLVE,
     TIMESTAMP,
+    TYPES,
     attempt_columns,
     classic_columns,
     endpoint_columns,
+    failures,
     filter_params,
     integer,
     owner_columns,
@@ -19,7 +22,8 @@ from ig.columns import (
 from ig.gadget import Batch, Column, Gadget, Kind, Param, View
 
 _LETTERS = ("", "C", "A", "X", "U")  # enum type in tcp.h, as `ig tcptracer` has them
-_SHOWN = ("src", "dst", "comm", "pid", "tid", "uid", "gid", "type", "error")
+_CLOSE = TYPES.index("close")
+_SHOWN = ("src", "dst", "comm", "pid", "tid", "uid", "gid", "type", "error", "outcome")
 
 
 def _address(field: str) -> Column:
@@ -27,7 +31,25 @@ def _address(field: str) -> Column:
         keys = zip(batch.fields["version"], batch.fields[field], strict=True)
         return list(map(ADDRESSES.__getitem__, keys))
 
-    return Column(field, field, width=16, hidden=False, read=read)
+    return Column(
+        field,
+        field,
+        width=16,
+        drop=2 if field == "saddr" else 0,
+        hidden=False,
+        read=read,
+        description=f"The {'source' if field == 'saddr' else 'destination'} address.",
+    )
+
+
+def _bytes(name: str, description: str) -> Column:
+    """Return a column of bytes, which only closes have."""
+
+    def text(batch: Batch) -> list[str]:
+        pairs = zip(batch.fields[name], batch.fields["type"], strict=True)
+        return [str(count) if kind == _CLOSE else "-" for count, kind in pairs]
+
+    return integer(name, name, width=10, right=True, text=text, description=description)
 
 
 _TYPE = next(column for column in attempt_columns() if column.name == "type")
@@ -41,13 +63,22 @@ _TCPTRACER = View(
             width=1,
             hidden=False,
             read=lambda batch: [_LETTERS[number] for number in batch.fields["type"]],
+            description="C for connect, A for accept, X for close, U for unknown.",
         ),
         *(replace(c, hidden=c.hidden or c.name == "containername") for c in classic_columns()),
-        integer("ip", "ipversion", "version", width=2, hidden=False),
+        integer(
+            "ip",
+            "ipversion",
+            "version",
+            width=2,
+            drop=1,
+            hidden=False,
+            description="Version of IP, 4 or 6.",
+        ),
         _address("saddr"),
         _address("daddr"),
-        integer("sport", "sport", width=5, hidden=False),
-        integer("dport", "dport", width=5, hidden=False),
+        integer("sport", "sport", width=5, drop=2, hidden=False, description="The source port."),
+        integer("dport", "dport", width=5, hidden=False, description="The destination port."),
         replace(_TYPE, name="operation", path="operation"),
     ),
 )
@@ -65,18 +96,19 @@ GADGET = Gadget(
         *endpoint_columns("src", "saddr", "sport"),
         *endpoint_columns("dst", "daddr", "dport", far=True),
         *(replace(column, hidden=column.name not in _SHOWN) for column in attempt_columns()),
-        integer("ip", "", "version", width=2),
-        integer("fd", "fd", width=5),
-        integer("accept_fd", "accept_fd", width=5),
+        integer("ip", "", "version", width=2, description="Version of IP, 4 or 6."),
+        integer("fd", "fd", width=5, description="Descriptor of the socket, or of the listener."),
+        integer("accept_fd", "accept_fd", width=9, description="Descriptor that accept returned."),
         Column(
             "duration",
             "duration",
             Kind.DURATION,
-            width=12,
+            width=9,
+            right=True,
             description="Of a close: since the connection was established.",
         ),
-        integer("sent", "sent", width=10),
-        integer("received", "received", width=10),
+        _bytes("sent", "Of a close: bytes sent."),
+        _bytes("received", "Of a close: bytes received."),
     ),
     shown=("containername", *_SHOWN),
     params=(
@@ -91,13 +123,8 @@ GADGET = Gadget(
         Param(
             "accept_only", ("--accept-only",), "flag", "Show only accepts.", define="ACCEPT_ONLY"
         ),
-        Param(
-            "failure_only",
-            ("--failure-only",),
-            "flag",
-            "Show only connects and accepts that did not succeed.",
-            define="FAILURE_ONLY",
-        ),
+        LATENCY,
+        failures("connects and accepts that did not succeed"),
         *filter_params(),
         RESOLVE,
     ),

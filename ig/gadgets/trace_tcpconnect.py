@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
-
 from ig.columns import (
+    LATENCY,
     RESOLVE,
     TIMESTAMP,
     attempt_columns,
     endpoint_columns,
+    failures,
     filter_params,
     integer,
     owner_columns,
     process_columns,
 )
 from ig.gadget import Gadget, Param
-
-
-def _latency(options: Mapping[str, Any]) -> bool:
-    return bool(options.get("latency"))
-
 
 GADGET = Gadget(
     name="trace_tcpconnect",
@@ -33,23 +26,16 @@ GADGET = Gadget(
         TIMESTAMP,
         *owner_columns(),
         *process_columns(shown=("pid", "comm")),
-        integer("ip", "", "version", width=2, hidden=False),
+        integer(
+            "ip", "", "version", width=2, drop=1, hidden=False, description="Version of IP, 4 or 6."
+        ),
         *endpoint_columns("src", "saddr", "sport"),
         *endpoint_columns("dst", "daddr", "dport", far=True),
-        *(
-            replace(column, show_if=_latency, right=True) if column.name == "latency" else column
-            for column in attempt_columns()
-        ),
+        *attempt_columns(),
     ),
     shown=("containername", "pid", "comm", "ip", "src", "dst"),
     params=(
-        Param(
-            "latency",
-            ("-L", "--latency"),
-            "flag",
-            "Show each attempt when it is answered or given up, with the time from SYN to reply.",
-            define="LATENCY",
-        ),
+        LATENCY,
         Param(
             "min",
             ("--min",),
@@ -58,6 +44,7 @@ GADGET = Gadget(
             define="MIN_LATENCY",
             implies={"latency": True},
         ),
+        failures("attempts that did not succeed"),
         *filter_params(),
         RESOLVE,
     ),

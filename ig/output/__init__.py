@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from ig.gadget import Batch, Column
 from ig.names import find_column
 from ig.output.csv import CsvFormatter
 from ig.output.json import JsonFormatter
+from ig.output.screen import Screen
 from ig.output.table import TableFormatter
 from ig.output.yaml import YamlFormatter
 
@@ -21,8 +22,11 @@ _WITH_COLUMNS = ("columns", "custom-columns", "csv")
 class Formatter(Protocol):
     """Turns batches into text that always encodes to UTF-8 and has no raw controls but newlines."""
 
-    def header(self) -> str:
-        """Give what comes before the first event; a formatter begins anew with it."""
+    def header(self, batch: Batch | None = None) -> str:
+        """Give what comes before the first event; a formatter begins anew with it.
+
+        `batch` is all that there will be, where that is known: a table is as wide as it needs.
+        """
         ...
 
     def format(self, batch: Batch) -> str:
@@ -39,22 +43,25 @@ def formatter(
     columns: Sequence[Column],
     shown: Sequence[Column],
     *,
-    width: int | None,
     array: bool = False,
+    screen: Callable[[], Screen] = Screen,
+    color: bool = False,
+    heading: bool = True,
+    keep: bool = False,
 ) -> Formatter:
     """Give the formatter of a mode that `parse_output` gave.
 
-    `columns` are all of the gadget's (or view's), `shown` those of tables and CSV. `width` is the
-    terminal's in cells, None when stdout is none. With `array`, `json` and `jsonpretty` are one
-    array, as a snapshot is printed.
+    `columns` are all of the gadget's (or view's), `shown` those of tables and CSV, which begin with
+    a `heading`. With `array`, `json` and `jsonpretty` are one array, as a snapshot is printed. A
+    table fits the `screen`, in colours if so asked; with `keep` no column is left out for that.
     """
     if mode == "csv":
-        return CsvFormatter(shown)
+        return CsvFormatter(shown, heading)
     if mode == "yaml":
         return YamlFormatter(columns)
     if mode in ("json", "jsonl", "jsonpretty"):
         return JsonFormatter(columns, array=array and mode != "jsonl", pretty=mode == "jsonpretty")
-    return TableFormatter(columns, shown, width=width)
+    return TableFormatter(columns, shown, screen=screen, color=color, heading=heading, keep=keep)
 
 
 def shown_columns(columns: Sequence[Column], options: Mapping[str, Any]) -> tuple[Column, ...]:
@@ -85,8 +92,23 @@ def parse_output(
             f"It was given {names[:64]!r}; it always has all columns.",
             f"Choose columns with columns={names[:64]} or csv={names[:64]}.",
         )
-    if equals:
-        shown = tuple(find_column(name, columns) for name in names.split(","))
-    else:
-        shown = shown_columns(columns, {}) if default is None else tuple(default)
+    usual = shown_columns(columns, {}) if default is None else tuple(default)
+    shown = _named(names, columns, usual) if equals else usual
     return ("columns" if mode == "custom-columns" else mode), shown
+
+
+def _named(names: str, columns: Sequence[Column], usual: Sequence[Column]) -> tuple[Column, ...]:
+    """Return the columns of `A,B`, or the usual ones changed by `+A,-B`."""
+    shown: list[Column] = []
+    if names.lstrip().startswith(("+", "-")):
+        shown += usual
+    for name in names.split(","):
+        sign, bare = name.strip()[:1], name.strip().lstrip("+-")
+        column = find_column(bare, columns)
+        if sign == "-":
+            shown = [each for each in shown if each.name != column.name]
+        elif sign != "+" or column.name not in {each.name for each in shown}:
+            shown.append(column)
+    if not shown:
+        raise UsageError(f"No column is left by {names[:64]!r}.", remedy="Leave out fewer.")
+    return tuple(shown)

@@ -17,12 +17,13 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF0
 class CsvFormatter:
     """The shown columns, under their short names."""
 
-    def __init__(self, shown: Sequence[Column]) -> None:
+    def __init__(self, shown: Sequence[Column], heading: bool = True) -> None:
         self._shown = shown
+        self._heading = heading
 
-    def header(self) -> str:
+    def header(self, batch: Batch | None = None) -> str:  # noqa: ARG002 - as other formatters'
         """Give the line of names."""
-        return _lines([[column.name for column in self._shown]])
+        return _lines([[column.name for column in self._shown]]) if self._heading else ""
 
     def format(self, batch: Batch) -> str:
         """Give the events' lines."""

@@ -8,14 +8,15 @@ owner, and what is the same in a whole batch once a batch.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Union
 
 from ig.columns import Cache
 from ig.containers.container import HOST, Container
+from ig.durations import format_durations
 from ig.gadget import Batch, Column, Kind
 from ig.output.text import json_string
-from ig.values import TEXTS
+from ig.values import TEXTS, format_timestamps
 
 Read = Callable[[Batch], Sequence[Any]]
 Encode = Callable[[Sequence[Any]], Sequence[str]]
@@ -43,7 +44,7 @@ class JsonFormatter:
         self._pretty = pretty
         self._empty = True
 
-    def header(self) -> str:
+    def header(self, batch: Batch | None = None) -> str:  # noqa: ARG002 - as other formatters'
         """Give what comes before the first event."""
         self._empty = True
         return "[" if self._array else ""
@@ -135,14 +136,29 @@ def _member(key: str, column: Column) -> Iterator[str | Slot]:
     def read(batch: Batch) -> Sequence[Any]:
         return batch.read(column)
 
-    encode = _STRINGS.of if column.kind is Kind.STRING else TEXTS[column.kind]
-    quote = '"' if column.kind in (Kind.DURATION, Kind.TIMESTAMP) else ""
-    yield quote
+    encode = _ENCODE[column.kind]
     yield Slot(read, encode, column.read is not None and _reads_no_field(column.read))
-    yield quote
-    if column.raw and quote:
+    if column.raw and column.kind in (Kind.DURATION, Kind.TIMESTAMP):
         yield f",{json_string(key + '_raw')}:"
-        yield Slot(read, TEXTS[Kind.INTEGER])
+        yield Slot(read, _numbers)
+
+
+def _durations(nanoseconds: Sequence[int]) -> list[str]:
+    return format_durations(nanoseconds, "null", '"')
+
+
+def _timestamps(nanoseconds: Sequence[int]) -> list[str]:
+    texts = format_timestamps(nanoseconds, '"')
+    if all(nanoseconds):
+        return texts
+    return [text if n else "null" for text, n in zip(texts, nanoseconds, strict=True)]
+
+
+def _numbers(values: Sequence[int]) -> list[str]:
+    """Write what durations and timestamps are in ns: 0 is that there is none."""
+    if all(values):
+        return list(map(str, values))
+    return [str(n) if n else "null" for n in values]
 
 
 def _compile(pieces: Sequence[str | Slot], end: str) -> Callable[[Batch], str]:
@@ -262,3 +278,9 @@ def _reads_no_field(read: Read) -> bool:
 _CHUNK = 4096
 """Events whose texts are held at once."""
 _STRINGS: Cache[str, str] = Cache(json_string, 8192)
+_ENCODE: Mapping[Kind, Encode] = {
+    **TEXTS,
+    Kind.STRING: _STRINGS.of,
+    Kind.DURATION: _durations,
+    Kind.TIMESTAMP: _timestamps,
+}

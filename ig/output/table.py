@@ -1,140 +1,225 @@
-"""Events as a table whose columns share a terminal's width, or stand plain in a file or pipe."""
+"""Events as a table that fits a terminal, or stands plain in a file or pipe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ig.columns import Cache
 from ig.gadget import Batch, Column, Kind
-from ig.output.text import pad, shorten, shorten_endpoint, visible
-from ig.values import texts
+from ig.output.layout import arrange, heading, headings, short_heading
+from ig.output.screen import Screen
+from ig.output.text import display_width, pad, shorten, shorten_endpoint, visible
+from ig.values import cells as texts_of
 
-Cells = Callable[[Batch], Sequence[str]]
-
-_LEAST = 6
-"""Cells below which no text is shortened."""
-_LEAST_ENDPOINT = 12
-_MOST_ENDPOINT = 47
-"""`[IPv6]:PORT` at its longest."""
+_MOST_NAME = 64
+"""Cells to which a long name makes its column grow where a terminal has room."""
+_SIZED_BY = 16384
+"""Rows that are looked at to size a finite table."""
+_NAMED_ENDS = ("c/", "p/")
+_COLORS = {"failure": "\x1b[31m", "warning": "\x1b[33m"}
+_PLAIN = "\x1b[0m"
 
 
 class TableFormatter:
     """Rows of cells with a space between, under a heading.
 
-    `width` is the terminal's, in cells: text is shortened to fit. Without one nothing is.
-    Numbers, durations and times are never shortened: a number without its end is another number.
+    On a screen of some width whole columns are left out and names are shortened so that rows fit;
+    numbers, times, addresses and ports are never cut. The heading comes again after each screenful
+    and when the columns change. Elsewhere each cell is as long as its value.
     """
 
     def __init__(
-        self, columns: Sequence[Column], shown: Sequence[Column], *, width: int | None
+        self,
+        columns: Sequence[Column],
+        shown: Sequence[Column],
+        *,
+        screen: Callable[[], Screen] = Screen,
+        color: bool = False,
+        heading: bool = True,
+        keep: bool = False,
     ) -> None:
+        """Take all columns and those to show; with `keep` none of these is left out."""
+        self._shown = shown
+        self._screen = screen
+        self._styles = [c.style for c in columns if c.style] if color else []
+        self._heading = heading
+        self._keep = keep
         names = {column.name for column in columns}
-        endpoints = [f"{column.name}.port" in names for column in shown]
-        if width is None:
-            widths = [_wanted(column) for column in shown]
-        else:
-            widths = share(shown, endpoints, width)
-        last = len(shown) - 1
-        self._cells = [
-            _cells(column, cells, cut=width is not None, endpoint=endpoint, last=place == last)
-            for place, (column, cells, endpoint) in enumerate(
-                zip(shown, widths, endpoints, strict=True)
-            )
-        ]
-        headings = [
-            pad(shorten(_heading(column), cells), cells, column.right)
-            for column, cells in zip(shown, widths, strict=True)
-        ]
-        self._header = " ".join(headings).rstrip() + "\n"
+        self._endpoints = [f"{column.name}.port" in names for column in shown]
+        self._needs = [_declared(column) for column in shown]
+        self._finite = False
+        self._arrange(screen())
 
-    def header(self) -> str:
-        """Give the line of headings."""
-        return self._header
+    def header(self, batch: Batch | None = None) -> str:
+        """Return the line of headings; columns are as wide as `batch`, if given, needs them."""
+        self._finite = batch is not None
+        if batch is not None:
+            first = batch.part(0, _SIZED_BY)
+            self._needs = [
+                max(short_heading(column), *self._lengths(place, texts_of(column, first)), 1)
+                for place, column in enumerate(self._shown)
+            ]
+        self._arrange(self._screen())
+        self._rows = 1
+        return self._header if self._heading else ""
 
     def format(self, batch: Batch) -> str:
-        """Give the events' rows."""
+        """Return the events' rows."""
         if not len(batch):
             return ""
-        rows = zip(*[cells(batch) for cells in self._cells], strict=True)
-        return "\n".join(map(" ".join, rows)) + "\n"
+        screen = self._screen()
+        changed = screen != self._seen and self._arrange(screen)
+        if screen.width is None:
+            rows: Iterable[str] = map(
+                " ".join, zip(*[cells(batch) for cells in self._plain], strict=True)
+            )
+        else:
+            texts, grown = self._fitting(batch)
+            changed |= grown
+            rows = self._shortened(texts)
+        for style in self._styles:
+            rows = _colored(rows, style(batch))
+        if changed:
+            self._rows = screen.height
+        return self._with_headings(rows, screen.height)
 
     def footer(self) -> str:
-        """Give nothing."""
+        """Return nothing."""
         return ""
 
-
-def share(shown: Sequence[Column], endpoints: Sequence[bool], width: int) -> list[int]:
-    """Give each column's cells so that all, with a space between, take `width`.
-
-    Texts grow (to twice their width) and shrink in proportion to the widths that they declare;
-    the other kinds keep theirs, so columns that cannot fit at all come out wider than `width`.
-    """
-    wanted = [_wanted(column) for column in shown]
-    least, most = list(wanted), list(wanted)
-    for place, (column, endpoint) in enumerate(zip(shown, endpoints, strict=True)):
-        if column.kind is Kind.STRING:
-            least[place] = min(wanted[place], _LEAST_ENDPOINT if endpoint else _LEAST)
-            most[place] = _MOST_ENDPOINT if endpoint else 2 * wanted[place]
-
-    def scaled(factor: float) -> list[int]:
-        return [
-            max(low, min(high, int(cells * factor)))
-            for low, cells, high in zip(least, wanted, most, strict=True)
-        ]
-
-    available = width - (len(shown) - 1)
-    low, high = 0.0, float(_MOST_ENDPOINT)
-    for _ in range(24):
-        middle = (low + high) / 2
-        if sum(scaled(middle)) <= available:
-            low = middle
+    def _arrange(self, screen: Screen) -> bool:
+        """Share the screen out; return whether the columns are others now."""
+        self._seen = screen
+        if screen.width is None:
+            cells: list[int | None] = list(self._needs)
+            self._plain = [
+                _plain_cells(column, self._padded(place, need), self._endpoints[place])
+                for place, (column, need) in enumerate(zip(self._shown, self._needs, strict=True))
+            ]
         else:
-            high = middle
-    return scaled(low)
+            cells = arrange(self._shown, self._needs, screen.width, self._keep)
+        header = headings(self._shown, cells)
+        changed = header != getattr(self, "_header", header)
+        self._cells, self._header = cells, header
+        return changed
+
+    def _padded(self, place: int, cells: int) -> int:
+        """Return to how many cells a column is filled up: the last one is not, unless from left."""
+        last = place == len(self._shown) - 1
+        return 0 if last and not self._shown[place].right else cells
+
+    def _fitting(self, batch: Batch) -> tuple[dict[int, Sequence[str]], bool]:
+        """Return the texts of the columns that are shown, which have grown to hold them."""
+        changed = False
+        while True:
+            places = [place for place, cells in enumerate(self._cells) if cells is not None]
+            texts = {place: texts_of(self._shown[place], batch) for place in places}
+            needs = list(self._needs)
+            for place in places:
+                needs[place] = max(needs[place], *self._lengths(place, texts[place]))
+            if needs == self._needs:
+                return texts, changed
+            self._needs = needs
+            changed |= self._arrange(self._seen)
+
+    def _lengths(self, place: int, texts: Sequence[str]) -> list[int]:
+        """Return the cells that a column wants for each of these."""
+        if self._endpoints[place]:
+            return [
+                min(display_width(text), self._shown[place].width)
+                if text.startswith(_NAMED_ENDS)
+                else len(text)
+                for text in texts
+            ]
+        lengths = [display_width(visible(text)) for text in set(texts)]
+        return [min(each, _MOST_NAME) for each in lengths] if self._shown[place].least else lengths
+
+    def _shortened(self, texts: dict[int, Sequence[str]]) -> Iterable[str]:
+        columns = []
+        cut: Callable[[str, int], str]
+        last = max(texts)
+        for place, values in texts.items():
+            column, most = self._shown[place], self._cells[place] or 0
+            fill = 0 if place == last and not column.right else most
+            cut = _whole
+            if self._endpoints[place]:
+                cut = shorten_endpoint
+            elif column.least:
+                cut = shorten
+            known = {
+                text: pad(cut(visible(text) or "-", most), fill, column.right)
+                for text in set(values)
+            }
+            columns.append(list(map(known.__getitem__, values)))
+        return map(" ".join, zip(*columns, strict=True))
+
+    def _with_headings(self, rows: Iterable[str], height: int) -> str:
+        """Put the heading between rows wherever a screenful has passed since the last one."""
+        if not (self._heading and height > 2) or self._finite:
+            return "\n".join(rows) + "\n"
+        lines = []
+        for row in rows:
+            if self._rows >= height - 1:
+                lines.append(self._header[:-1])
+                self._rows = 1
+            lines.append(row)
+            self._rows += 1
+        return "\n".join(lines) + "\n"
 
 
-def _wanted(column: Column) -> int:
-    return max(column.width, len(_heading(column)))
+def _whole(text: str, _: int) -> str:
+    return text
 
 
-def _heading(column: Column) -> str:
-    return column.heading or column.name.upper()
+def _declared(column: Column) -> int:
+    return max(column.width, len(heading(column)))
 
 
-def _cells(column: Column, width: int, *, cut: bool, endpoint: bool, last: bool) -> Cells:
-    filled = 0 if last and not column.right else width
-    if column.kind is not Kind.STRING:
-        return _plain_cells(column, filled)
-    most = width if cut else None
+def _colored(rows: Iterable[str], styles: Sequence[str]) -> Iterable[str]:
+    return [
+        f"{_COLORS[style]}{row}{_PLAIN}" if style else row
+        for row, style in zip(rows, styles, strict=True)
+    ]
+
+
+def _plain_cells(column: Column, width: int, endpoint: bool) -> Callable[[Batch], Sequence[str]]:
+    """Return what makes a column's cells where nothing is shortened."""
+    if column.kind is Kind.INTEGER and not column.text:
+        return lambda batch: _numbers(column, batch.read(column), width)
     cache: Cache[str, str] = Cache(
-        lambda text: _cell(text, most, filled, column.right, endpoint), 4096
+        lambda text: pad(visible(text) or "-", width, column.right), 4096
     )
 
     def cells(batch: Batch) -> Sequence[str]:
-        values = batch.read(column)
-        together = "".join(values) if endpoint else "\n"
-        if not together.isascii() or not together.isprintable():
-            return cache.of(values)
-        # Endpoints vary with their ports, so a cache is no help; nearly all are plain and fit.
-        if most is not None and max(map(len, values)) > most:
-            values = [v if len(v) <= most else shorten_endpoint(v, most) for v in values]
-        return _fill(values, filled, column.right)
+        values = texts_of(column, batch)
+        if column.kind is Kind.STRING:
+            together = "".join(values) if endpoint else "\n"
+            if not together.isascii() or not together.isprintable():
+                first = values[0]
+                if values[-1] == first and values.count(first) == len(values):
+                    return [cache[first]] * len(values)
+                return cache.of(values)
+        # Endpoints and times vary, so a cache is no help; nearly all are plain.
+        if not width:
+            return values
+        return (
+            [v.rjust(width) for v in values] if column.right else [v.ljust(width) for v in values]
+        )
 
     return cells
 
 
-def _plain_cells(column: Column, width: int) -> Cells:
-    return lambda batch: _fill(texts(column, batch), width, column.right)
+def _numbers(column: Column, values: Sequence[int], width: int) -> Sequence[str]:
+    form = f"%{width if column.right else -width}d" if width else "%d"
+    none = pad("-", width, column.right)
 
+    def cell(value: int) -> str:
+        return form % value if value or not column.optional else none
 
-def _fill(values: Sequence[str], width: int, right: bool) -> Sequence[str]:
-    if not width:
-        return values
-    return [v.rjust(width) for v in values] if right else [v.ljust(width) for v in values]
-
-
-def _cell(text: str, most: int | None, width: int, right: bool, endpoint: bool) -> str:
-    shown = visible(text)
-    if most is not None:
-        shown = shorten_endpoint(shown, most) if endpoint else shorten(shown, most)
-    return pad(shown, width, right)
+    distinct = set(values)
+    if len(distinct) * 4 < len(values):
+        known = {value: cell(value) for value in distinct}
+        return list(map(known.__getitem__, values))
+    if column.optional and 0 in distinct:
+        return list(map(cell, values))
+    return [form % value for value in values]

@@ -47,22 +47,27 @@ def display_width(text: str) -> int:
 
 
 def shorten(text: str, width: int) -> str:
-    """Cut the text's end, marked with `…`, so that it takes at most `width` cells."""
+    """Cut the text in its middle, marked with `…`, so that it takes at most `width` cells.
+
+    Names of replicas differ at their ends, those of projects at their beginnings.
+    """
     if display_width(text) <= width:
         return text
-    return _head(text, width - 1) + ELLIPSIS if width > 0 else ""
+    if width <= 0:
+        return ""
+    end = (width - 1) // 2
+    return _head(text, width - 1 - end) + ELLIPSIS + _head(text[::-1], end)[::-1]
 
 
 def shorten_endpoint(text: str, width: int) -> str:
-    """Cut `ADDR:PORT` to `width` cells in the address's middle; the port stays if it fits."""
-    if display_width(text) <= width:
+    """Cut `NAME:PORT` to `width` cells in the name's middle; a port is never cut, nor an address.
+
+    An address is what stands without one of the prefixes that mark names.
+    """
+    if display_width(text) <= width or not text.startswith(("c/", "p/")):
         return text
-    address, colon, port = text.rpartition(":")
-    keep = width - len(colon + port) - 1
-    if not colon or not port.isdigit() or keep < 0 or not address.isascii():
-        return shorten(text, width)
-    end = keep // 2
-    return address[: keep - end] + ELLIPSIS + address[len(address) - end :] + colon + port
+    name, colon, port = text.rpartition(":")
+    return shorten(name, max(width - len(colon + port), 3)) + colon + port
 
 
 def pad(text: str, width: int, right: bool = False) -> str:

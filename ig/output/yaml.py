@@ -23,7 +23,7 @@ class YamlFormatter:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._objects = compile_objects(columns)
 
-    def header(self) -> str:
+    def header(self, batch: Batch | None = None) -> str:  # noqa: ARG002 - as other formatters'
         """Give nothing: each document begins itself."""
         return ""
 

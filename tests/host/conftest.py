@@ -3,11 +3,13 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.host.engine import Engine, PrivateEngine, some_engine
 from tests.host.namespace import Namespace, stop_programs
+from tests.host.terminal import Terminal
 from tests.host.tracer import IG, Tracer
 
 HERE = Path(__file__).parent
@@ -93,6 +95,20 @@ def start_ig() -> Iterator[Callable[..., Tracer]]:
     yield start
     for tracer in started:
         tracer.kill()
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[Callable[..., Terminal]]:
+    """Start the real command on a terminal (see Terminal); it ends with the test at the latest."""
+    started: list[Terminal] = []
+
+    def start(*arguments: object, **options: Any) -> Terminal:
+        started.append(Terminal(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for terminal in started:
+        terminal.kill()
 
 
 @pytest.fixture

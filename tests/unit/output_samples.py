@@ -17,7 +17,7 @@ COLUMNS = (
     TIMESTAMP,
     *owner_columns(),
     *process_columns(),
-    integer("ip", "", "version", width=2, hidden=False),
+    integer("ip", "", "version", width=2, drop=1, hidden=False),
     *endpoint_columns("src", "saddr", "sport"),
     *endpoint_columns("dst", "daddr", "dport", far=True),
     Column("type", "type"),

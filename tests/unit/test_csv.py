@@ -7,18 +7,19 @@ from hypothesis import strategies as st
 
 from ig import output
 from ig.gadget import Batch, Column, Kind
+from ig.output.screen import Screen
 from tests.unit.output_samples import COLUMNS, events, strings
 
 
 def rows(columns: tuple[Column, ...], batch: Batch) -> list[list[str]]:
-    made = output.formatter("csv", columns, columns, width=80)
+    made = output.formatter("csv", columns, columns, screen=lambda: Screen(80))
     text = made.header() + made.format(batch) + made.footer()
     return list(csv.reader(io.StringIO(text, newline=""), strict=True))
 
 
 def test_names_come_first_and_every_line_ends_with_crlf() -> None:
     _, shown = output.parse_output("csv=pid,dst,latency,timestamp,shared", COLUMNS)
-    made = output.formatter("csv", COLUMNS, shown, width=None)
+    made = output.formatter("csv", COLUMNS, shown)
     assert made.header() == "pid,dst,latency,timestamp,shared\r\n"
     assert made.format(events({}, {"latency": 0, "shared": True})) == (
         "750625,93.184.215.14:443,47.069µs,2026-11-20T20:33:04.123456789Z,false\r\n"
@@ -29,9 +30,7 @@ def test_names_come_first_and_every_line_ends_with_crlf() -> None:
 
 def test_commas_and_quotes_are_quoted() -> None:
     columns, batch = strings('a,"b"', "c")
-    assert (
-        output.formatter("csv", columns, columns, width=None).format(batch) == '"a,""b"""\r\nc\r\n'
-    )
+    assert output.formatter("csv", columns, columns).format(batch) == '"a,""b"""\r\nc\r\n'
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"])

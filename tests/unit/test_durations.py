@@ -2,7 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.durations import format_duration, format_durations, parse_duration
+from ig.durations import (
+    format_duration,
+    format_durations,
+    format_milliseconds,
+    parse_duration,
+)
 from ig.errors import UsageError
 
 AS_GO_PRINTS = [
@@ -35,6 +40,23 @@ def test_durations_print_as_go_prints_them(nanoseconds: int, text: str) -> None:
 @given(st.lists(st.one_of(st.integers(0, 2**63 - 1), st.integers(0, 2_000_000_000))))
 def test_a_column_of_durations_prints_as_each_alone_but_for_zero(values: list[int]) -> None:
     assert format_durations(values) == [format_duration(n) if n else "" for n in values]
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (0, "-"),
+        (1, "0.000ms"),
+        (84_908, "0.085ms"),
+        (14_149_828, "14.150ms"),
+        (999_999_499, "999.999ms"),
+        (999_999_500, "1.000s"),
+        (1_011_430_681, "1.011s"),
+        (127_000_000_000, "127.000s"),
+    ],
+)
+def test_tables_have_one_unit_below_a_second_and_one_above(nanoseconds: int, text: str) -> None:
+    assert format_milliseconds([nanoseconds]) == [text]
 
 
 @given(st.integers(0, 2**63 - 1))

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ig import output
+from ig.output.screen import Screen
 from ig.output.text import (
     display_width,
     json_string,
@@ -69,22 +70,32 @@ def test_width_counts_cells_not_characters(text: str, cells: int) -> None:
 @given(PRINTABLE, st.integers(0, 60))
 def test_shortened_and_padded_text_takes_the_width_it_is_given(text: str, width: int) -> None:
     assert display_width(shorten(text, width)) <= width
-    assert display_width(shorten_endpoint(text, width)) <= width
+    if width > 2:
+        assert display_width(shorten_endpoint(f"c/{text}:8", width + 2)) <= width + 2
     assert display_width(pad(shorten(text, width), width)) == width
 
 
 @pytest.mark.parametrize(
-    ("width", "shown"),
+    ("text", "width", "shown"),
     [
-        (38, "[2001:db8:85a3::8a2e:370:7334]:443"),
-        (20, "[2001:db…0:7334]:443"),
-        (6, "[…:443"),
-        (5, "…:443"),
-        (4, "[20…"),
+        ("c/ux-replica-12:36352", 21, "c/ux-replica-12:36352"),
+        ("c/ux-replica-12:36352", 16, "c/ux-…a-12:36352"),
+        ("p/shop/db-0:443", 8, "p/…0:443"),
+        ("[2001:db8:85a3::8a2e:370:7334]:443", 20, "[2001:db8:85a3::8a2e:370:7334]:443"),
+        ("r/192.168.100.200:65535", 6, "r/192.168.100.200:65535"),
     ],
 )
-def test_a_shortened_endpoint_keeps_its_port(width: int, shown: str) -> None:
-    assert shorten_endpoint("[2001:db8:85a3::8a2e:370:7334]:443", width) == shown
+def test_a_shortened_endpoint_keeps_its_port_and_an_address_is_never_cut(
+    text: str, width: int, shown: str
+) -> None:
+    assert shorten_endpoint(text, width) == shown
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(17, "ux-web-replica-12"), (12, "ux-web…ca-12"), (2, "u…"), (1, "…")]
+)
+def test_a_shortened_name_keeps_both_ends(width: int, shown: str) -> None:
+    assert shorten("ux-web-replica-12", width) == shown
 
 
 @pytest.mark.parametrize("mode", ["columns", "json", "jsonpretty", "yaml", "csv"])
@@ -96,7 +107,7 @@ def test_hostile_names_leave_every_mode_harmless(
     mode: str, width: int | None, hostile: str
 ) -> None:
     batch = events({"comm": hostile[:5], "type": hostile}, owners=[named(hostile)])
-    made = output.formatter(mode, COLUMNS, COLUMNS, width=width)
+    made = output.formatter(mode, COLUMNS, COLUMNS, screen=lambda: Screen(width))
     text = made.header() + made.format(batch) + made.footer()
     text.encode("utf-8")
     lines = text.replace("\r\n", "\n").split("\n")

@@ -12,13 +12,13 @@ from tests.unit.output_samples import COLUMNS, events, strings
 
 
 def documents(columns: tuple[Column, ...], batch: Batch) -> str:
-    made = output.formatter("yaml", columns, (), width=None)
+    made = output.formatter("yaml", columns, ())
     return made.header() + made.format(batch) + made.footer()
 
 
 def test_each_event_is_a_document_that_says_what_the_json_object_says() -> None:
     batch = events({}, {"comm": "nc", "version": 6, "saddr": "::1", "daddr": "::2"})
-    lines = output.formatter("json", COLUMNS, (), width=None).format(batch).splitlines()
+    lines = output.formatter("json", COLUMNS, ()).format(batch).splitlines()
     assert list(yaml.safe_load_all(documents(COLUMNS, batch))) == list(map(json.loads, lines))
 
 
