@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ig.columns import Cache
 from ig.gadget import Batch, Column, Kind
-from ig.output.layout import arrange, heading, headings, short_heading
+from ig.output.layout import arrange, heading, headings
 from ig.output.screen import Screen
 from ig.output.text import display_width, pad, shorten, shorten_endpoint, visible
 from ig.values import cells as texts_of
@@ -56,7 +56,7 @@ class TableFormatter:
         if batch is not None:
             first = batch.part(0, _SIZED_BY)
             self._needs = [
-                max(short_heading(column), *self._lengths(place, texts_of(column, first)), 1)
+                max(len(heading(column)), *self._lengths(place, texts_of(column, first)), 1)
                 for place, column in enumerate(self._shown)
             ]
         self._arrange(self._screen())

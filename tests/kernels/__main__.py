@@ -142,7 +142,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--setup", default="", help=f"only some of {','.join(SETUPS)}")
     parser.add_argument("--append", default="", help="words for the kernel's command line")
     parser.add_argument("--seconds", type=float, default=3600, help="most for each kernel")
-    parser.add_argument("--write", action="store_true", help="put the table into the README")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/kernels.md")
     parser.add_argument("tests", nargs="*", help="arguments for pytest")
     return parser.parse_args()
 
@@ -200,12 +200,12 @@ def _cell(count: Counter[str]) -> str:
 
 
 def _write(table: str) -> None:
-    readme = CHECKOUT / "README.md"
-    text = readme.read_text()
+    page = CHECKOUT / "docs" / "kernels.md"
+    text = page.read_text()
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     today = datetime.date.today().isoformat()
-    readme.write_text(f"{before}{_BEGIN}\n\n{today}:\n\n{table}\n\n{_END}{after}")
+    page.write_text(f"{before}{_BEGIN}\n\n{today}:\n\n{table}\n\n{_END}{after}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What the README says of the command line is what the command line says of itself.
+"""What the README and docs/ say of the command line is what the command line says of itself.
 
-`IG_WRITE=1 pytest tests/unit/test_readme.py` writes it anew.
+`IG_WRITE=1 pytest tests/unit/test_readme.py` writes them anew.
 """
 
 from __future__ import annotations
@@ -9,17 +9,29 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
+from ig.containers.container import Container
+from ig.gadget import Batch
 from ig.gadgets import declared
+from ig.shape import Shape
 
-README = Path(__file__).parents[2] / "README.md"
+TOP = Path(__file__).parents[2]
+README, OPTIONS = TOP / "README.md", TOP / "docs" / "options.md"
 BLOCK = re.compile(r"(    \$ (ig [a-z -]*--help)\n\n)((?:    .*\n|\n)*?)(?=\n?\S|\Z)")
+SAMPLE = re.compile(r"(    \$ sudo ig trace tcpconnect (?:--failures )?-o (\S+)\n)((?:    .*\n)*)")
+WEB = Container(
+    id="7a1d0ba04a796d2b0c6a5d54f40a8b6d5a0a2d3f1c9e8b7a6f5e4d3c2b1a0f9e",
+    name="shop-web-1",
+    runtime="docker",
+    image="shop/web:2.4",
+)
 
 
-def said_by(command: str) -> str:
+def run(command: str) -> str:
     done = subprocess.run(
         [Path(sys.executable).with_name("ig"), *command.split()[1:]],
         capture_output=True,
@@ -30,6 +42,49 @@ def said_by(command: str) -> str:
     return "".join(f"    {line}".rstrip() + "\n" for line in done.stdout.strip().splitlines())
 
 
+def attempts() -> Batch:
+    """Give the attempts of the README: answered, refused, answered slowly, and unanswered."""
+    rows = (
+        ("nginx", "172.18.0.2", 9000, 1, 0, 84_908, 0),
+        ("nginx", "172.18.0.3", 5433, 2, 111, 61_022, 0),
+        ("curl", "198.51.100.7", 443, 1, 0, 1_042_318_004, 1),
+        ("nginx", "10.255.255.1", 80, 7, 0, 0, 1),
+    )
+    names = ("comm", "daddr", "dport", "outcome", "error", "latency", "retransmits")
+    fields: dict[str, list[object]] = {
+        name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    }
+    count = len(rows)
+    same = {"type": 1, "version": 4, "netns": 4026532184, "mntns": 4026532180, "cgroup": 7}
+    same |= {"pid": 3971, "tid": 3971, "uid": 33, "gid": 33, "parent_pid": 3950, "sport": 47916}
+    fields |= {name: [value] * count for name, value in same.items()}
+    fields["timestamp"] = [1_795_206_784_123_456_789] * count
+    fields["comm"] = [f"{name}\0".encode() for name, *_ in rows]
+    fields["parent_comm"] = [b"nginx\0"] * count
+    fields["saddr"] = [bytes([172, 18, 0, 5]).ljust(16, b"\0")] * count
+    fields["daddr"] = [bytes(map(int, row[1].split("."))).ljust(16, b"\0") for row in rows]
+    return Batch(fields, [WEB] * count)
+
+
+def shown(output: str) -> str:
+    """Give what the command of a sample prints for these attempts."""
+    shape = Shape(declared()["trace_tcpconnect"], None, {"output": output})
+    formatter = shape.formatter()
+    text = formatter.header() + formatter.format(attempts())
+    if output == "json":
+        text = "\n".join(textwrap.wrap(text.splitlines()[1].replace(",", ", "), 110))
+        text = text.replace(", ", ",")
+    return textwrap.indent(text.rstrip() + "\n", "    ")
+
+
+def check(path: Path, now: str) -> None:
+    text = path.read_text() if path.exists() else ""
+    if os.environ.get("IG_WRITE") and now != text:
+        path.write_text(now)
+        pytest.fail(f"{path.name} was behind; it is written anew")
+    assert now == text, "run IG_WRITE=1 pytest tests/unit/test_readme.py"
+
+
 def test_every_gadget_and_view_is_described() -> None:
     text = README.read_text()
     commands = [" ".join(gadget.command) for gadget in declared().values()]
@@ -37,12 +92,25 @@ def test_every_gadget_and_view_is_described() -> None:
     assert [command for command in commands if f"`ig {command}`" not in text] == []
 
 
-def test_the_options_are_those_of_the_program() -> None:
+def test_every_page_of_docs_is_listed() -> None:
     text = README.read_text()
+    pages = [path.name for path in (TOP / "docs").glob("*.md")]
+    assert [name for name in pages if f"| docs/{name} |" not in text] == []
+
+
+def test_the_options_are_those_of_the_program() -> None:
+    text = OPTIONS.read_text()
     commands = [match[2] for match in BLOCK.finditer(text)]
-    assert "ig trace tcpconnect --help" in commands
-    now = BLOCK.sub(lambda match: match[1] + said_by(match[2]), text)
-    if os.environ.get("IG_WRITE") and now != text:
-        README.write_text(now)
-        pytest.fail("the README was behind; it is written anew")
-    assert now == text, "run IG_WRITE=1 pytest tests/unit/test_readme.py"
+    assert commands == ["ig trace tcpconnect --help", "ig snapshot socket --help"]
+    check(OPTIONS, BLOCK.sub(lambda match: match[1] + run(match[2]), text))
+
+
+def test_the_samples_are_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ig.columns._NODE", ["host1"])
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = README.read_text()
+    assert [match[2] for match in SAMPLE.finditer(text)] == [
+        "columns=-pid,-ip,-src,+latency",
+        "json",
+    ]
+    check(README, SAMPLE.sub(lambda match: match[1] + shown(match[2]), text))

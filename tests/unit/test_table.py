@@ -167,8 +167,8 @@ def test_the_heading_comes_again_after_each_screenful_and_after_a_resize() -> No
 def test_a_finite_table_is_as_wide_as_its_content() -> None:
     for width in (None, 200):
         assert table(events({}), width, sized=True) == [
-            "CONTAINERNAME COMM PID    IP SRC              DST",
-            "web           wget 750625 4  172.17.0.2:39664 93.184.215.14:443",
+            "RUNTIME.CONTAINERNAME COMM PID    IP SRC              DST",
+            "web                   wget 750625 4  172.17.0.2:39664 93.184.215.14:443",
         ]
     rows = table(HOSTILE, 120, sized=True)
     assert all(display_width(row) <= 120 for row in rows)
