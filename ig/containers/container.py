@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +101,11 @@ class Runtime(Protocol):
     def version(self) -> str:
         """Ask the runtime for its version, in its own words. Raises RuntimeUnavailable."""
         ...
+
+
+@runtime_checkable
+class Listing(Protocol):
+    """A runtime that is asked for its list again and again, since it tells of no changes."""
+
+    def wanted(self, identifier: str) -> None:
+        """Have the list asked for soon, the first time that this container is wanted."""

@@ -23,6 +23,7 @@ _SERVICES = "/containerd.services"
 # RUNNING, PAUSED and PAUSING of api/types/task/task.proto
 _RUNNING = frozenset((2, 4, 5))
 _TOPICS = (
+    "/namespaces/create",
     "/containers/create",
     "/containers/update",
     "/containers/delete",
@@ -41,6 +42,8 @@ class Containerd:
 
     def __init__(self, socket: str | None = None, namespace: str | None = None) -> None:
         self.socket = (socket or SOCKET).removeprefix("unix://")
+        self.namespaces: set[str] = {namespace} if namespace else set()
+        """Where it has containers, as far as it told: their cgroups are `/NAMESPACE/ID`."""
         self._namespace = namespace
         self._stream: Any = None
         self._stopped = False
@@ -119,6 +122,7 @@ class Containerd:
             messages.ListNamespacesResponse,
         ).namespaces
         names = [each.name for each in found][: answers.NAMESPACES]
+        self.namespaces = {self._namespace} if self._namespace else set(names)
         for namespace in [self._namespace] if self._namespace else names:
             tasks = connection.ask(
                 f"{_SERVICES}.tasks.v1.Tasks/List",
@@ -153,6 +157,8 @@ class Containerd:
         from ig.containers.messages import containerd_pb2 as messages
 
         scope, content = answers.text(envelope.namespace), envelope.event.value
+        if len(self.namespaces) < answers.NAMESPACES:
+            self.namespaces.add(scope)
         try:
             if envelope.topic in ("/containers/create", "/containers/update"):
                 identifier = messages.ContainerEvent.FromString(content).id

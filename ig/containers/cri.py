@@ -21,6 +21,10 @@ SOCKET = "/run/crio/crio.sock"
 OFTEN = 1.0
 SELDOM = 15.0
 """Seconds between lists: often while no event was ever seen, since many runtimes send none."""
+PAUSE = 0.05
+"""Seconds between lists at least, however many containers are wanted."""
+WANTED = 4096
+"""How many ids are remembered that were wanted, so that each makes for one list only."""
 
 _SERVICE = "/runtime.v1.RuntimeService"
 _RUNNING = 1  # CONTAINER_RUNNING
@@ -38,29 +42,39 @@ class Cri:
     def __init__(self, socket: str | None = None) -> None:
         self.socket = (socket or SOCKET).removeprefix("unix://")
         self._news = threading.Event()
-        self._stopped = False
+        self._ended = threading.Event()
+        self._wanted: set[str] = set()
 
     def watch(self, stopped: Callable[[], bool]) -> Iterator[Change]:
         """Yield the containers, then their changes: see `Runtime.watch`."""
-        self._stopped = False
+        self._ended.clear()
         with connected(NAME, self.socket) as connection:
             events = _Events(connection, self._news)
+            runtime = _own_name(connection)
             try:
-                seen = _listed(connection)
+                seen = _listed(connection, runtime)
                 yield from (Change("exists", container) for container in seen.values())
                 yield Change("synced")
-                while not (stopped() or self._stopped):
-                    self._news.wait(SELDOM if events.seen else OFTEN)
+                while not (stopped() or self._ended.wait(PAUSE)):
+                    self._news.wait((SELDOM if events.seen else OFTEN) - PAUSE)
                     self._news.clear()
-                    now = _listed(connection)
+                    now = _listed(connection, runtime)
                     yield from _differences(seen, now)
                     seen = now
             finally:
                 events.cancel()
 
+    def wanted(self, identifier: str) -> None:
+        """Have the list asked for at once, the first time that this container is wanted."""
+        if identifier not in self._wanted:
+            if len(self._wanted) >= WANTED:
+                self._wanted.clear()
+            self._wanted.add(identifier)
+            self._news.set()
+
     def stop(self) -> None:
         """Make a blocked `watch` in another thread return soon."""
-        self._stopped = True
+        self._ended.set()
         self._news.set()
 
     def details(self, container: Container) -> Container:
@@ -95,6 +109,16 @@ class Cri:
         return answers.text(f"{answer.runtime_name} {answer.runtime_version}")
 
 
+def _own_name(connection: Connection) -> str:
+    """Return what the runtime behind the interface calls itself: `cri-o`, `containerd`, …"""
+    from ig.containers.messages import cri_pb2 as messages
+
+    answer = connection.ask_briefly(
+        f"{_SERVICE}/Version", messages.Empty(), messages.VersionResponse, ()
+    )
+    return answers.text(answer.runtime_name) if answer and answer.runtime_name else NAME
+
+
 class _Events:
     """Listens for events in a thread of its own and sets `news` with each."""
 
@@ -123,8 +147,8 @@ class _Events:
         self.seen = False
 
 
-def _listed(connection: Connection) -> dict[str, Container]:
-    """Give the pods' pauses and the containers by their ids."""
+def _listed(connection: Connection, runtime: str) -> dict[str, Container]:
+    """Return the pods' pauses and the containers by their ids, as told by that runtime."""
     from ig.containers.messages import cri_pb2 as messages
 
     nothing = messages.Empty()
@@ -135,19 +159,19 @@ def _listed(connection: Connection) -> dict[str, Container]:
         f"{_SERVICE}/ListContainers", nothing, messages.ListContainersResponse
     ).containers
     by_id = {pod.id: pod for pod in pods[: answers.CONTAINERS]}
-    found = [_pause(pod) for pod in by_id.values()]
+    found = [_pause(pod, runtime) for pod in by_id.values()]
     found += (
-        _container(record, by_id.get(record.pod_sandbox_id))
+        _container(record, by_id.get(record.pod_sandbox_id), runtime)
         for record in containers[: answers.CONTAINERS]
     )
     return {container.id: container for container in found if ID.match(container.id)}
 
 
-def _pause(pod: Any) -> Container:
+def _pause(pod: Any, runtime: str) -> Container:
     return Container(
         id=answers.text(pod.id),
         name=answers.text(pod.metadata.name),
-        runtime=NAME,
+        runtime=runtime,
         running=pod.state == _READY,
         labels=answers.labels(pod.labels),
         sandbox=True,
@@ -155,7 +179,7 @@ def _pause(pod: Any) -> Container:
     )
 
 
-def _container(record: Any, pod: Any) -> Container:
+def _container(record: Any, pod: Any, runtime: str) -> Container:
     name = answers.text(record.metadata.name)
     image = record.image.user_specified_image or record.image.image or record.image_ref
     labels = answers.labels(record.labels)
@@ -163,7 +187,7 @@ def _container(record: Any, pod: Any) -> Container:
     return Container(
         id=answers.text(record.id),
         name=name or answers.text(record.id)[:12],
-        runtime=NAME,
+        runtime=runtime,
         image=answers.text(image),
         running=record.state == _RUNNING,
         labels=labels,

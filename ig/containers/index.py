@@ -9,7 +9,14 @@ from dataclasses import replace
 
 from ig.containers import processes, sources
 from ig.containers.cgroup import container_id, normalised, recognised
-from ig.containers.container import HOST, UNKNOWN_RUNTIME, Change, Container, Runtime
+from ig.containers.container import (
+    HOST,
+    UNKNOWN_RUNTIME,
+    Change,
+    Container,
+    Listing,
+    Runtime,
+)
 from ig.containers.detailer import Detailer
 from ig.containers.follower import Follower
 from ig.containers.processes import Path
@@ -65,6 +72,8 @@ class Index:
         """The sources that have neither told all they have nor failed yet; replaced as a whole."""
         self._answering = frozenset(self._sources)
         self._detailer = Detailer(self.details)
+        # Those that are asked now and then can be asked at once.
+        self._wanted = [each.wanted for each in runtimes if isinstance(each, Listing)]
         self._proving: set[tuple[int, Key, int]] = set()
         if detailed:
             self.subscribe(self._detailer.told)
@@ -147,6 +156,9 @@ class Index:
         place, owner = guess
         # Who is named by the name of its cgroup alone is of no runtime that could tell more.
         final = sure and (not self.telling or owner.runtime != UNKNOWN_RUNTIME)
+        if not final:
+            for wanted in self._wanted:
+                wanted(owner.id)
         return _with_nested(owner, names[place + 1 :]), final
 
     def _claimed(self, key: Key, path: Path, trusted: bool) -> tuple[Container | None, bool]:
@@ -164,7 +176,9 @@ class Index:
 
     def _is_final(self, found: Container) -> bool:
         # Docker's containers are containerd's too, where they have no name.
-        return found.named or found.scope not in DOCKERS or self.telling <= {found.runtime}
+        if found.named or found.scope not in DOCKERS:
+            return True
+        return self._answering <= {found.source or found.runtime}
 
     def _prove(self, user: int, key: Key, container: Container) -> bool:
         """Have a container's first process asked for, once; return whether it may yet be told."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -17,6 +18,18 @@ KNOWN = {
 }
 """Name on the command line -> module and class; of two that name a container, the first wins."""
 ALIASES = {"crio": "cri-o"}
+PLACES = {
+    "containerd": (
+        "/run/k3s/containerd/containerd.sock",  # and RKE2's
+        "/run/k0s/containerd.sock",
+        "/var/snap/microk8s/common/run/containerd.sock",
+        "/run/docker/containerd/containerd.sock",  # of a dockerd that starts its own
+    ),
+}
+"""Where else a runtime is, beside its usual place."""
+OF_USERS = {"docker": "docker.sock", "podman": "podman/podman.sock"}
+"""Where rootless engines are, below each user's folder."""
+USERS = "/run/user"
 
 
 def discover(
@@ -28,22 +41,54 @@ def discover(
     crio_socket: str | None = None,
     containerd_namespace: str | None = None,
 ) -> list[Runtime]:
-    """Give the runtimes of those names, all if None, each at its socket, the usual one if None.
+    """Return the runtimes of those names, all if None, each at its sockets.
 
-    Nothing is asked of them yet. Raises UsageError for a name that is not known.
+    Several sockets of one runtime are given with commas between. Where none is given, it is the
+    usual one, and the others that exist. Nothing is asked of them yet. Raises UsageError for a name
+    that is not known.
     """
-    arguments = {
-        "docker": {"socket": docker_socket},
-        "containerd": {"socket": containerd_socket, "namespace": containerd_namespace},
-        "podman": {"socket": podman_socket},
-        "cri-o": {"socket": crio_socket},
+    given = {
+        "docker": docker_socket or os.environ.get("DOCKER_HOST"),
+        "containerd": containerd_socket,
+        "podman": podman_socket,
+        "cri-o": crio_socket,
     }
+    further = {"containerd": {"namespace": containerd_namespace}}
     wanted = set(KNOWN) if names is None else {_known(name) for name in names}
     found: list[Runtime] = []
     for name, (module, kind) in KNOWN.items():
         if name in wanted:
-            found.append(getattr(import_module(module), kind)(**arguments[name]))
+            make = getattr(import_module(module), kind)
+            sockets = _split(given[name]) or [None, *_others(name)]
+            found += (make(socket=socket, **further.get(name, {})) for socket in sockets)
     return found
+
+
+def _split(given: str | None) -> list[str | None]:
+    return [each.strip() for each in (given or "").split(",") if each.strip()]
+
+
+def _others(name: str) -> list[str]:
+    """Return the sockets of a runtime that exist beside its usual one."""
+    found = [place for place in PLACES.get(name, ()) if os.path.exists(place)]
+    below = OF_USERS.get(name)
+    for user in sorted(os.listdir(USERS), key=_number) if below and os.path.isdir(USERS) else ():
+        place = f"{USERS}/{user}/{below}"
+        if user.isdecimal() and _is_socket(place):
+            found.append(place)
+    return found
+
+
+def _number(name: str) -> int:
+    return int(name) if name.isdecimal() else 0
+
+
+def _is_socket(path: str) -> bool:
+    """Return whether a socket is there, and no link: where that leads is for its user to choose."""
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def asked(

@@ -82,7 +82,7 @@ class Selection:
             return self.host or self.host_only
         if self.host_only:
             return False
-        if self.runtimes and container.known and container.runtime not in self.runtimes:
+        if self.runtimes and container.known and _asked(container) not in self.runtimes:
             return False
         return (
             self.names.allow((container.name, container.pod_container), container.id)
@@ -124,6 +124,11 @@ def select(
             remedy="Use --host to see the host's processes beside the chosen containers.",
         )
     return selection
+
+
+def _asked(container: Container) -> str:
+    """Return the name of the runtime that was asked: what answers may call itself otherwise."""
+    return container.source.partition(" ")[0] or container.runtime
 
 
 def _parts(values: Sequence[str], what: str) -> list[str]:

@@ -43,6 +43,40 @@ def test_docker_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -
     assert runtimes.discover(["docker"])[0].socket == "/var/run/docker.sock"
 
 
+def test_several_sockets_of_a_runtime_are_followed_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = runtimes.discover(["podman"], podman_socket="/tmp/a.sock, /tmp/b.sock")
+    assert [each.socket for each in found] == ["/tmp/a.sock", "/tmp/b.sock"]
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(runtimes, "USERS", str(tmp_path))
+    place = tmp_path / "1000"
+    (place / "podman").mkdir(parents=True)
+    (tmp_path / "nobody").mkdir()
+    with socket.socket(socket.AF_UNIX) as engine, socket.socket(socket.AF_UNIX) as other:
+        engine.bind(str(place / "podman/podman.sock"))
+        other.bind(str(tmp_path / "nobody/docker.sock"))
+        (place / "docker.sock").symlink_to(tmp_path / "nobody/docker.sock")
+        found = runtimes.discover(["podman", "docker"])
+    assert [each.socket for each in found] == [
+        "/var/run/docker.sock",
+        "/run/podman/podman.sock",
+        f"{place}/podman/podman.sock",
+    ]
+
+
+def test_containerds_of_other_distributions_are_found_where_they_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = tmp_path / "k3s.sock"
+    place.touch()
+    places = {"containerd": (str(place), str(tmp_path / "none.sock"))}
+    monkeypatch.setattr(runtimes, "PLACES", places)
+    found = [each.socket for each in runtimes.discover(["containerd"])]
+    assert found == ["/run/containerd/containerd.sock", str(place)]
+    assert len(runtimes.discover(["containerd"], containerd_socket="/tmp/c.sock")) == 1
+
+
 def test_an_unknown_runtime_is_a_usage_error_that_lists_the_known() -> None:
     with pytest.raises(UsageError, match="docker, containerd, podman, cri-o"):
         runtimes.discover(["lxd"])

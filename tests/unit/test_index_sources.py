@@ -1,0 +1,148 @@
+"""The index: several sockets of one runtime, whose each is, and what each may claim."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from ig.containers import processes, sources
+from ig.containers.container import HOST, Change, Container
+from ig.containers.index import Index
+from tests.unit.test_index import NOBODY, A, B, Script, Witness, quiet
+
+USER = 4242
+OURS, THEIRS = "/run/podman/podman.sock", f"/run/user/{USER}/podman/podman.sock"
+SESSION = ("user.slice", f"user-{USER}.slice", f"user@{USER}.service")
+PATH = (*SESSION, f"libpod-{A}.scope")
+SECOND = f"podman {THEIRS}"
+
+
+def podmans() -> Index:
+    """Return an index of root's Podman and a user's, which have been asked."""
+    index = Index([Script("podman", OURS), Script("podman", THEIRS)], quiet)
+    for source in ("podman", SECOND):
+        index.begin(source)
+    return index
+
+
+def test_two_sockets_of_one_runtime_are_told_apart() -> None:
+    index = podmans()
+    web = Container(A, "web", "podman", running=True)
+    shop = Container(B, "shop", "podman", running=True)
+    index.apply("podman", Change("exists", web))
+    index.apply(SECOND, Change("exists", shop))
+    index.apply("podman", Change("synced"))
+    index.apply(SECOND, Change("synced"))
+    assert {each.name for each in index.containers()} == {"web", "shop"}
+    index.begin(SECOND)
+    index.apply(SECOND, Change("synced"))
+    assert [each.name for each in index.containers()] == ["web"]
+    index.lost("podman")
+    assert index.telling == {"podman"}
+    index.lost(SECOND)
+    assert index.telling == frozenset()
+
+
+def test_both_sockets_are_waited_for() -> None:
+    index = podmans()
+    index.apply("podman", Change("synced"))
+    assert index.unheard == {SECOND}
+
+
+def test_a_users_runtime_names_no_cgroup_but_that_of_its_process() -> None:
+    index = podmans()
+    theirs = Container(A, "web", "podman", running=True, cgroups=((*PATH, "container"),))
+    index.apply(SECOND, Change("exists", theirs))
+    owner, final = index.find(PATH, 3)
+    assert (owner.name, owner.source, final) == ("web", SECOND, True)
+    assert index.find(PATH)[0] == owner
+    unknown, _ = index.find(("machine.slice", f"libpod-{A}.scope"))
+    assert not unknown.known
+
+
+def test_a_users_runtime_does_not_rename_a_container_of_roots() -> None:
+    index = podmans()
+    web = Container(A, A[:12], "podman", running=True, pid=NOBODY)
+    index.apply("podman", Change("exists", web))
+    index.apply(SECOND, Change("exists", replace(web, name="shop", cgroups=((*PATH, "init"),))))
+    assert index.find(("machine.slice", f"libpod-{A}.scope"))[0] == web
+    assert index.find(PATH, 3)[0].name == "shop"
+    index.apply(SECOND, Change("removed", web))
+    assert index.find(("machine.slice", f"libpod-{A}.scope"))[0] == web
+    index.apply("podman", Change("removed", web))
+    assert index.find(("machine.slice", f"libpod-{A}.scope"))[0].id == A
+
+
+def test_a_users_runtime_claims_no_addresses_and_no_ports() -> None:
+    index = podmans()
+    web = Container(A, "web", "podman", running=True, addresses=("10.88.0.2",))
+    index.apply(SECOND, Change("exists", replace(web, ports=(("", 80, 80),))))
+    (told,) = index.containers()
+    assert (told.addresses, told.ports) == ((), ())
+
+
+def test_changes_of_a_users_runtime_are_published() -> None:
+    index, witness = podmans(), Witness()
+    index.subscribe(witness.changes.put)
+    index.apply(SECOND, Change("created", Container(A, "web", "podman")))
+    index.apply(SECOND, Change("removed", Container(A, "web", "podman")))
+    assert [witness.next()[0] for _ in range(2)] == ["created", "removed"]
+
+
+def test_the_user_of_a_socket_is_the_folders_or_the_files() -> None:
+    assert sources.owner("/run/user/4242/docker.sock") == 4242
+    assert sources.owner(f"/run/user/{os.geteuid()}/docker.sock") == sources.ROOT
+    assert sources.owner("tcp://127.0.0.1:2375") == sources.ROOT
+    assert sources.owner("/proc/1/cmdline") == sources.ROOT
+
+
+@contextmanager
+def sleeping() -> Iterator[int]:
+    process = subprocess.Popen(["sleep", "100"])
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_a_process_says_of_itself_is_read() -> None:
+    with sleeping() as pid:
+        assert processes.cgroups(pid) == processes.cgroups(os.getpid())
+        assert set(processes.cgroups(pid) or ()) <= processes.all_cgroups()
+        assert processes.mount_namespace(pid) == os.stat("/proc/self/ns/mnt").st_ino
+        assert not processes.is_of_user(pid, os.geteuid())
+    assert processes.cgroups(NOBODY) is None
+    assert processes.mount_namespace(NOBODY) == 0
+    assert not processes.is_of_user(NOBODY, os.geteuid())
+
+
+def test_a_first_process_is_where_its_runtime_says() -> None:
+    with sleeping() as pid:
+        paths = processes.cgroups(pid) or ()
+        index, witness = Index([Script()], quiet), Witness()
+        index.subscribe(witness.changes.put)
+        web = Container(A, "web", "docker", running=True)
+        index.apply("docker", Change("exists", web))
+        index.apply("docker", Change("updated", replace(web, pid=pid)))
+        assert witness.next() == ("exists", web)
+        # It shares this process's mount namespace, which tells nothing: so it is no stray.
+        assert witness.next() == ("updated", replace(web, pid=pid, cgroups=paths))
+        assert (index.strays, index.stray_paths) == ({}, frozenset())
+
+
+def test_cgroups_of_a_first_process_outlive_it_until_it_runs_again() -> None:
+    index = Index([Script("containerd")], quiet)
+    first = (*SESSION, "default", "web")
+    web = Container("web", "web", "containerd", scope="default", running=True, cgroups=(first,))
+    index.apply("containerd", Change("exists", web))
+    index.apply("containerd", Change("exited", replace(web, running=False, cgroups=())))
+    assert index.find(first, 3)[0].name == "web"
+    index.apply("containerd", Change("removed", web))
+    assert index.find(first, 3)[0].name == "web"
+    # The same id once more, made by somebody else, and elsewhere.
+    index.apply("containerd", Change("created", replace(web, running=False, cgroups=())))
+    assert index.find(first, 3)[0] == HOST
