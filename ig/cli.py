@@ -6,7 +6,9 @@ import inspect
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from itertools import pairwise
 from typing import Annotated, Any, NoReturn
 
@@ -15,7 +17,11 @@ from typer.core import TyperCommand
 
 from ig.errors import IgError, UsageError
 from ig.gadget import Gadget, Param, View
+from ig.output.stderr import Stderr, say
+from ig.output.stream import ReaderGone
+from ig.stop import Stop, Stopped
 
+STDOUT, STDERR = 1, 2
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _SHORT_WITH_VALUE = re.compile(r"(-[A-Za-z])=(.*)", re.S)
 _LONG_WITH_TRUTH = re.compile(r"(--[a-z-]+)=(true|false)", re.I)
@@ -53,7 +59,12 @@ _OUTPUT = (
     Param("ready_file", ("--ready-file",), "string", "Write this file once all is attached."),
 )
 _TRACING = (
-    Param("timeout", ("-t", "--timeout"), "seconds", "End after so many seconds."),
+    Param(
+        "timeout",
+        ("-t", "--timeout"),
+        "seconds",
+        "End after so many seconds; 0: after what is seen already.",
+    ),
     Param("max_events", ("--max-events",), "count", "End after so many events."),
     Param(
         "keep_privileges",
@@ -351,43 +362,72 @@ def _known_gadget(arguments: list[str]) -> list[str]:
             f"There is no gadget {asked!r}.", f"Known gadgets: {', '.join(declared())}", ""
         )
     if name != asked:
-        sys.stderr.write(f"ig: The built-in {name} runs; {asked!r} is not fetched.\n")
+        say(f"The built-in {name} runs; {asked!r} is not fetched.")
     return ["run", name, *arguments[2:]]
+
+
+_LAST_WORDS = 0.3  # seconds that a reader of stderr has to take what waits for it
 
 
 def main() -> NoReturn:
     """Run the command line; the only place where errors are printed and exit codes chosen."""
-    code = _guarded(sys.argv[1:])
-    sys.stderr.flush()
+    closed = _fill_standard_descriptors()
+    told = _make_standard_streams()
+    if STDOUT in closed:
+        say("The output could not be written: stdout is closed.")
+        code = 1
+    else:
+        code = _guarded(sys.argv[1:])
+    Stop.over()
+    told.drain(_LAST_WORDS)
     os._exit(code)  # the kernel frees at once what the interpreter would take apart
 
 
-def _guarded(arguments: list[str]) -> int:
-    from ig.output.stream import ReaderGone
+def _fill_standard_descriptors() -> list[int]:
+    """Open /dev/null where 0 to 2 are closed, so that no other file gets there; return these."""
+    closed = []
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            closed.append(descriptor)
+    return closed
 
+
+def _make_standard_streams() -> Stderr:
+    """Let stdout be UTF-8 in every locale, and stderr wait for nobody; return the latter."""
+    if not os.environ.get("IG_DEBUG"):
+        warnings.simplefilter("ignore")  # of libraries: nothing that a user could do about
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.stderr = told = Stderr(STDERR)
+    return told
+
+
+def _guarded(arguments: list[str]) -> int:
     try:
         arguments = _known_gadget(arguments)
         result = build(arguments)(arguments, prog_name="ig", standalone_mode=False)
-        if sys.stdout:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except IgError as error:
         if os.environ.get("IG_DEBUG"):
             raise
-        sys.stderr.write(f"ig: {error}\n")
+        say(str(error))
         return error.exit_code
     except typer.TyperException as error:  # usage, as typer found it
         if hasattr(error, "show"):
             error.show()
         return 2
-    except (ReaderGone, BrokenPipeError):
-        # Nobody reads any more; the interpreter must not complain when it flushes.
+    except (ReaderGone, BrokenPipeError, SystemExit):
+        # Nobody reads any more (SystemExit: typer found that out); no complaint at the last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except OSError as error:  # a refusal that nobody foresaw
         if os.environ.get("IG_DEBUG"):
             raise
-        sys.stderr.write(f"ig: The system refused it: {error}\nIG_DEBUG=1 shows where.\n")
+        say(f"The system refused it: {error}\nIG_DEBUG=1 shows where.")
         return 1
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, Stopped, typer.Abort):
         return 0
     return int(result or 0)

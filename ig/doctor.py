@@ -15,10 +15,11 @@ from ig.containers.index import Index
 from ig.errors import IgError, RuntimeUnavailable
 from ig.gadget import Batch, Column, Gadget
 from ig.gadgets import declared
-from ig.invoke import Stop, discovered
+from ig.invoke import discovered
 from ig.output import screen
 from ig.output.stream import Stream
 from ig.privileges import need_privileges
+from ig.stop import Stop
 
 _CONNECTS = 101
 _PATIENCE = 2.0  # seconds

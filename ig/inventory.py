@@ -11,9 +11,10 @@ from ig import ready
 from ig.columns import owner_columns
 from ig.containers.container import Change, Container
 from ig.gadget import Batch, Column, Gadget, Kind
-from ig.invoke import Stop, follow, make_index, selection
+from ig.invoke import follow, make_index, selection
 from ig.output.stream import Stream
 from ig.shape import Shape
+from ig.stop import Stop
 
 _MOST_CHANGES = 65536
 _TOLD = ("created", "started", "renamed", "exited", "removed")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 import sys
-import threading
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,41 +19,14 @@ from ig.containers.selection import Selection, select
 from ig.errors import UsageError
 from ig.gadget import Batch, Gadget, View
 from ig.names import find_column
+from ig.output.stderr import say
 from ig.output.stream import Stream
 from ig.peers import Peers
 from ig.privileges import Use, drop, need_privileges
 from ig.shape import Shape
+from ig.stop import Stop
 
 _SYNC_PATIENCE = 2.0  # seconds for the runtimes to list what they have
-
-
-def say(line: str) -> None:
-    """Tell the user something on stderr, whatever it contains made harmless."""
-    safe = "".join(
-        c
-        if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
-        else f"\\u{ord(c):04x}"
-        for c in line
-    )
-    sys.stderr.write(f"ig: {safe}\n")
-    sys.stderr.flush()
-
-
-class Stop:
-    """Whether the user wants to end: set by SIGINT and SIGTERM."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._event.set())
-
-    def __call__(self) -> bool:
-        """Say whether it was asked for."""
-        return self._event.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait that long, or until stopped; say whether stopped."""
-        return self._event.wait(seconds)
 
 
 def selection(options: Mapping[str, Any]) -> Selection:
@@ -118,6 +88,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
     need_privileges()
     ready.check(options.get("ready_file"))
     stop = Stop()
+    stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, shape.resolves)
     peers = _peers(index).of_records if shape.resolves else None
     # Forks before the index has threads; compiles while the runtimes are asked.
@@ -128,7 +99,6 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
     try:
         with _source(loading, index) as source:
             _suit(shape, chosen, index)
-            stream = Stream(1, stop)
             pipeline = Pipeline(
                 source,
                 Attribution(index, chosen.wants, source, look_up),
@@ -140,8 +110,9 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
                 peers=peers,
                 max_events=options.get("max_events") or 0,
             )
-            ready.write(options.get("ready_file"))
-            pipeline.run(options.get("timeout"))
+            with stop.noted():
+                ready.write(options.get("ready_file"))
+                pipeline.run(options.get("timeout"))
     finally:
         index.close()
 
@@ -235,7 +206,7 @@ def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> N
             batch = batch.select(shape.keep(batch))
         return order.sort(batch, gadget.columns, sort)
 
-    show = _shower(shape, options, Stream(1, stop))
+    show = _shower(shape, options, Stream(1, stop), stop)
     ready.write(options.get("ready_file"))
     try:
         if options.get("watch"):
@@ -256,7 +227,9 @@ def _snapshot_options(
     return asked_by_columns({**options, "state": _names(options.get("state"))}, named)
 
 
-def _shower(shape: Shape, options: Mapping[str, Any], stream: Stream) -> Callable[[Batch], None]:
+def _shower(
+    shape: Shape, options: Mapping[str, Any], stream: Stream, stop: Stop
+) -> Callable[[Batch], None]:
     """Give a function that prints a snapshot, on a terminal in the last one's place."""
     from ig.snapshot import portions
 
@@ -264,12 +237,13 @@ def _shower(shape: Shape, options: Mapping[str, Any], stream: Stream) -> Callabl
     formatter = shape.formatter(array=True, columns=columns)
 
     def show(batch: Batch) -> None:
-        if options.get("watch") and os.isatty(1):
-            stream.write("\x1b[H\x1b[2J")
-        stream.write(formatter.header(batch))
-        for part in portions(batch):
-            stream.write(formatter.format(part))
-        stream.write(formatter.footer())
+        with stop.noted():
+            if options.get("watch") and os.isatty(1):
+                stream.write("\x1b[H\x1b[2J")
+            stream.write(formatter.header(batch))
+            for part in portions(batch):
+                stream.write(formatter.format(part))
+            stream.write(formatter.footer())
 
     return show
 

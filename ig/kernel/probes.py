@@ -15,12 +15,13 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,10 +33,12 @@ from ig.kernel.btf import FUNCTION, TYPEDEF, Btf
 from ig.kernel.libbpf import attach_raw_tracepoint, load_typed_raw_tracepoint
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
 from ig.kernel.trust import need_trust
+from ig.stop import SIGNALS
 
 EVENTS_BYTES = 8 << 20
 PATHS_BYTES = 1 << 20
 _MOST_DESCRIPTORS = 64
+_PR_SET_PDEATHSIG = 1
 _MOST_MESSAGE = 1 << 20
 _BEHIND = "__behind"  # see ig.h
 _PREEMPTED = "init_srcu_struct_fast"
@@ -129,7 +132,7 @@ def source(program: str) -> str:
     need_trust(folder)
 
     def expand(name: str) -> str:
-        text = (folder / name).read_text()
+        text = (folder / name).read_text("utf-8")
         text = _INCLUDE.sub(lambda match: expand(match[1]), text)
         return f'#line 1 "{name}"\n{text}'
 
@@ -157,19 +160,22 @@ class Loading:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_MESSAGE)
         sys.stdout.flush()
         sys.stderr.flush()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._child = os.fork()
         if self._child == 0:
             self._receiver.close()
             _run_child(sender, self._text, self._defines)
-        sender.close()
+        with self._killed_at_failure(), sender:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def result(self) -> Probes:
         """Wait for the program to be attached. Raises IgError with whoever's reason it is."""
-        with self._receiver:
-            message, descriptors, _, _ = socket.recv_fds(
-                self._receiver, _MOST_MESSAGE, _MOST_DESCRIPTORS
-            )
-        _, status = os.waitpid(self._child, 0)
+        with self._killed_at_failure():
+            with self._receiver:
+                message, descriptors, _, _ = socket.recv_fds(
+                    self._receiver, _MOST_MESSAGE, _MOST_DESCRIPTORS
+                )
+            _, status = os.waitpid(self._child, 0)
         if not message:
             raise IgError(
                 "The process that loads the BPF program ended without an answer.",
@@ -194,14 +200,29 @@ class Loading:
             event=layout.parse(self._text),
         )
 
+    @contextmanager
+    def _killed_at_failure(self) -> Iterator[None]:
+        """Kill the child if the user wants to end: it may hang."""
+        try:
+            yield
+        except BaseException:
+            os.kill(self._child, signal.SIGKILL)
+            raise
+
 
 def _run_child(sender: socket.socket, text: str, defines: Mapping[str, int | str]) -> None:
     """Be the child: load, answer, and end without running anybody's exit handlers."""
     status = 1
     try:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        # One that hangs or is stopped must not outlive its parent.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         with _messages() as messages:
             os.dup2(messages.fileno(), 1)
             os.dup2(messages.fileno(), 2)
+            sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
             try:
                 answer, descriptors = _load(text, defines)
             except IgError as error:

@@ -90,7 +90,7 @@ def sockets(pid: int | str, proto: str, states: int = ALL_STATES) -> Fields:
     fields = empty()
     for version, suffix in ((4, ""), (6, "6")):
         try:
-            with open(f"/proc/{pid}/net/{proto.lower()}{suffix}") as table:
+            with open(f"/proc/{pid}/net/{proto.lower()}{suffix}", encoding="ascii") as table:
                 next(table, None)
                 extend(fields, parse(proto, version, table, states))
         except FileNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import select
@@ -12,8 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ig.errors import IgError
+from ig.output.descriptor import waits, without_waiting
 
-_PIECE = 4096  # PIPE_BUF: what a pipe that polls as writable takes without blocking
 _PIPE = 1 << 20  # bytes that a pipe may hold: the most that everybody may ask for
 _PORTION = 65536  # characters to encode at once: they stay in the processor's cache
 _PATIENCE = 2.0  # seconds that a reader has to take the last events
@@ -30,12 +29,11 @@ class Stream:
     """
 
     def __init__(self, descriptor: int, stopping: Callable[[], bool]) -> None:
-        self._descriptor = descriptor
+        self._put = without_waiting(descriptor)
         self._stopping = stopping
-        mode = os.fstat(descriptor).st_mode
-        self._blocks = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
-        self._whole = stat.S_ISFIFO(mode)
-        if self._whole:
+        self._ends = 0.0  # when a reader that does not read is given up; 0 until `stopping`
+        self._blocks = waits(descriptor)
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             # Else writer and reader take turns every 64 KiB, and a busy host makes each turn long.
             with suppress(OSError):
                 fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE)
@@ -53,7 +51,10 @@ class Stream:
                 portion = text[start : start + _PORTION]
                 data = memoryview(portion.encode("utf-8", "backslashreplace"))
                 while data:
-                    data = data[self._put(data) :]
+                    try:
+                        data = data[self._put(data) :]
+                    except BlockingIOError:
+                        self._wait_writable()
         except BrokenPipeError:
             raise ReaderGone from None
         except OSError as error:
@@ -63,36 +64,26 @@ class Stream:
                 "Make room, or send the output elsewhere.",
             ) from error
 
-    def _put(self, data: memoryview) -> int:
-        if not self._blocks:
-            return os.write(self._descriptor, data)
-        if self._whole:
-            try:
-                return os.pwritev(self._descriptor, [data], -1, os.RWF_NOWAIT)
-            except BlockingIOError:
-                self._wait_writable()
-                return 0
-            except OSError as error:
-                # Pipes can since 6.5 (afed6271f5b0).
-                if error.errno != errno.EOPNOTSUPP:
-                    raise
-                self._whole = False
-        self._wait_writable()
-        return os.write(self._descriptor, data[:_PIECE])
-
     def rest(self, seconds: float) -> None:
         """Wait that long. Raises ReaderGone as soon as nobody reads any more."""
+        self._given_up()
         for _, event in self._gone.poll(seconds * 1000):
             if event & select.POLLERR and self._blocks:
                 raise ReaderGone
             time.sleep(seconds)  # something else than a pipe, that always reports
 
     def _wait_writable(self) -> None:
-        given_up = 0.0
         began = time.monotonic()
         while not self._poll.poll(100):
-            if self._stopping():
-                given_up = given_up or time.monotonic() + _PATIENCE
-                if time.monotonic() > given_up:
-                    raise ReaderGone
+            if self._given_up():
+                raise ReaderGone
+        if self._given_up():  # also one who reads so slowly that there is always some room
+            raise ReaderGone
         self.waited += time.monotonic() - began
+
+    def _given_up(self) -> bool:
+        """Return whether the user has wanted to end for so long that the rest is not written."""
+        if not self._stopping():
+            return False
+        self._ends = self._ends or time.monotonic() + _PATIENCE
+        return time.monotonic() > self._ends
