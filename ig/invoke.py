@@ -184,7 +184,7 @@ def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
 def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
     """Show what exists now, once or again and again."""
     from ig import order
-    from ig.snapshot import DEFAULT_ORDER, collect, watch
+    from ig.snapshot import DEFAULT_ORDER, collect, known_by, watch
 
     chosen = selection(options)
     ready.check(options.get("ready_file"))
@@ -199,7 +199,7 @@ def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> N
     gc.disable()  # one pass over plain lists: nothing to collect, much to look at
 
     def take() -> Batch:
-        batch = collect(options, index.find, chosen.wants, index.containers(), say)
+        batch = collect(options, known_by(index), chosen.wants, say)
         if peers:
             batch = peers.told(batch)
         if shape.keep:

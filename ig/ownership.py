@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from ig.containers import processes
 from ig.containers.container import HOST, Container
 from ig.kernel import procfs
 from ig.kernel.cgroups import Cgroups
-from ig.kernel.netns import Namespace
+from ig.kernel.netns import Found, Namespace
 from ig.kernel.sockets import LISTEN, SYN_RECV, Fields
 
-Find = Callable[[Sequence[str]], tuple[Container, bool]]
-"""The names of a cgroup from the root down to whose it is, and whether that is final."""
+Find = Callable[[Sequence[str], int | None], tuple[Container, bool]]
+"""The names of a cgroup from the root down, and how many of them only root could have made (None:
+unknown), to whose it is, and whether that is final."""
+
+NOBODY = Container(id="", name="", runtime="", scope="?")
+"""The owner of a socket that one of several may have: it cannot be known which."""
 
 _WILDCARDS = ("0.0.0.0", "::")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the runtimes told."""
+
+    find: Find
+    containers: Sequence[Container] = ()
+    """Those that run: their first processes help where cgroups do not tell."""
+    strays: Mapping[int, Container] = field(default_factory=dict)
+    """Those without a cgroup of their own, by the inodes of their mount namespaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,56 +41,67 @@ class Tenancy:
     """The containers in it; HOST first in the host's own, and alone where there is no container."""
     told_by_cgroup: bool = True
     """Whether the version 2 cgroups of all of them say whose they are."""
+    complete: bool = True
+    """Whether all who live there can be seen."""
 
     @property
     def sole(self) -> Container | None:
-        """The only one who can own what is there, None if there are several."""
-        return self.tenants[0] if len(self.tenants) == 1 else None
+        """The only one who can own what is there, None if there may be several."""
+        return self.tenants[0] if len(self.tenants) == 1 and self.complete else None
 
 
 class Owners:
-    """Whose processes, cgroups and sockets are. `find` is asked once for each cgroup."""
+    """Whose processes, cgroups and sockets are. It is asked once for each cgroup."""
 
-    def __init__(self, find: Find, cgroups: Cgroups) -> None:
-        self._find = find
+    def __init__(self, known: Known, cgroups: Cgroups) -> None:
+        self._known = known
         self._cgroups = cgroups
-        self._by_path: dict[str, Container] = {}
+        self._by_path: dict[tuple[str, str], Container] = {}
         # One object for each container, so that they can be told apart by identity.
-        self._same: dict[tuple[str, str], Container] = {(HOST.scope, HOST.id): HOST}
-        self._first: dict[int, Container] = {}
+        self._same: dict[tuple[str, str], Container] = {
+            (each.scope, each.id): each for each in (HOST, NOBODY)
+        }
+        self._first = {each.pid: self.same(each) for each in known.containers if each.pid}
 
     def same(self, container: Container) -> Container:
         """Give the object that stands for this container here."""
         return self._same.setdefault((container.scope, container.id), container)
 
-    def of_path(self, path: str) -> Container:
-        """Give the owner of a cgroup."""
-        owner = self._by_path.get(path)
+    def of_path(self, path: str, controllers: str = "") -> Container:
+        """Give the owner of a cgroup; `controllers` are those of a version 1 hierarchy."""
+        key = controllers, path
+        owner = self._by_path.get(key)
         if owner is None:
-            found, _ = self._find([name for name in path.split("/") if name])
-            owner = self._by_path[path] = self.same(found)
+            names = [name for name in path.split("/") if name]
+            found, _ = self._known.find(names, self._cgroups.trusted(path, controllers))
+            owner = self._by_path[key] = self.same(found)
         return owner
 
     def of_process(self, pid: int) -> tuple[Container, bool]:
         """Give the owner of a process, and whether its version 2 cgroup alone tells it."""
-        for place, path in enumerate(procfs.cgroup_paths(pid)):
-            owner = self.of_path(path)
+        paths = procfs.cgroup_paths(pid)
+        for controllers, path in paths:
+            owner = self.of_path(path, controllers)
             if owner is not HOST:
-                return owner, place == 0
-        owner = self._first.get(pid, HOST)
-        return owner, owner is HOST
+                return owner, not controllers
+        first = self._first.get(pid)
+        if first is None and self._known.strays:
+            first = self._known.strays.get(processes.mount_namespace(pid))
+        if first is not None:
+            return self.same(first), False
+        # Below the root of a cgroup namespace that we may not leave anybody's cgroup may be.
+        if not self._cgroups.complete and any(not path.startswith("/..") for _, path in paths):
+            return NOBODY, False
+        return HOST, True
 
-    def tenancies(
-        self, namespaces: Mapping[int, Namespace], host: int, containers: Iterable[Container]
-    ) -> dict[int, Tenancy]:
+    def tenancies(self, found: Found, host: int) -> dict[int, Tenancy]:
         """Say who lives in each network namespace; `host` is the id of the host's own."""
-        self._first = {each.pid: self.same(each) for each in containers if each.pid}
         return {
-            identifier: self._tenancy(namespace, identifier == host)
-            for identifier, namespace in namespaces.items()
+            identifier: self._tenancy(namespace, identifier == host, found.all_processes)
+            for identifier, namespace in found.namespaces.items()
         }
 
-    def _tenancy(self, namespace: Namespace, is_host: bool) -> Tenancy:
+    def _tenancy(self, namespace: Namespace, is_host: bool, complete: bool) -> Tenancy:
         found: dict[int, Container] = {}
         told = True
         for pid in namespace.pids:
@@ -86,7 +113,7 @@ class Owners:
         tenants = [each for each in tenants if not each.sandbox] or tenants
         if is_host or not tenants:
             tenants.insert(0, HOST)
-        return Tenancy(tuple(tenants), told)
+        return Tenancy(tuple(tenants), told, complete)
 
     def of_sockets(
         self, fields: Fields, tenancy: Tenancy, namespace: Namespace
@@ -95,8 +122,7 @@ class Owners:
         known = {each: self._of_cgroup(each, tenancy) for each in set(fields["cgroup"])}
         owners = list(map(known.__getitem__, fields["cgroup"]))
         if tenancy.sole is None:
-            if not (tenancy.told_by_cgroup and any(fields["cgroup"])):
-                self._ask_processes(fields, owners, tenancy, namespace)
+            self._ask_processes(fields, owners, tenancy, namespace)
             _ask_listeners(fields, owners)
         return owners
 
@@ -109,7 +135,8 @@ class Owners:
         # the container's: it is what others reach there.
         if tenancy.sole is not None:
             return tenancy.sole
-        return owner if HOST in tenancy.tenants and tenancy.told_by_cgroup else None
+        sure = tenancy.told_by_cgroup and tenancy.complete
+        return owner if HOST in tenancy.tenants and sure else None
 
     def _ask_processes(
         self,
@@ -127,8 +154,12 @@ class Owners:
             if owner is None and inodes[place] in holders:
                 found = {id(each): each for each in map(self._holder, holders[inodes[place]])}
                 one = next(iter(found.values()))
-                if len(found) == 1 and (one is not HOST or HOST in tenancy.tenants):
+                if len(found) == 1 and one is not NOBODY and self._may_be(one, tenancy):
                     owners[place] = one
+
+    @staticmethod
+    def _may_be(owner: Container, tenancy: Tenancy) -> bool:
+        return owner is not HOST or HOST in tenancy.tenants
 
     def _holder(self, process: tuple[int, str]) -> Container:
         return self.of_process(process[0])[0]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import compress
 from typing import Any
 
-from ig.containers.container import Container
+from ig.containers.container import HOST, Container
+from ig.containers.index import Index
 from ig.errors import UsageError
 from ig.gadget import Batch, Column
 from ig.kernel import netns, procfs
@@ -25,7 +26,7 @@ from ig.kernel.sockets import (
     extend,
 )
 from ig.kernel.tables import Reader
-from ig.ownership import Find, Owners, Tenancy
+from ig.ownership import NOBODY, Known, Owners, Tenancy
 
 Wants = Callable[[Container], bool]
 Say = Callable[[str], None]
@@ -46,27 +47,27 @@ _OTHER_NAMES = {  # as `ss` writes them
 }
 
 
-def collect(
-    options: Mapping[str, Any],
-    find: Find,
-    wants: Wants,
-    containers: Sequence[Container],
-    say: Say,
-) -> Batch:
+def known_by(index: Index) -> Known:
+    """Return what an index of containers knows now."""
+    return Known(index.find, index.containers(), index.strays)
+
+
+def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) -> Batch:
     """Give the sockets of the containers that are wanted (the host's if HOST is), in no order.
 
-    `options` are the gadget's: proto, state, info, processes. `find` says whose a cgroup is;
-    `containers` helps where cgroups do not tell. `say` is told, a line at a time, what could not
-    be done as it should be. Raises UsageError for a state or protocol that does not exist.
+    `options` are the gadget's: proto, state, info, processes. `say` is told, a line at a time, what
+    could not be done as it should be. Raises UsageError for a state or protocol that does not
+    exist.
     """
     wanted = _asked(options.get("proto") or "all", options.get("state") or ())
     found = netns.find()
-    if not found.complete:
-        say("Not root: other users' containers and their network namespaces are not shown.")
     batch = _Rows(wanted, bool(options.get("info")), bool(options.get("processes")))
+    left_out = 0
     with Cgroups() as cgroups:
-        owners = Owners(find, cgroups)
-        tenancies = owners.tenancies(found.namespaces, netns.host(), containers)
+        for line in _limits(found, cgroups):
+            say(line)
+        owners = Owners(known, cgroups)
+        tenancies = owners.tenancies(found, netns.host())
         reader = Reader(_with_listeners(wanted), bool(options.get("info")))
         spaces = [
             namespace
@@ -77,10 +78,34 @@ def collect(
         for namespace, sockets in netns.visit(spaces, reader.read):
             tenancy = tenancies[namespace.id]
             whose = owners.of_sockets(sockets, tenancy, namespace)
-            batch.add(namespace, *_attributed(sockets, whose, tenancy, wants), cgroups)
+            chosen, its = _attributed(sockets, whose, tenancy, wants)
+            left_out += whose.count(None) - its.count(NOBODY)
+            batch.add(namespace, chosen, its, cgroups)
     for line in reader.shortcomings():
         say(line)
+    if left_out and not (options.get("filter") or options.get("port")):
+        say(
+            f"{left_out} sockets whose owner is not known are left out: they may be another's who "
+            "shares the network namespace. --host without -c shows them."
+        )
     return Batch(batch.fields, batch.owners)
+
+
+def _limits(found: netns.Found, cgroups: Cgroups) -> Iterator[str]:
+    """Yield a line for each thing that cannot be known from where this process runs."""
+    if not found.complete:
+        yield "Not root: other users' containers and their network namespaces are not shown."
+    if not found.all_processes:
+        yield (
+            "This is a PID namespace of its own: what runs outside of it is not seen, hence hardly "
+            "any container and its sockets. Run ig in the host's (docker run --pid=host)."
+        )
+    if not cgroups.complete:
+        yield (
+            "This is a cgroup namespace of its own that cannot be left: whose the sockets are is "
+            "known only where a process outside of it holds them. Run ig in the host's "
+            "(docker run --cgroupns=host), or with CAP_SYS_ADMIN."
+        )
 
 
 def asked_by_columns(options: Mapping[str, Any], columns: Iterable[Column]) -> dict[str, Any]:
@@ -154,27 +179,16 @@ def _with_listeners(wanted: Mapping[str, int]) -> dict[str, int]:
 def _attributed(
     sockets: Fields, whose: list[Container | None], tenancy: Tenancy, wants: Wants
 ) -> tuple[Fields, list[Container]]:
-    """Give the sockets that are wanted with their owners, those of unknown ones under each name."""
-    distinct = dict(zip(map(id, whose), whose, strict=True))
-    verdict = {key: owner is not None and wants(owner) for key, owner in distinct.items()}
-    if all(verdict.values()):
-        sockets["shared"] = [False] * len(whose)
-        return sockets, [owner for owner in whose if owner is not None]
-    sharing = [tenant for tenant in tenancy.tenants if wants(tenant)]
-    places: list[int] = []
-    owners: list[Container] = []
-    shared: list[bool] = []
-    for place, owner in enumerate(whose):
-        if owner is None:
-            places += [place] * len(sharing)
-            owners += sharing
-            shared += [True] * len(sharing)
-        elif verdict[id(owner)]:
-            places.append(place)
-            owners.append(owner)
-            shared.append(False)
-    chosen = {name: [values[place] for place in places] for name, values in sockets.items()}
-    return {**chosen, "shared": shared}, owners
+    """Give the sockets that are wanted with their owners; unknown ones if all who may be are."""
+    owners = [NOBODY if owner is None else owner for owner in whose]
+    distinct = dict(zip(map(id, owners), owners, strict=True))
+    verdict = {key: wants(owner) for key, owner in distinct.items()}
+    verdict[id(NOBODY)] = all(map(wants, tenancy.tenants)) and (tenancy.complete or wants(HOST))
+    if not all(verdict[key] for key in distinct):
+        keep = [verdict[id(owner)] for owner in owners]
+        owners = list(compress(owners, keep))
+        sockets = {name: list(compress(values, keep)) for name, values in sockets.items()}
+    return {**sockets, "shared": [owner is NOBODY for owner in owners]}, owners
 
 
 class _Rows:

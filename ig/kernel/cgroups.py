@@ -1,6 +1,7 @@
-"""Find the name of a version 2 cgroup whose id the kernel told.
+"""Find the name of a version 2 cgroup whose id the kernel told, and who could have made it.
 
-Source: fs/kernfs/mount.c (file handles that hold a bare id, since Linux 5.5), open_by_handle_at(2).
+Source: fs/kernfs/mount.c (file handles that hold a bare id, since Linux 5.5), open_by_handle_at(2),
+fsopen(2), fsmount(2), cgroup_namespaces(7).
 """
 
 from __future__ import annotations
@@ -8,61 +9,159 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import struct
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
-from ig.kernel.mounts import mounts
+from ig.kernel import initial
+from ig.kernel.mounts import Mount, mounts
 
 _HANDLE = struct.Struct("=IiQ")  # file_handle: bytes of the handle, its type, the handle: an id
 _FILEID_KERNFS = 0xFE
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same on every architecture, since Linux 5.2
+_CLOSE_ON_EXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
+_CREATE = 6  # FSCONFIG_CMD_CREATE
 
 
 class Cgroups:
-    """The names of cgroups by their id; those asked for are remembered. Close it after use."""
+    """The paths of cgroups by their id; those asked for are remembered. Close it after use.
+
+    Paths are those that the first process sees, wherever cgroup2 is mounted, if at all: where this
+    user may, it is mounted anew, out of everybody's sight. The thread that makes this object leaves
+    a cgroup namespace of its own, so that /proc/PID/cgroup shows it the same paths.
+    """
 
     def __init__(self) -> None:
-        self._point = next((mount.point for mount in mounts() if mount.kind == "cgroup2"), "")
+        self.complete = initial.join_cgroups()
+        """Whether paths begin at the host's root; else at a cgroup whose own path is unknown."""
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._roots: dict[str, int] = {}
+        self._prefix = ""
+        self._root = self._opened()
+        # Where the walk and the links of /proc/self/fd begin, which are cut off.
+        self._point = os.readlink(f"/proc/self/fd/{self._root}").rstrip("/") if self else ""
+        self._roots[""] = self._root
         self._paths: dict[int, str | None] = {0: None}
-        self._root = -1
+        self._makers: dict[tuple[str, PurePosixPath], bool] = {}
         self._walked = False
-        if self._point:
-            self._root = os.open(self._point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._open_by_handle = ctypes.CDLL(None, use_errno=True).open_by_handle_at
+        if self:
+            self._paths[os.fstat(self._root).st_ino] = self._prefix or "/"
+
+    def __bool__(self) -> bool:
+        return self._root >= 0
 
     def __enter__(self) -> Cgroups:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._root >= 0:
-            os.close(self._root)
+        for root in self._roots.values():
+            if root >= 0:
+                os.close(root)
 
     def path(self, identifier: int) -> str | None:
-        """Give the path below the hierarchy's root (`/` is the root itself), None if it is gone."""
+        """Return the path below the hierarchy's root (`/` is the root itself).
+
+        None if the cgroup is gone, or cannot be seen from here.
+        """
         if identifier not in self._paths:
-            self._paths[identifier] = self._find(identifier) if self._root >= 0 else None
+            self._paths[identifier] = self._find(identifier) if self and self.complete else None
         return self._paths[identifier]
+
+    def trusted(self, path: str, controllers: str = "") -> int | None:
+        """Return how many leading names of a cgroup's path only root could have made.
+
+        `controllers` are those of a version 1 hierarchy. None if that hierarchy cannot be seen from
+        its root.
+        """
+        root = self._hierarchy(controllers)
+        if root < 0 or (self._prefix and not controllers):
+            return None
+        names = PurePosixPath(path).parts[1:]
+        folder = PurePosixPath(".")
+        for count, name in enumerate(names):
+            key = (controllers, folder)
+            if key not in self._makers:
+                self._makers[key] = _only_roots(folder, root)
+            if not self._makers[key] or name == "..":
+                return count
+            folder /= name
+        return len(names)
+
+    def _hierarchy(self, controllers: str) -> int:
+        if controllers not in self._roots:
+            wanted = set(controllers.split(","))
+            whole = (
+                mount.point
+                for mount in mounts()
+                if mount.kind == "cgroup" and mount.root == "/" and wanted <= set(mount.options)
+            )
+            self._roots[controllers] = next((os.open(point, _FOLDER) for point in whole), -1)
+        return self._roots[controllers]
+
+    def _opened(self) -> int:
+        """Open the root of the hierarchy, or of the part of it that is mounted; -1 if none is."""
+        mounted = self._mounted_anew()
+        if mounted >= 0:
+            try:
+                return os.open(".", _FOLDER, dir_fd=mounted)
+            finally:
+                os.close(mounted)
+        # A root that begins with /.. is outside of what this cgroup namespace has paths for.
+        found = [m for m in mounts() if m.kind == "cgroup2" and not m.root.startswith("/..")]
+        if not found:
+            return -1
+        largest: Mount = min(found, key=lambda mount: len(mount.root))
+        self._prefix = largest.root.rstrip("/")
+        return os.open(largest.point, _FOLDER)
+
+    def _mounted_anew(self) -> int:
+        """Mount cgroup2 without a place in any tree, as only root may; -1 if that is refused."""
+        call = self._libc.syscall
+        context = call(_FSOPEN, b"cgroup2", _CLOSE_ON_EXEC)
+        if context < 0:
+            return -1
+        try:
+            if call(_FSCONFIG, context, _CREATE, None, None, 0) < 0:
+                return -1
+            return int(call(_FSMOUNT, context, _CLOSE_ON_EXEC, 0))
+        finally:
+            os.close(context)
 
     def _find(self, identifier: int) -> str | None:
         handle = _HANDLE.pack(8, _FILEID_KERNFS, identifier)
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        opened = -1 if self._walked else self._open_by_handle(self._root, handle, flags)
+        opened = -1
+        if not self._walked:
+            opened = self._libc.open_by_handle_at(self._root, handle, _FOLDER)
         if opened < 0:
             if ctypes.get_errno() != errno.EPERM and not self._walked:
                 return None
             return self._walk(identifier)
         try:
-            path = os.readlink(f"/proc/self/fd/{opened}")
+            path = os.readlink(f"/proc/self/fd/{opened}").removeprefix(self._point)
         finally:
             os.close(opened)
-        return path.removeprefix(self._point) or "/"
+        # What is not below the folder that is mounted has no path: the kernel shows the mount's.
+        return self._prefix + path if path.strip("/") else None
 
     def _walk(self, identifier: int) -> str | None:
         """Look at all cgroups, once: handles need CAP_DAC_READ_SEARCH."""
         if not self._walked:
             self._walked = True
-            for inode, path in _tree(self._point):
-                self._paths[inode] = path.removeprefix(self._point) or "/"
+            point = f"/proc/self/fd/{self._root}"
+            for inode, path in _tree(point):
+                self._paths[inode] = self._prefix + path.removeprefix(point) or "/"
         return self._paths.get(identifier)
+
+
+def _only_roots(folder: PurePosixPath, root: int) -> bool:
+    """Return whether nobody but root can make folders in this one."""
+    try:
+        found = os.stat(folder, dir_fd=root)
+    except OSError:  # it is gone, or was never seen from here
+        return False
+    return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _tree(point: str) -> Iterator[tuple[int, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +14,42 @@ from ig.kernel import lockdown
 
 _CLONE_NEWNS = 0x00020000
 _MS_REC_SLAVE = 0x4000 | 0x80000
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of /proc/self/mounts."""
+    """One line of /proc/PID/mountinfo."""
 
     point: str
     kind: str
     options: tuple[str, ...]
+    """Those of the mount, then those of the file system."""
+    root: str = "/"
+    """What of the file system is mounted: `/` is all of it, a bind mount's is the folder bound."""
 
 
-def mounts() -> Iterator[Mount]:
-    """Yield what is mounted in this mount namespace."""
-    for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines():
-        _, point, kind, options, *_ = line.split(" ")
-        yield Mount(point, kind, tuple(options.split(",")))
+def mounts(process: str = "self") -> Iterator[Mount]:
+    """Yield what is mounted in the mount namespace of a process. Raises OSError.
+
+    Source: proc_pid_mountinfo(5).
+    """
+    text = Path(f"/proc/{process}/mountinfo").read_bytes()
+    yield from map(parse_mount, text.splitlines())
+
+
+def parse_mount(line: bytes) -> Mount:
+    """Return the mount that a line of mountinfo describes, its paths unescaped."""
+    mount, _, system = line.partition(b" - ")
+    _, _, _, root, point, options, *_ = mount.split(b" ")
+    kind, _, more = system.split(b" ", 2)
+    every = (options + b"," + more).decode("ascii", "surrogateescape")
+    return Mount(_unescaped(point), kind.decode(), tuple(every.split(",")), _unescaped(root))
+
+
+def _unescaped(path: bytes) -> str:
+    r"""Return the path with `\040` and the like as the characters they stand for."""
+    return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), path))
 
 
 def legacy_cgroup_controller() -> str | None:

@@ -12,13 +12,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from ig.kernel import initial
+from ig.kernel.mounts import mounts
 
 Result = TypeVar("Result")
 
 _CLONE_NEWNET = 0x40000000
 _DENIED = (errno.EPERM, errno.EACCES)
+_LINK = "net:["
+_ONE_THREAD = 3  # links of /proc/PID/task: two, and one a thread
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_MOST_DESCRIPTORS = 1024
+"""Of a process with more the descriptors are not looked at: each costs 3 us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +35,17 @@ class Namespace:
     id: int
     """Its inode number, as in /proc/PID/ns/net."""
     pids: tuple[int, ...] = ()
-    """The processes whose first thread is in it."""
-    mounts: tuple[str, ...] = ()
-    """The files where it is mounted, as `ip netns add` and engines do."""
+    """The processes with a thread in it; without any, those that hold it open or mounted."""
+    tasks: tuple[str, ...] = ()
+    """Threads that are in it, as folders of /proc: `PID`, or `PID/task/TID`."""
+    paths: tuple[str, ...] = ()
+    """Other files that stand for it: where `ip netns add` or an engine mounted it, descriptors."""
 
     @property
     def files(self) -> Iterator[str]:
         """Give the files that can be opened to enter it."""
-        yield from (f"/proc/{pid}/ns/net" for pid in self.pids)
-        yield from self.mounts
+        yield from (f"/proc/{task}/ns/net" for task in self.tasks)
+        yield from self.paths
 
 
 def own() -> int:
@@ -46,10 +55,7 @@ def own() -> int:
 
 def host() -> int:
     """Give the id of the first process's network namespace; the own where that may not be seen."""
-    try:
-        return os.stat("/proc/1/ns/net").st_ino
-    except OSError:
-        return own()
+    return initial.identifier("net") or own()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,37 +65,110 @@ class Found:
     namespaces: dict[int, Namespace]
     complete: bool
     """Whether /proc lets this user see the namespaces of all processes, as it does root."""
+    all_processes: bool = True
+    """Whether /proc has the processes of the whole host, not of one PID namespace alone."""
 
 
 def find() -> Found:
-    """Find the network namespaces that a process is in or that are mounted somewhere."""
-    complete = True
-    pids: dict[int, list[int]] = {own(): []}
+    """Find the network namespaces that are alive.
+
+    Each has a thread in it, or is mounted in some mount namespace, or is held by a descriptor;
+    sockets alone keep one alive too, and then there is no way to it.
+    """
+    search = _Search()
     for name in os.listdir("/proc"):
         if name.isdecimal():
-            try:
-                pids.setdefault(os.stat(f"/proc/{name}/ns/net").st_ino, []).append(int(name))
-            except OSError as error:
-                complete &= error.errno not in _DENIED
-    mounts: dict[int, list[str]] = {}
-    for identifier, point in _mounted():
-        mounts.setdefault(identifier, []).append(point)
-    found = {
-        each: Namespace(each, tuple(pids.get(each, ())), tuple(mounts.get(each, ())))
-        for each in pids | mounts
-    }
+            search.process(int(name))
     # A sandbox may hide a process even from root.
-    return Found(found, complete or os.geteuid() == 0)
+    complete = search.complete or os.geteuid() == 0
+    return Found(search.namespaces(), complete, initial.sees_all_processes())
 
 
-def _mounted() -> Iterator[tuple[int, str]]:
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        if b" nsfs " not in line:
-            continue
-        _, _, _, root, point, *_ = line.split(b" ")
-        if root.startswith(b"net:["):
-            path = point.decode("unicode_escape").encode("latin-1")
-            yield int(root[5:-1]), os.fsdecode(path)
+class _Search:
+    """Looks at one process after another."""
+
+    def __init__(self) -> None:
+        self.complete = True
+        self._tasks: dict[int, list[str]] = {own(): []}
+        self._pids: dict[int, list[int]] = {}
+        self._holders: dict[int, list[int]] = {}
+        self._paths: dict[int, list[str]] = {}
+        self._mounts = {os.stat("/proc/self/ns/mnt").st_ino}
+        self._mounted("self", "", os.getpid())
+
+    def namespaces(self) -> dict[int, Namespace]:
+        """Return what was found, by id."""
+        none: list[Any] = []
+        return {
+            each: Namespace(
+                each,
+                tuple(self._pids.get(each) or self._holders.get(each, none)),
+                tuple(self._tasks.get(each, none)),
+                tuple(self._paths.get(each, none)),
+            )
+            for each in self._tasks | self._paths
+        }
+
+    def process(self, pid: int) -> None:
+        """Add the namespaces of a process's threads, of its mounts and of its descriptors."""
+        folder = f"/proc/{pid}"
+        try:
+            first = os.stat(f"{folder}/ns/net").st_ino
+            self._pids.setdefault(first, []).append(pid)
+            self._tasks.setdefault(first, []).append(str(pid))
+            if os.stat(f"{folder}/task").st_nlink > _ONE_THREAD:
+                self._threads(pid, first)
+            mounts = os.stat(f"{folder}/ns/mnt").st_ino
+            if mounts not in self._mounts:
+                self._mounts.add(mounts)
+                self._mounted(str(pid), f"{folder}/root", pid)
+            self._descriptors(pid)
+        except OSError as error:
+            self.complete &= error.errno not in _DENIED
+
+    def _threads(self, pid: int, first: int) -> None:
+        for name in os.listdir(f"/proc/{pid}/task"):
+            task = f"{pid}/task/{name}"
+            try:
+                identifier = os.stat(f"/proc/{task}/ns/net").st_ino
+            except OSError:  # it has ended
+                continue
+            if identifier != first:
+                pids = self._pids.setdefault(identifier, [])
+                if pids[-1:] != [pid]:
+                    pids.append(pid)
+                self._tasks.setdefault(identifier, []).append(task)
+
+    def _mounted(self, process: str, prefix: str, pid: int) -> None:
+        for mount in mounts(process):
+            if mount.kind == "nsfs" and mount.root.startswith(_LINK):
+                self._held(mount.root, f"{prefix}{mount.point}", pid)
+
+    def _descriptors(self, pid: int) -> None:
+        path = f"/proc/{pid}/fd"
+        folder = os.open(path, _FOLDER)
+        try:
+            if os.fstat(folder).st_size > _MOST_DESCRIPTORS:  # their number, since Linux 6.2
+                return
+            names = os.listdir(folder)
+            for name in names if len(names) <= _MOST_DESCRIPTORS else ():
+                target = _link(name, folder)
+                if target.startswith(_LINK):
+                    self._held(target, f"{path}/{name}", pid)
+        finally:
+            os.close(folder)
+
+    def _held(self, link: str, path: str, pid: int) -> None:
+        identifier = int(link[len(_LINK) : -1])
+        self._holders.setdefault(identifier, []).append(pid)
+        self._paths.setdefault(identifier, []).append(path)
+
+
+def _link(name: str, folder: int) -> str:
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError:  # it is closed
+        return ""
 
 
 def visit(
@@ -122,17 +201,31 @@ def _enter(namespace: Namespace) -> bool | None:
     denied = False
     for path in namespace.files:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = _opened(path, namespace.id)
         except OSError as error:
             denied |= error.errno in _DENIED
             continue
         try:
-            # The process may have ended, and another may have got its number or changed place.
-            if os.fstat(descriptor).st_ino != namespace.id:
-                continue
             if _libc().setns(descriptor, _CLONE_NEWNET) == 0:
                 return True
             denied |= ctypes.get_errno() in _DENIED
         finally:
             os.close(descriptor)
     return False if denied else None
+
+
+def _opened(path: str, identifier: int) -> int:
+    """Return a descriptor of a namespace. Raises OSError if that is not what is at the path."""
+    # The process may have ended, and another may have got its number or changed place. In a mount
+    # namespace of others the path may lead anywhere by now: nothing is opened that is no namespace.
+    there = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not _is(os.fstat(there), identifier):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return os.open(f"/proc/thread-self/fd/{there}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(there)
+
+
+def _is(found: os.stat_result, identifier: int) -> bool:
+    return found.st_ino == identifier and found.st_dev == os.stat("/proc/self/ns/net").st_dev

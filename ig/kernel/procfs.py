@@ -29,17 +29,18 @@ _SOCKET = "socket:["
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def cgroup_paths(pid: int) -> list[str]:
-    """Give the cgroups of a process: its version 2 one first, then those of version 1.
+def cgroup_paths(pid: int) -> list[tuple[str, str]]:
+    """Return the cgroups of a process as (controllers, path): its version 2 one first.
 
-    Empty if the process is gone, or has none that we may see.
+    The controllers are the hierarchy's (`cpu,cpuacct`, `name=systemd`), empty for version 2. The
+    list is empty if the process is gone, or has none that we may see.
     """
-    unified: list[str] = []
-    legacy: list[str] = []
+    unified: list[tuple[str, str]] = []
+    legacy: list[tuple[str, str]] = []
     for line in _read(f"/proc/{pid}/cgroup").splitlines():
         hierarchy, _, rest = line.partition(":")
-        path = rest.partition(":")[2]
-        (unified if hierarchy == "0" else legacy).append(path)
+        controllers, _, path = rest.partition(":")
+        (unified if hierarchy == "0" else legacy).append((controllers, path))
     return unified + legacy
 
 
@@ -81,16 +82,17 @@ def _sockets_of(pid: int) -> Iterator[int]:
         os.close(folder)
 
 
-def sockets(pid: int | str, proto: str, states: int = ALL_STATES) -> Fields:
-    """Give the sockets in the network namespace of a process; `proto` is TCP or UDP.
+def sockets(task: int | str, proto: str, states: int = ALL_STATES) -> Fields:
+    """Give the sockets in the network namespace of a task; `proto` is TCP or UDP.
 
-    Less is known than sock_diag tells: no cgroup, mark, interface. Raises OSError if the process
-    is gone, or the table may not be read.
+    The task is a process's number or a folder of /proc, as `PID/task/TID`. Less is known than
+    sock_diag tells: no cgroup, mark, interface. Raises OSError if the task is gone, or the table
+    may not be read.
     """
     fields = empty()
     for version, suffix in ((4, ""), (6, "6")):
         try:
-            with open(f"/proc/{pid}/net/{proto.lower()}{suffix}", encoding="ascii") as table:
+            with open(f"/proc/{task}/net/{proto.lower()}{suffix}", encoding="ascii") as table:
                 next(table, None)
                 extend(fields, parse(proto, version, table, states))
         except FileNotFoundError:

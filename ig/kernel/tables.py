@@ -61,7 +61,7 @@ class Reader:
                 self._refused[proto] = _why(error)
         else:
             self._refused.setdefault(proto, "a network namespace may not be entered")
-        for who in ("thread-self",) if entered else namespace.pids:
+        for who in ("thread-self",) if entered else namespace.tasks:
             try:
                 return self._completed(procfs.sockets(who, proto, states))
             except OSError:

@@ -16,6 +16,7 @@ from ig.containers.container import HOST, Container
 from ig.containers.index import Index
 from ig.gadget import Batch
 from ig.gadgets.snapshot_socket import GADGET
+from ig.ownership import Known
 from tests.host.runtime_drivers import DockerEngine
 from tests.host.runtimes import BOUND, IMAGE, archive, followed, unmount
 from tests.host.test_snapshot_socket import rows, same_moment
@@ -44,8 +45,8 @@ class Town:
         def wants(owner: Container) -> bool:
             return owner.name in names or (host and owner is HOST)
 
-        containers = self.index.containers()
-        batch = snapshot.collect({}, self.index.find, wants, containers, lambda _: None)
+        known = Known(self.index.find, self.index.containers())
+        batch = snapshot.collect({}, known, wants, lambda _: None)
         return order.sort(batch, GADGET.columns, snapshot.DEFAULT_ORDER)
 
     def listening(self, *names: str) -> list[tuple[str, int, bool]]:
