@@ -8,16 +8,34 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ig.columns import RESOLVE, Cache, end_columns, integer, named_end, owner_columns, peers
-from ig.containers.container import HOST, Container
+from ig.containers.container import Container
 from ig.gadget import Batch, Column, Gadget, Kind, Param
+
+_LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
+"""What addresses of fe80::/10 begin with: they mean something only beside an interface."""
 
 
 def _here(batch: Batch) -> Sequence[Container]:
-    """Give whose the near end is: that of one which several share is nobody's for certain."""
-    shared = batch.fields["shared"]
-    if True not in shared:
-        return batch.owners
-    return [HOST if each else owner for owner, each in zip(batch.owners, shared, strict=True)]
+    return batch.owners
+
+
+def _zones(batch: Batch, address: str) -> Sequence[str]:
+    """Return the interface of each link-local address, "" for the others."""
+    interfaces = batch.fields["interface"]
+    if not any(interfaces):
+        return interfaces
+    return [
+        interface if text.startswith(_LINK_LOCAL) else ""
+        for text, interface in zip(batch.fields[address], interfaces, strict=True)
+    ]
+
+
+def _bracketed(batch: Batch, address: str) -> list[str]:
+    """Return each address as it stands before a port: `[fe80::1%eth0]` is RFC 4007's form."""
+    return [
+        (f"[{text}%{zone}]" if zone else f"[{text}]") if ":" in text else text
+        for text, zone in zip(batch.fields[address], _zones(batch, address), strict=True)
+    ]
 
 
 def _end(
@@ -29,18 +47,22 @@ def _end(
     """
 
     def both(batch: Batch) -> Sequence[str]:
-        return [
-            f"[{a}]:{p}" if ":" in a else f"{a}:{p}"
-            for a, p in zip(batch.fields[address], batch.fields[port], strict=True)
-        ]
+        ends = zip(_bracketed(batch, address), batch.fields[port], strict=True)
+        return [f"{text}:{number}" for text, number in ends]
 
     def named(batch: Batch) -> Sequence[str]:
-        addresses = [f"[{text}]" if ":" in text else text for text in batch.fields[address]]
-        return named_end(addresses, batch.fields[port], whose(batch))
+        return named_end(_bracketed(batch, address), batch.fields[port], whose(batch))
 
     return (
         Column(name, width=22, hidden=False, read=both, resolved=named),
         Column(f"{name}.addr", f"{name}.addr", read=lambda batch: batch.fields[address]),
+        Column(
+            f"{name}.zone",
+            f"{name}.zone",
+            width=10,
+            read=lambda batch: _zones(batch, address),
+            description="Interface that a link-local address belongs to.",
+        ),
         integer(f"{name}.port", f"{name}.port", port, width=5, right=True),
         Column(f"{name}.proto", f"{name}.proto", read=lambda batch: batch.fields["proto"], width=5),
         integer(f"{name}.version", f"{name}.version", "version", width=3),

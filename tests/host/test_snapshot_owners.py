@@ -258,3 +258,19 @@ def test_a_pid_namespace_of_its_own_is_said_to_hide_the_others() -> None:
     assert "PID namespace of its own" in asked("-c", "web", within=within)[1]
     assert "PID namespace" not in asked("-c", "web")[1]
     assert initial.sees_all_processes()
+
+
+def test_a_link_local_address_is_shown_with_its_interface(
+    new_namespace: Callable[[], Namespace],
+) -> None:
+    one, other = new_namespace(), new_namespace()
+    one.link(other)
+    device = json.loads(one.ip("-j", "route"))[0]["dev"]
+    one.ip("-6", "addr", "add", "fe80::1:2/64", "dev", device, "nodad")
+    port = one.serve(f"fe80::1:2%{device}")
+    rows, _ = asked("--host", "-F", f"src.port=={port}")
+    assert [(row["src"]["addr"], row["src"]["zone"]) for row in rows] == [("fe80::1:2", device)]
+    assert rows[0]["dst"]["zone"] == ""
+    words = (str(IG), "snapshot", "socket", "--host", "-F", f"src.port=={port}", "-o", "csv=src")
+    table = subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert table.stdout.split() == ["src", f"[fe80::1:2%{device}]:{port}"]

@@ -45,7 +45,8 @@ def main() -> None:
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((options.host, options.port))
+        # A link-local address, fe80::1%eth0, has its interface in the last part.
+        listener.bind(socket.getaddrinfo(options.host, options.port, family)[0][4])
         listener.listen(options.backlog)
         print(json.dumps({"ready": True, "port": listener.getsockname()[1]}), flush=True)
         while options.deaf:
