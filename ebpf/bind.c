@@ -24,7 +24,6 @@ KERNEL_STRUCT(inet_sock, inet_flags, freebind, transparent, bind_address_no_port
 KERNEL_STRUCT(net, dev_index_head)
 KERNEL_STRUCT(net_device, name, ifindex, index_hlist)
 
-#define BITS(p, offset, width) ({ u8 _b; bpf_probe_read_kernel(&_b, 1, (u8 *)(p) + (offset) / 8); _b >> (offset) % 8 & ((1 << (width)) - 1); })
 #ifdef HAVE_inet_sock_inet_flags
 #define INET_BIT(inet, flag, field) (READ(inet, inet_flags) >> flag & 1)
 #else

@@ -6,6 +6,7 @@
  * The loader reads three kinds of lines, which are nothing to the compiler:
  *   KERNEL_STRUCT(name, field, ...)	declares struct name as this kernel lays it out, with these fields
  *   KERNEL_ENUM(name, value, ...)	defines KERNEL_value where this kernel has it
+ *   KERNEL_TRACEPOINT(name, ...)	defines HAVE_tracepoint_name where this kernel has it
  *   OPTIONAL_HOOK(function, "...")	a hook that may be refused, and what is not seen then
  * A function called raw_tp__NAME is attached to that raw tracepoint, tp__CATEGORY__NAME to that
  * tracepoint. What the preprocessor leaves out is not attached.
@@ -34,6 +35,7 @@
 #endif
 #define KERNEL_STRUCT(...)
 #define KERNEL_ENUM(...)
+#define KERNEL_TRACEPOINT(...)
 #define OPTIONAL_HOOK(...)
 
 #define AF_INET 2
@@ -63,6 +65,7 @@ static struct task_struct *(*current_task_btf)(void) = (void *)KERNEL_BPF_FUNC_g
 #endif
 struct halves { u64 half[2]; };
 #define NTOHS(x) __builtin_bswap16(x)
+#define BITS(p, offset, width) ({ u8 _b; bpf_probe_read_kernel(&_b, 1, (u8 *)(p) + (offset) / 8); _b >> (offset) % 8 & ((1 << (width)) - 1); })
 
 /* sendto() and sendmsg() connect too, with MSG_FASTOPEN */
 #ifdef HAVE_pt_regs_orig_ax /* x86-64 */

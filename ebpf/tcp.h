@@ -3,14 +3,24 @@
 #include "ig.h"
 
 #define SS_UNCONNECTED 1
+#define SO_EE_ORIGIN_ICMP 2
+#define SOCK_BINDPORT_LOCK 8
+#define TCP_CA_LOSS 4
 #define EFAULT 14
 #define EINTR 4
 #define EAGAIN 11
-#define ECONNREFUSED 111
+#define EACCES 13
+#define ENONET 64
+#define ENOPROTOOPT 92
+#define EADDRNOTAVAIL 99
+#define ENETUNREACH 101
+#define ECONNABORTED 103
+#define ECONNRESET 104
 #define ETIMEDOUT 110
+#define ECONNREFUSED 111
+#define EHOSTDOWN 112
 #define EHOSTUNREACH 113
 #define EINPROGRESS 115
-#define ENETUNREACH 101
 #define ERESTARTSYS 512 /* this and what follows never leaves the kernel */
 
 #if defined(CONNECT_ONLY) || defined(FAILURE_ONLY)
@@ -24,10 +34,24 @@
 #undef TRACE_CLOSE
 #endif
 
-KERNEL_STRUCT(tcp_sock, bytes_sent, bytes_retrans, bytes_received, write_seq, snd_nxt)
+KERNEL_STRUCT(tcp_sock, bytes_sent, bytes_retrans, bytes_received, write_seq, snd_nxt, tcp_wstamp_ns, repair)
+KERNEL_STRUCT(sock, sk_err_soft, sk_error_queue, sk_userlocks, sk_dst_cache)
+KERNEL_STRUCT(sk_buff_head, prev)
+KERNEL_STRUCT(sk_buff, cb)
+KERNEL_STRUCT(sock_exterr_skb, ee)
+KERNEL_STRUCT(sock_extended_err, ee_errno, ee_origin)
+KERNEL_TRACEPOINT(inet_sk_error_report, tcp_cong_state_set)
 
+OPTIONAL_HOOK(raw_tp__tcp_cong_state_set, "SYNs that go unanswered are not told before the attempt ends")
 OPTIONAL_HOOK(raw_tp__tcp_retransmit_skb, "SYNs that go unanswered are not told before the attempt ends")
+OPTIONAL_HOOK(raw_tp__inet_sk_error_report, "how long an ICMP error took is not known")
 OPTIONAL_HOOK(tp__syscalls__sys_exit_connect, "connects that fail before a SYN is sent are not seen")
+
+#ifdef BIT_OFFSET_sock_sk_userlocks
+#define USER_LOCKS(sk) BITS(sk, BIT_OFFSET_sock_sk_userlocks, 4)
+#else
+#define USER_LOCKS(sk) READ(sk, sk_userlocks)
+#endif
 
 enum state { ASK_AGAIN, ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, CLOSED = 7, CLOSE_WAIT, LAST_ACK, LISTEN };
 enum type { CONNECT = 1, ACCEPT, CLOSE, UNKNOWN };
@@ -35,7 +59,7 @@ enum outcome { NONE, DONE, REFUSED, TIMED_OUT, UNREACHABLE, FAILED, ABANDONED, U
 
 struct event {
 	u64 timestamp;		/* ns since boot; while an attempt lasts, when it began */
-	u64 latency;		/* ns from the SYN to the reply, 0 if there was none */
+	u64 latency;		/* ns from the SYN to the reply, 0 if there was none; while an attempt lasts, to an ICMP error */
 	u64 duration;		/* ns from established (or accepted) to closed */
 	u64 sent, received;	/* bytes */
 	struct owner owner;
@@ -61,7 +85,7 @@ BPF_HASH(sockets, struct sock *, struct tracked, 131072);
 BPF_HASH(sockets, struct sock *, struct tracked, 65536);
 #endif
 /* Sockets whose attempt failed, and their inode's number: connect() has yet to return why. */
-BPF_TABLE("lru_hash", u64, u64, failed, 16384);
+BPF_TABLE("lru_hash", u64, u64, failed, 65536);
 
 static __always_inline void submit(struct event *event)
 {
@@ -170,7 +194,8 @@ static __always_inline u8 outcome_of(u32 error)
 	case 0: return ABANDONED;
 	case ECONNREFUSED: return REFUSED;
 	case ETIMEDOUT: return TIMED_OUT;
-	case EHOSTUNREACH: case ENETUNREACH: return UNREACHABLE;
+	/* what an ICMP message can say: icmp_err_convert[], tab_unreach[] */
+	case EHOSTUNREACH: case ENETUNREACH: case EHOSTDOWN: case ENONET: case ENOPROTOOPT: case EACCES: return UNREACHABLE;
 	default: return FAILED;
 	}
 }

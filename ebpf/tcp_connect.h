@@ -34,14 +34,94 @@ static __always_inline void begin_attempt(struct sock *sk, int behind, int typed
 		count_lost(LOST_ATTEMPTS);
 }
 
+/*
+ * When the first SYN was sent: with Fast Open long after connect(), by the first write. 0 if none was: then a
+ * connection was restored from a checkpoint (TCP_REPAIR).
+ */
+static __always_inline u64 syn_sent(struct sock *sk, struct event *event, int typed)
+{
+	struct tcp_sock *tcp = typed ? bpf_skc_to_tcp_sock(sk) : (void *)sk;
+	u64 sent;
+
+	if (!tcp || event->retransmits)
+		return event->timestamp; /* as the first repetition left it */
+	sent = READ_IF(typed, tcp, tcp_wstamp_ns);
+	if (sent > event->timestamp)
+		return sent;
+	return BITS(sk, BIT_OFFSET_tcp_sock_repair, 1) ? 0 : event->timestamp;
+}
+
+/* The errno of the last ICMP error that is kept for the caller, 0 if there is none: ip_icmp_error(). */
+static __always_inline u32 queued_error(struct sock *sk)
+{
+	struct sk_buff *last = (void *)READ(sk, sk_error_queue.prev);
+	struct sock_exterr_skb *kept = (void *)last->cb;
+
+	if ((void *)last == &sk->sk_error_queue || READ(kept, ee.ee_origin) != SO_EE_ORIGIN_ICMP)
+		return 0;
+	return READ(kept, ee.ee_errno);
+}
+
+/*
+ * An ICMP error that comes while the caller holds the socket's lock ends no attempt: such as that of this host's
+ * own firewall, in connect(). Nor does a route that is lost. The caller learns of it when it asks, and closes.
+ */
+static __always_inline u32 unreported_error(struct sock *sk, struct event *event)
+{
+	u32 error = event ? event->error : 0;
+
+	if (!error)
+		error = READ(sk, sk_err_soft);
+#ifndef HAVE_tracepoint_inet_sk_error_report
+	if (!error)
+		error = queued_error(sk);
+#endif
+	if (!error && !READ(sk, sk_dst_cache))
+		error = ENETUNREACH; /* none was found when the SYN was to be sent again: inet_sk_rebuild_header() */
+	return error;
+}
+
+#ifdef HAVE_tracepoint_inet_sk_error_report
+/* When an ICMP error comes, which IPv4 keeps for the caller, ending the attempt or not. */
+int raw_tp__inet_sk_error_report(struct { u64 sk; } *ctx)
+{
+	struct sock *sk = (void *)ctx->sk;
+	struct event *event;
+
+	if (READ_IF(ARGUMENTS_TYPED, sk, __sk_common.skc_state) != SYN_SENT)
+		return 0;
+	event = attempt_of(sk);
+	if (!event || event->outcome == UNANSWERED)
+		return 0;
+	event->error = queued_error(sk);
+	if (event->error)
+		event->latency = bpf_ktime_get_ns() - syn_sent(sk, event, ARGUMENTS_TYPED);
+	return 0;
+}
+#endif
+
+/* How long the answer took, 0 if there was none or nobody knows. */
+static __always_inline u64 latency_of(struct sock *sk, struct event *event, u8 outcome, u64 elapsed)
+{
+	if (outcome == DONE)
+		return elapsed;
+	if (event->latency)
+		return event->latency;
+	if (!READ(sk, sk_err))
+		return 0;
+	/* the error of a router may have been kept until the kernel gave up: tcp_write_err() */
+	return outcome == REFUSED || (outcome == UNREACHABLE && !READ(sk, sk_err_soft)) ? elapsed : 0;
+}
+
 /* `late` if the answer came earlier, nobody knows when. */
 static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error, int late, int typed)
 {
-	u64 now = bpf_ktime_get_ns(), elapsed = now - event->timestamp;
+	u64 now = bpf_ktime_get_ns(), begun = syn_sent(sk, event, typed);
+	u64 latency = late ? 0 : latency_of(sk, event, outcome, now - begun);
 
-	if (event->outcome == UNANSWERED) {
+	if (event->outcome == UNANSWERED || !begun) {
 		event->timestamp = now;
-		return; /* told when the SYN was repeated */
+		return; /* told when the SYN was repeated, or no attempt at all */
 	}
 #ifdef FAILURE_ONLY
 	if (outcome == DONE)
@@ -50,11 +130,11 @@ static __always_inline void finish_attempt(struct sock *sk, struct event *event,
 #ifdef MIN_LATENCY
 	if (late)
 		count_lost(LOST_ANSWERS);
-	if (late || elapsed < MIN_LATENCY)
+	if (late || (latency ? latency : now - begun) < MIN_LATENCY)
 		return;
 #endif
 	event->timestamp = now;
-	event->latency = !late && (outcome == DONE || outcome == REFUSED) ? elapsed : 0;
+	event->latency = latency;
 	event->outcome = outcome;
 	event->error = error;
 	event->sport = local_port(sk, typed);
@@ -62,28 +142,41 @@ static __always_inline void finish_attempt(struct sock *sk, struct event *event,
 }
 
 /*
- * No port, no memory, …: connect() takes SYN_SENT back, and will return why. It has not said yet
- * that the socket is connecting, which tells this from a close.
+ * No port, no memory, …: the call that was to send a SYN takes SYN_SENT back. It has not said yet that the socket
+ * is connecting, which tells this from a close.
  */
-static __always_inline int failed_in_call(struct socket *socket)
+static __always_inline int failed_in_call(struct sock *sk)
 {
-	return (u32)READ(socket, state) == SS_UNCONNECTED && current_call().number == NR_CONNECT;
+	struct socket *socket = (void *)READ(sk, sk_socket);
+
+	return socket && (u32)READ(socket, state) == SS_UNCONNECTED;
 }
 
-/* Says whether the attempt is over; if not, connect() will return why it is. */
-static __always_inline int note_failure(struct sock *sk, u32 error)
+/* Why, where no tracepoint says what the call returned; 0 if nobody knows. A chosen port is known by now. */
+static __always_inline u32 failure_in_call(struct sock *sk)
+{
+	if (!READ((struct inet_sock *)sk, inet_sport) || USER_LOCKS(sk) & SOCK_BINDPORT_LOCK)
+		return EADDRNOTAVAIL;
+	return READ(sk, sk_err_soft);
+}
+
+/* Errors that no connect() returns before it has sent a SYN: they end an attempt, or are an earlier one's. */
+static __always_inline int ends_attempts(u32 error)
+{
+	return error == ECONNREFUSED || error == ETIMEDOUT || error == ECONNABORTED || error == ECONNRESET;
+}
+
+/* connect() has yet to return an error that could be a new attempt's. */
+static __always_inline void note_failure(struct sock *sk, u32 error)
 {
 	struct socket *socket = (void *)READ(sk, sk_socket);
 	u64 key = (u64)sk, inode;
 
-	if (!socket)
-		return 1;
-	if (!error && failed_in_call(socket))
-		return 0;
+	if (!socket || !error || ends_attempts(error))
+		return;
 	inode = inode_number((void *)READ(socket, file));
 	if (inode)
 		failed.update(&key, &inode);
-	return 1;
 }
 
 /* The attempt is over, and its event told; what is kept is the connection, if there is one. */
@@ -102,15 +195,26 @@ static __always_inline void end_attempt(struct sock *sk, int new, int typed)
 {
 	struct event *event = attempt_of(sk);
 	u32 error = 0;
+	u8 outcome = DONE;
 
 	if (new == CLOSED) {
 		error = READ_IF(typed, sk, sk_err);
-		if (!note_failure(sk, error))
-			return;
+		note_failure(sk, error);
+		if (error) {
+			outcome = outcome_of(error);
+		} else if (failed_in_call(sk)) {
+			if (current_call().number == NR_CONNECT)
+				return; /* which will return why */
+			error = failure_in_call(sk);
+			outcome = FAILED;
+		} else {
+			error = unreported_error(sk, event);
+			outcome = outcome_of(error);
+		}
 	}
 	if (!event)
 		return;
-	finish_attempt(sk, event, new == CLOSED ? outcome_of(error) : DONE, error, 0, typed);
+	finish_attempt(sk, event, outcome, error, 0, typed);
 	end_tracking(sk, event, new == ESTABLISHED);
 }
 
@@ -177,8 +281,8 @@ static __always_inline int left_connect(s64 ret)
 		return 0; /* connecting still, or connected */
 	event = attempt_of(socket.sk);
 	if (event) {
-		/* the first two only come as an answer, which then no program saw */
-		finish_attempt(socket.sk, event, error == ECONNREFUSED || error == ETIMEDOUT ? outcome_of(error) : FAILED, error, 0, 0);
+		/* if it only comes as an answer, no program saw that */
+		finish_attempt(socket.sk, event, ends_attempts(error) ? outcome_of(error) : FAILED, error, 0, 0);
 		untrack(socket.sk);
 		return 0;
 	}
@@ -188,6 +292,8 @@ static __always_inline int left_connect(s64 ret)
 		failed.delete(&key); /* told when it happened, in this call or before it */
 		return 0;
 	}
+	if (ends_attempts(error))
+		return 0;
 #ifndef MIN_LATENCY
 	failed_call(socket.sk, &call, error);
 #endif
@@ -201,27 +307,47 @@ int tp__syscalls__sys_exit_connect(struct exit_args *ctx)
 }
 #endif
 
-/* The first repetition of a SYN: a second has passed without an answer. */
-int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
+/*
+ * Nothing has answered a SYN in time, and it is repeated, if it can be sent. An ICMP error that came is an answer,
+ * of which the caller does not know yet.
+ */
+static __always_inline void repeat_syn(struct sock *sk, int before, int typed)
 {
-	struct sock *sk = (void *)ctx->sk;
 	struct event *event, copy;
 
-	if (READ_IF(ARGUMENTS_TYPED, sk, __sk_common.skc_state) != SYN_SENT)
-		return 0;
+	if (READ_IF(typed, sk, __sk_common.skc_state) != SYN_SENT)
+		return;
 	event = attempt_of(sk);
 	if (!event)
-		return 0;
+		return;
+	if (before)
+		event->timestamp = syn_sent(sk, event, typed);
 	event->retransmits++;
 #if !defined(LATENCY) && !defined(FAILURE_ONLY)
-	if (event->outcome == UNANSWERED)
-		return 0;
+	if (event->outcome == UNANSWERED || unreported_error(sk, event))
+		return;
 	event->outcome = UNANSWERED;
 	copy = *event;
 	copy.timestamp = bpf_ktime_get_ns();
-	copy.sport = local_port(sk, ARGUMENTS_TYPED);
+	copy.sport = local_port(sk, typed);
 	submit(&copy);
 #endif
+}
+
+#ifdef HAVE_tracepoint_tcp_cong_state_set
+/* tcp_retransmit_timer() calls tcp_enter_loss() first. */
+int raw_tp__tcp_cong_state_set(struct { u64 sk, state; } *ctx)
+{
+	if ((u8)ctx->state == TCP_CA_LOSS)
+		repeat_syn((void *)ctx->sk, 1, ARGUMENTS_TYPED);
 	return 0;
 }
+/* That one came in 5.19; this is called after a SYN was sent, so not for those that this host drops. */
+#else /* older kernels */
+int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
+{
+	repeat_syn((void *)ctx->sk, 0, ARGUMENTS_TYPED);
+	return 0;
+}
+#endif
 #endif /* TRACE_CONNECT */

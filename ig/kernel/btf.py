@@ -28,6 +28,7 @@ _WORDS_MORE = {INT: 1, ARRAY: 3, _VARIABLE: 1, _DECL_TAG: 1}
 _WORDS_EACH = {STRUCT: 3, UNION: 3, ENUM: 2, _PROTOTYPE: 2, _SECTION: 3, ENUM64: 3}
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _STRUCT_REQUEST = re.compile(r"^KERNEL_STRUCT\(([^)]*)\)", re.M)
+_TRACEPOINT_REQUEST = re.compile(r"^KERNEL_TRACEPOINT\(([^)]*)\)", re.M)
 _ENUM_REQUEST = re.compile(r"^KERNEL_ENUM\(([^)]*)\)", re.M)
 
 
@@ -169,7 +170,7 @@ class Btf:
         return "union { " + " ".join(parts) + " };"
 
     def declare(self, program: str) -> str:
-        """Give C declarations of what `program` asks for by KERNEL_STRUCT and KERNEL_ENUM.
+        """Give C declarations of what `program` asks for by KERNEL_STRUCT, _ENUM, _TRACEPOINT.
 
         Raises KernelRefused for a struct that this kernel does not have.
         """
@@ -181,6 +182,9 @@ class Btf:
             lines += self._declare_struct(name, fields, wanted)
         for name, *values in _requests(_ENUM_REQUEST, program):
             lines += self._declare_enum(name, values)
+        for names in _requests(_TRACEPOINT_REQUEST, program):
+            present = [name for name in names if self.find_id(f"btf_trace_{name}", TYPEDEF)]
+            lines += [f"#define HAVE_tracepoint_{name} 1" for name in present]
         return "\n".join(lines) + "\n"
 
     def _declare_struct(

@@ -46,7 +46,11 @@ _PREEMPTED = "init_srcu_struct_fast"
 __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast" (7.0), which needs it."""
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
 _MAP = re.compile(r'^BPF_(?:(?:F_)?TABLE\("\w+", \w+, \w+, |\w+\()(\w+)', re.M)
-_FUNCTION = re.compile(r"(?<!^#ifdef PREEMPTIBLE\n)^int ((?:raw_)?tp__(?:(?!__behind)\w)+)\(", re.M)
+_FUNCTION = re.compile(
+    r"(?<!^#ifdef PREEMPTIBLE\n)(?<!^#else /\* older kernels \*/\n)"
+    r"^int ((?:raw_)?tp__(?:(?!__behind)\w)+)\(",
+    re.M,
+)
 _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
 
 _SAID = (

@@ -85,10 +85,10 @@ class Namespace:
         """Give a command that runs the given one in here; its mount namespace stays the host's."""
         return ["nsenter", f"--net={self.path}", "--", *map(str, command)]
 
-    def run(self, *command: object) -> str:
+    def run(self, *command: object, seconds: float = PATIENCE) -> str:
         """Run to the end and give what it printed; raise CalledProcessError if it fails."""
         done = subprocess.run(
-            self.command(*command), check=True, stdout=subprocess.PIPE, timeout=PATIENCE
+            self.command(*command), check=True, stdout=subprocess.PIPE, timeout=seconds
         )
         return done.stdout.decode()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
+from tests.host.waiting import PATIENCE
 
 Start = Callable[..., Tracer]
 
@@ -286,8 +288,9 @@ def test_what_the_map_of_attempts_has_no_room_for_is_counted(
     namespace.drop(9)
     only = ("--port", 9, "-F", f"netns=={namespace.inode}")
     tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json", *only)
-    namespace.run("/usr/bin/python3", "-c", TOO_MANY)
-    events, said, _ = tracer.stop()
+    namespace.run("/usr/bin/python3", "-c", TOO_MANY, seconds=10 * PATIENCE)
+    tracer.process.send_signal(signal.SIGINT)
+    events, said, _ = tracer.finished(10 * PATIENCE)
     lost = json.loads(said.splitlines()[-1])["causes"]
     assert set(lost) == {"too many connects were waiting for an answer"}
     assert len(events) + sum(lost.values()) == 70_001
