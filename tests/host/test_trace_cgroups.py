@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.host.cgroups import legacy, new_cgroup, unified
+from tests.host.engine import Engine
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
@@ -160,6 +161,29 @@ def test_cgroups_in_either_hierarchy_tell_the_container(
         also = other / version1 if version1 else legacy()
         connect(namespace, root if version2 else unified(), version2 or ".", "--also", also)
         assert ids(tracer.wait_for(bool)) == [owner]
+
+
+def test_cgroup_that_another_user_made_is_nobody_elses_container(
+    ig: Start, engine: Engine, namespace: Namespace, cgroup: Path
+) -> None:
+    """As each session of `systemd --user` has a subtree of its own, and rootless engines do."""
+    box = engine.idle("web")
+    inner = cgroup / "session"
+    inner.mkdir()
+    for folder in (cgroup, inner):
+        for path in (folder, folder / "cgroup.procs"):
+            os.chown(path, 65534, 65534)
+    chosen = ig("trace", "tcpconnect", "-c", box.name)
+    everything = ig("trace", "tcpconnect", "--host", "-F", f"dst.port=={PORT}")
+    fakes = (f"docker-{box.id}.scope", box.id)
+    for fake in fakes:
+        namespace.start("cgroups", cgroup, PORT, "session", fake, "--uid", 65534).finished()
+    engine.connect(box, "127.0.0.1", PORT)
+    events = everything.wait_for(bool, 5)
+    assert [e["proc"]["creds"]["uid"] for e in events] == [0, 65534, 0, 65534, 0]
+    assert [e["runtime"]["containerName"] == box.name for e in events] == [False] * 4 + [True]
+    chosen.wait_for(bool)
+    assert [e["proc"]["creds"]["uid"] for e in chosen.stop()[0]] == [0]
 
 
 def test_cgroup_of_the_host_stays_hidden_by_default(
