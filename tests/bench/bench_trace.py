@@ -18,17 +18,20 @@ from tabulate import tabulate
 
 IG = Path(sys.executable).with_name("ig")
 ROUNDS, SHORT, LONG = 9, 100_003, 1_000_003
+ENGINE = Path(__file__).with_name("busy_engine.py")
 
 
 @contextmanager
-def running(*options: str, command: str = "tcpconnect") -> Iterator[tuple[int, float]]:
+def running(
+    *options: str, command: str = "tcpconnect", ig: Path = IG
+) -> Iterator[tuple[int, float]]:
     """Run the command, its output read and thrown away; give its pid and seconds to ready."""
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as cat,
     ):
         ready = Path(folder, "ready")
-        line = [str(IG), "trace", command, "--host", "--ready-file", str(ready), *options]
+        line = [str(ig), "trace", command, "--host", "--ready-file", str(ready), *options]
         began = time.monotonic()
         tracer = subprocess.Popen(line, stdout=cat.stdin, stderr=subprocess.PIPE, text=True)
         while not ready.exists():
@@ -87,11 +90,49 @@ def cpu_an_event(loop: str, *options: str) -> tuple[float, float, float]:
         return (cpu_seconds(pid) - before) / LONG * 1e6, first, resident_megabytes(pid)
 
 
-def idle_percent() -> float:
-    with running("-o", "json") as (pid, _):
+def idle_percent(*options: str) -> float:
+    with running("-o", "json", *options) as (pid, _):
         before = cpu_seconds(pid)
         time.sleep(10)
         return (cpu_seconds(pid) - before) * 10
+
+
+@contextmanager
+def engine(containers: int, changes: int) -> Iterator[tuple[str, ...]]:
+    """Run an engine of so many containers and changes a second; give the options that name it."""
+    with tempfile.TemporaryDirectory() as folder:
+        socket = f"{folder}/docker.sock"
+        command = [sys.executable, str(ENGINE), socket, str(containers), str(changes)]
+        server = subprocess.Popen(command)
+        try:
+            while not os.path.exists(socket):
+                assert server.poll() is None, "the engine ended"
+                time.sleep(0.01)
+            yield "-r", "docker", "--docker-socketpath", socket
+        finally:
+            server.kill()
+            server.wait()
+
+
+def with_containers(loop: str) -> Iterator[Sequence[object]]:
+    """Yield how much more an engine with containers that change costs than one without any."""
+    costs: dict[int, list[tuple[float, float, float]]] = {0: [], 100: []}
+    for containers in [0, 100] * 3:
+        with engine(containers, containers // 10) as options:
+            each, _, _ = cpu_an_event(loop, "-o", "json", *options)
+            idle = idle_percent(*options)
+            with running("-o", "json", *options) as (_, ready):
+                costs[containers].append((each, idle, ready))
+    alone, busy = (list(map(statistics.median, zip(*rows, strict=True))) for rows in costs.values())
+    for what, unit, one, other in zip(
+        ("CPU an event to JSON", "idle CPU", "from exec to ready"),
+        ("us", "%", "s"),
+        alone,
+        busy,
+        strict=True,
+    ):
+        found = f"{other / one:.2f} ({other:.2f} for {one:.2f} {unit})"
+        yield f"100 containers and ten changes a second: {what}", "1.2 times", found
 
 
 def help_seconds() -> float:
@@ -116,6 +157,7 @@ def measure(loop: str) -> Iterator[Sequence[object]]:
     yield "idle CPU", "0.5 %", f"{idle_percent():.2f} %"
     with running("-o", "json") as (_, ready):
         yield "from exec to ready", "0.6 s", f"{ready:.2f} s"
+    yield from with_containers(loop)
     yield "ig --help", "0.2 s", f"{help_seconds():.2f} s"
 
 
