@@ -9,6 +9,7 @@ import platform
 import resource
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from tabulate import tabulate
 
@@ -20,6 +21,7 @@ from ig.kernel.cgroup_paths import CgroupPath, Paths
 from ig.peers import Peers
 
 CONTAINERS, EVENTS, PASSING = 500, 1_000_000, 10_000
+CGROUPS, CHANGES = 16_000, 1_009
 
 
 def container(number: int) -> Container:
@@ -66,6 +68,17 @@ def measure() -> Iterator[Sequence[object]]:
     attribution.wanted(set(cgroups))
     list(map(attribution.owners.__getitem__, cgroups))
     yield f"an event's owner among {CONTAINERS}", "1 us", microseconds_each(began, EVENTS)
+    attribution.update(
+        (number, (CgroupPath(("system.slice", f"job-{number}.service"), 2),))
+        for number in range(CONTAINERS + 1, CGROUPS)
+    )
+    began = time.perf_counter()
+    for number in range(CHANGES):
+        one = replace(known[number % CONTAINERS], name=f"renamed-{number}")
+        index.apply("docker", Change("renamed", one))
+        attribution.update([])
+    took = (time.perf_counter() - began) / CHANGES * 1e6
+    yield f"a change of one container, {CGROUPS} cgroups known", "1000 us", f"{took:.1f} us"
     peers = Peers(lambda: index.version, index.containers)
     ends = [known[number % CONTAINERS].addresses[0] for number in range(EVENTS)]
     began = time.perf_counter()
