@@ -2,57 +2,130 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import dataclass
 
 from ig.containers.container import Change, Container
 
-WAITING = 1024
-"""How many containers may wait to be asked about; of more that start at once, some stay without."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 60.0
+"""Seconds between questions about one container that are not answered: doubled each time."""
+RUNTIME_PAUSE = 5.0
+"""Seconds at most for which a runtime that gives no answer is not asked about any container."""
+WAITING = 65536
+"""How many containers may wait to be asked about, of more the latest."""
+
+_Key = tuple[str, str, str]
+
+
+@dataclass(slots=True)
+class _Question:
+    container: Container
+    due: float = 0.0
+    pause: float = 0.0
+    """Seconds until the next attempt if this one fails too; 0 before the first."""
+
+
+def _key(container: Container) -> _Key:
+    return (container.source or container.runtime, container.scope, container.id)
 
 
 class Detailer:
     """Asks for the details of each running container that came without, in a thread of its own.
 
     Engines keep an inspection waiting while the container is being changed, so one that
-    hears events must not ask.
+    hears events must not ask. What is not answered is asked again until the container ends.
     """
 
-    def __init__(self, ask: Callable[[Container], object]) -> None:
+    def __init__(
+        self, ask: Callable[[Container], bool], idle: Callable[[], None] = lambda: None
+    ) -> None:
+        """`ask` returns whether there was an answer; `idle` is called when all were asked once."""
         self._ask = ask
-        self._started: queue.Queue[Container | None] = queue.Queue(WAITING)
+        self._idle = idle
+        self._questions: dict[_Key, _Question] = {}
+        self._failures: dict[str, tuple[int, float]] = {}
+        self._changed = threading.Condition()
         self._stopping = False
+        self.failure: BaseException | None = None
+        """The bug that ended the thread, if any."""
         self._thread = threading.Thread(target=self._run, name="ig-details", daemon=True)
 
     def start(self) -> None:
         """Begin, in a thread that does not keep the process alive."""
         self._thread.start()
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is a container that was not asked about yet."""
+        with self._changed:
+            return self.failure is None and any(
+                not question.pause for question in self._questions.values()
+            )
+
     def told(self, change: Change) -> None:
         """Take note of a change."""
         container = change.container
-        if (
-            change.kind in ("exists", "created", "started")
-            and container.running
-            and not (container.pid or container.addresses)
-        ):
+        if threading.current_thread() is self._thread:
+            return  # It is what has just been answered.
+        with self._changed:
+            self._questions.pop(_key(container), None)
+        if container.running and not container.pid:
             self.ask(container)
 
     def ask(self, container: Container) -> None:
-        """Have the container asked about, if fewer than `WAITING` are waiting."""
-        self._put(container)
+        """Have the container asked about."""
+        with self._changed:
+            self._questions[_key(container)] = _Question(container)
+            if len(self._questions) > WAITING:
+                del self._questions[next(iter(self._questions))]
+            self._changed.notify()
 
     def stop(self) -> None:
         """Ask the thread to end after what it is asking now."""
-        self._stopping = True
-        self._put(None)
-
-    def _put(self, container: Container | None) -> None:
-        with suppress(queue.Full):
-            self._started.put_nowait(container)
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
 
     def _run(self) -> None:
-        while (container := self._started.get()) is not None and not self._stopping:
-            self._ask(container)
+        try:
+            while (next_one := self._next()) is not None:
+                key, question = next_one
+                self._note(key, question, self._ask(question.container))
+                if not self.busy:
+                    self._idle()
+        except BaseException as bug:
+            self.failure = bug
+            self._idle()
+
+    def _next(self) -> tuple[_Key, _Question] | None:
+        """Wait for the next container to ask about; None when stopped."""
+        with self._changed:
+            while not self._stopping:
+                now, earliest = time.monotonic(), threading.TIMEOUT_MAX
+                for key, question in self._questions.items():
+                    due = self._due(key, question)
+                    if due <= now:
+                        return key, question
+                    earliest = min(earliest, due - now)
+                self._changed.wait(earliest)
+        return None
+
+    def _due(self, key: _Key, question: _Question) -> float:
+        return max(question.due, self._failures.get(key[0], (0, 0.0))[1])
+
+    def _note(self, key: _Key, question: _Question, answered: bool) -> None:
+        runtime, now = key[0], time.monotonic()
+        with self._changed:
+            if answered:
+                self._failures.pop(runtime, None)
+                if self._questions.get(key) is question:
+                    del self._questions[key]
+                return
+            count = self._failures.get(runtime, (0, 0.0))[0] + 1
+            pause = min(FIRST_PAUSE / 4 * 2 ** min(count, 10), RUNTIME_PAUSE)
+            self._failures[runtime] = (count, now + pause)
+            question.pause = min(question.pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
+            question.due = now + question.pause

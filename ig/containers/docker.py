@@ -1,11 +1,9 @@
-"""Docker, asked through the docker SDK."""
+"""Docker, asked through its HTTP API."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 
-from ig.containers.container import Change, Container
 from ig.containers.engine_api import Engine
 
 NAME = "docker"
@@ -13,27 +11,8 @@ SOCKET = "/var/run/docker.sock"
 EVENTS = ("create", "start", "rename", "die", "destroy")
 
 
-class Docker:
+class Docker(Engine):
     """A Docker engine: the `Runtime` at the given socket, DOCKER_HOST, or Docker's usual one."""
 
-    name = NAME
-
     def __init__(self, socket: str | None = None) -> None:
-        self._engine = Engine(NAME, socket or os.environ.get("DOCKER_HOST") or SOCKET, EVENTS)
-        self.socket = self._engine.socket
-
-    def watch(self, stopped: Callable[[], bool]) -> Iterator[Change]:
-        """Yield the containers, then their changes: see `Runtime.watch`."""
-        return self._engine.watch(stopped)
-
-    def stop(self) -> None:
-        """Make a blocked `watch` in another thread return soon."""
-        self._engine.stop()
-
-    def details(self, container: Container) -> Container:
-        """Give the container with its pid, start, addresses and ports."""
-        return self._engine.details(container)
-
-    def version(self) -> str:
-        """Ask the engine for its version."""
-        return self._engine.version()
+        super().__init__(NAME, socket or os.environ.get("DOCKER_HOST") or SOCKET, EVENTS)

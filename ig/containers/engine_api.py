@@ -1,4 +1,4 @@
-"""Follow an engine that speaks Docker's HTTP API, through the docker SDK, with bounded reads.
+"""Follow an engine that speaks Docker's HTTP API, with bounded reads.
 
 The API: https://docs.docker.com/reference/api/engine/ (`/events`, `/containers/json`,
 `/containers/{id}/json`).
@@ -7,194 +7,203 @@ The API: https://docs.docker.com/reference/api/engine/ (`/events`, `/containers/
 from __future__ import annotations
 
 import json
-import os
-import time
+import socket as sockets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from http.client import HTTPException, HTTPResponse
+from itertools import islice
 
-from ig.containers import answers
+from ig.containers import answers, engine_http
 from ig.containers.container import Change, Container
-from ig.containers.engine_records import detailed, listed, told
+from ig.containers.engine_records import MOST, Seen, detailed, listed, told
+from ig.containers.json_items import decoded, items, lines
 from ig.errors import RuntimeUnavailable
-
-if TYPE_CHECKING:
-    from docker import APIClient
-    from requests import Response
 
 PATIENCE = 5
 """Seconds that the engine may take for a next sign of life while it answers a question."""
 LONGEST_ANSWER = 30.0
-"""Seconds that a whole answer may take."""
-LARGEST_ANSWER = 32 << 20
-LARGEST_EVENT = 1 << 20
-"""Bytes. The list of 1,000 containers with many labels is 4 MB, an event a few KB."""
+"""Seconds that a whole answer may take, its header too."""
+LARGEST_ANSWER = 64 << 20
+LARGEST_RECORD = 1 << 20
+"""Bytes: of a list, and of an item of it, an event, or another answer. More than that is not read,
+or left out. The list of 1,000 containers with many labels is 4 MB, an event a few KB."""
 SILENCE = 600.0
 """Seconds without events after which the engine is asked anew: it could hang, or have lost us."""
 PIECE = 65536
 
 
 class Engine:
-    """An engine at one address (`unix://…`, `tcp://…`, or a path)."""
+    """An engine at one address (`unix://…`, `tcp://…`, or a path): a `Runtime`."""
 
     def __init__(
         self, runtime: str, address: str, events: Sequence[str], patience: int = PATIENCE
     ) -> None:
-        self.address = f"unix://{address}" if address.startswith("/") else address
-        self.socket = self.address.removeprefix("unix://")
-        self._runtime = runtime
+        """Ask the engine there; `events` are the actions of containers that it is listened to."""
+        self.name = runtime
+        path = address.removeprefix("unix://")
+        self.socket = address if path == address or not path else f"/{path.lstrip('/')}"
+        self._address = address
         self._kinds = events
         self._patience = patience
-        self._stream: Response | None = None
+        self._seen = Seen(runtime)
+        self._stream: sockets.socket | None = None
         self._stopped = False
 
     def watch(self, stopped: Callable[[], bool]) -> Iterator[Change]:
         """Yield what `Runtime.watch` does; ends after long silence, to be called again."""
         self._stopped = False
-        with self._client() as client:
-            self._ask(client, "/_ping", decode=False)
-            filters = {"type": ["container"], "event": list(self._kinds)}
-            with self._reply(client, "/events", SILENCE, filters=json.dumps(filters)) as stream:
-                self._stream = stream
-                try:
-                    if not stopped():
-                        yield from self._changes(client, stream, stopped)
-                finally:
-                    self._stream = None
+        with self._asked("/_ping"):
+            pass
+        filters = {"type": ["container"], "event": list(self._kinds)}
+        with self._asked("/events", SILENCE, filters=json.dumps(filters)) as stream:
+            if not stopped():
+                yield from self._listed()
+                yield Change("synced")
+                yield from self._changes(stream, stopped)
 
     def stop(self) -> None:
         """Make a blocked `watch` in another thread return soon."""
         self._stopped = True
         stream = self._stream
         if stream is not None:
-            # An error is that it has ended meanwhile.
-            with suppress(OSError, RuntimeError, ValueError):
-                stream.raw.shutdown()
+            # An error is that it has ended meanwhile. Not TLS's own method, which would have the
+            # other thread read what is encrypted.
+            with suppress(OSError):
+                sockets.socket.shutdown(stream, sockets.SHUT_RDWR)
 
     def details(self, container: Container) -> Container:
-        """Give the container as it is now, with its pid, start, addresses and ports."""
-        with self._client() as client:
-            found = answers.mapping(self._ask(client, f"/containers/{container.id}/json"))
-        return detailed(container, found)
+        """Return the container as it is now, with its pid, start, addresses and ports."""
+        found = answers.mapping(self._answer(f"/containers/{container.id}/json"))
+        return self._seen.fitted(detailed(container, found))
 
     def version(self) -> str:
-        """Give the engine's version, as it calls it."""
-        with self._client() as client:
-            return answers.text(answers.mapping(self._ask(client, "/version")).get("Version"))
+        """Return the engine's version, as it calls it."""
+        return answers.text(answers.mapping(self._answer("/version")).get("Version"))
 
-    def _changes(
-        self, client: APIClient, stream: Response, stopped: Callable[[], bool]
-    ) -> Iterator[Change]:
-        seen: dict[str, Container] = {}
-        records = self._ask(client, "/containers/json", all="1")
-        if not isinstance(records, list):
-            raise self._unavailable("its list of containers is no list")
-        for record in records[: answers.CONTAINERS]:
-            container = listed(self._runtime, record)
-            if container is not None:
-                seen[container.id] = container
-                yield Change("exists", container)
-        del records
-        yield Change("synced")
+    def _listed(self) -> Iterator[Change]:
+        self._seen.clear()
+        with self._asked("/containers/json", all="1") as reply:
+            for record in islice(self._records(reply), MOST):
+                container = listed(self.name, record)
+                if container is not None:
+                    yield from self._noted(Change("exists", container))
+
+    def _records(self, reply: HTTPResponse) -> Iterator[object]:
+        size = 0
+
+        def read() -> bytes:
+            nonlocal size
+            piece = _read(reply, PIECE)
+            size += len(piece)
+            if size > LARGEST_ANSWER:
+                raise self._unavailable("its list of containers has no end")
+            return piece
+
+        try:
+            yield from items(read, LARGEST_RECORD)
+        except ValueError:
+            raise self._unavailable("its list of containers is no list") from None
+
+    def _changes(self, stream: HTTPResponse, stopped: Callable[[], bool]) -> Iterator[Change]:
         for event in self._events(stream):
             if stopped():
                 return
-            change = told(self._runtime, event, seen)
+            change = told(event, self._seen)
             if change is not None:
-                yield change
+                yield from self._noted(change)
 
-    def _events(self, stream: Response) -> Iterator[object]:
-        from urllib3.exceptions import HTTPError, ReadTimeoutError
+    def _noted(self, change: Change) -> Iterator[Change]:
+        """Yield the change, and the removal of containers that are too many."""
+        if change.kind == "removed":
+            self._seen.forget(change.container)
+            yield change
+            return
+        yield Change(change.kind, self._seen.note(change.container))
+        yield from (Change("removed", each) for each in self._seen.excess())
 
-        pending = b""
-        while True:
+    def _events(self, stream: HTTPResponse) -> Iterator[object]:
+        def read() -> bytes:
             try:
-                piece = stream.raw.read1(PIECE, decode_content=False)
-            except ReadTimeoutError:
-                return
-            except HTTPError:
+                piece = stream.read1(PIECE)
+            except TimeoutError:
+                return b""
+            except HTTPException:  # it ended within a piece
                 piece = b""
             if self._stopped:
-                return
+                return b""
             if not piece:
                 raise self._unavailable("it ended its stream of events")
-            *lines, pending = (pending + piece).split(b"\n")
-            if len(pending) > LARGEST_EVENT:
-                raise self._unavailable("it sent an event without end")
-            for line in lines:
-                if line.strip():
-                    yield self._decoded(line)
+            return piece
 
-    def _ask(self, client: APIClient, path: str, decode: bool = True, **query: str) -> object:
-        deadline = time.monotonic() + LONGEST_ANSWER
-        body = bytearray()
-        with self._reply(client, path, self._patience, **query) as reply:
-            while piece := reply.raw.read1(PIECE, decode_content=False):
-                body += piece
-                if len(body) > LARGEST_ANSWER or time.monotonic() > deadline:
-                    raise self._unavailable(f"its answer to {path} has no end")
-        return self._decoded(bytes(body)) if decode else None
-
-    def _decoded(self, body: bytes) -> object:
         try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
+            for line in lines(read, LARGEST_RECORD, LARGEST_ANSWER):
+                yield decoded(line)
+        except ValueError:
+            raise self._unavailable("it sent an event that is no JSON, or has no end") from None
+
+    def _answer(self, path: str) -> object:
+        """Return what the engine answers to a question, decoded."""
+        with self._asked(path) as reply:
+            body = _read(reply, LARGEST_RECORD + 1)
+        if len(body) > LARGEST_RECORD:
+            raise self._unavailable(f"its answer to {path} has no end")
+        try:
+            return decoded(body)
+        except ValueError:
             raise self._unavailable("its answer is no JSON") from None
 
     @contextmanager
-    def _reply(
-        self, client: APIClient, path: str, patience: float, **query: str
-    ) -> Iterator[Response]:
+    def _asked(self, path: str, silence: float = 0.0, **query: str) -> Iterator[HTTPResponse]:
+        """Ask, and yield the answer; with `silence`, a stream that may be silent for so long.
+
+        Raises RuntimeUnavailable, also for what goes wrong while the answer is read.
+        """
         # Paths without a version are the engine's own: nothing to negotiate with old or new ones.
-        # Nothing is compressed: what is read is what it costs.
-        reply = client.get(
-            client.base_url + path,
-            params=query,
-            headers={"Accept-Encoding": "identity"},
-            stream=True,
-            allow_redirects=False,
-            timeout=(self._patience, patience),
-        )
+        within = float("inf") if silence else LONGEST_ANSWER
         try:
-            if reply.status_code != 200:
-                raise self._unavailable(f"it answers {reply.status_code} to {path}")
-            yield reply
-        finally:
-            reply.close()
-
-    @contextmanager
-    def _client(self) -> Iterator[APIClient]:
-        if self.socket.startswith("/") and not os.path.exists(self.socket):
-            raise self._unavailable("there is no such socket")
-        if self.address.startswith("ssh://"):
-            raise self._unavailable("an engine behind ssh is not this host's")
-        from docker import APIClient
-        from docker.constants import DEFAULT_DOCKER_API_VERSION
-        from docker.errors import DockerException
-        from docker.utils import kwargs_from_env
-        from requests.exceptions import RequestException
-        from urllib3.exceptions import HTTPError
-
+            address = engine_http.parse(self._address)
+        except ValueError as error:
+            raise self._unavailable(reason(error)) from None
         try:
-            # The environment has the certificates for an engine that is asked over the network.
-            tls = None if self.socket.startswith("/") else kwargs_from_env().get("tls")
-            client = APIClient(self.address, DEFAULT_DOCKER_API_VERSION, PATIENCE, tls or False)
-            with closing(client):
-                yield client
-        except (DockerException, RequestException, HTTPError, OSError, ValueError) as error:
+            with (
+                engine_http.connection(address, self._patience) as connected,
+                engine_http.answer(
+                    connected, path, query, silence or self._patience, within
+                ) as reply,
+            ):
+                if reply.status != 200:
+                    raise self._unavailable(f"it answers {reply.status} to {path}")
+                self._stream = connected if silence else self._stream
+                yield reply
+        except (OSError, HTTPException) as error:
             raise self._unavailable(reason(error)) from error
+        finally:
+            self._stream = None if silence else self._stream
 
     def _unavailable(self, found: str) -> RuntimeUnavailable:
         return RuntimeUnavailable(
-            f"{self._runtime} does not answer at {self.socket}",
+            f"{self.name} does not answer at {self.socket}",
             found,
             "Check that the engine runs, and that the socket is the right one.",
         )
 
 
+def _read(reply: HTTPResponse, most: int) -> bytes:
+    """Return `most` bytes, fewer at the end; no more is read, whatever sizes are announced."""
+    body = bytearray()
+    while len(body) < most and (piece := reply.read1(min(PIECE, most - len(body)))):
+        body += piece
+    return bytes(body)
+
+
 def reason(error: BaseException) -> str:
-    """Give what is at the bottom of an error, in a few printable words."""
+    """Return what is at the bottom of an error, in a few printable words."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return "there is no such socket"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return "".join(letter if letter.isprintable() else "?" for letter in answers.text(words, 200))
+    if isinstance(error, OSError) and error.filename is not None:
+        words = f"{error.filename}: {words}"
+    plain = "".join(each if each.isprintable() else "?" for each in answers.text(words, 200))
+    return plain or type(error).__name__

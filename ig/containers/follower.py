@@ -47,6 +47,8 @@ class Follower:
         self._expected = asked
         self._warned = False
         self._stopping = threading.Event()
+        self.failure: BaseException | None = None
+        """The bug that ended the thread, if any."""
         self._thread = threading.Thread(target=self._run, name=f"ig-{runtime.name}", daemon=True)
 
     def start(self) -> None:
@@ -73,10 +75,15 @@ class Follower:
             except RuntimeUnavailable as error:
                 self._tell_lost(error)
                 self._listener.lost(self._runtime.name)
-            except BaseException:
-                # A bug: the thread ends with its traceback, and nobody must wait for it.
+            except BaseException as bug:
+                # Nobody must wait for it, and whoever ends the trace raises it again.
+                self.failure = bug
+                self._say(
+                    f"{self._runtime.name} is not followed any more, because of a bug in ig "
+                    f"({type(bug).__name__}); its traceback is printed at the end"
+                )
                 self._listener.lost(self._runtime.name)
-                raise
+                return
             if time.monotonic() - began > STABLE:
                 pause = FIRST_PAUSE
                 if ended_well:
@@ -93,8 +100,7 @@ class Follower:
             self._listener.apply(name, change)
 
     def _tell_lost(self, error: RuntimeUnavailable) -> None:
-        socket = self._runtime.socket
-        absent = socket.startswith("/") and not os.path.exists(socket)
+        absent = _is_absent(self._runtime.socket)
         if self._warned or self._stopping.is_set() or (absent and not self._expected):
             return
         self._warned = True
@@ -106,3 +112,16 @@ class Follower:
         if self._warned:
             self._warned = False
             self._say(f"{self._runtime.name} answers again at {self._runtime.socket}")
+
+
+def _is_absent(socket: str) -> bool:
+    """Return whether there is no such socket; one that may not be reached may be there."""
+    if not socket.startswith("/"):
+        return False
+    try:
+        os.stat(socket)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

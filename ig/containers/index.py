@@ -71,10 +71,11 @@ class Index:
         self.unheard = frozenset(self._sources)
         """The sources that have neither told all they have nor failed yet; replaced as a whole."""
         self._answering = frozenset(self._sources)
-        self._detailer = Detailer(self.details)
+        self._detailer = Detailer(self._detail, self._notify)
         # Those that are asked now and then can be asked at once.
         self._wanted = [each.wanted for each in runtimes if isinstance(each, Listing)]
         self._proving: set[tuple[int, Key, int]] = set()
+        self._detailed = detailed
         if detailed:
             self.subscribe(self._detailer.told)
         self._followers = [
@@ -108,18 +109,29 @@ class Index:
             follower.start()
 
     def wait_synced(self, timeout: float) -> None:
-        """Wait until each runtime has told all it has or has failed once, or `timeout` seconds."""
+        """Wait until each runtime has told all it has or has failed once, or `timeout` seconds.
+
+        With `detailed`, wait also until it was asked once about each of its containers.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self.unheard, timeout)
+            self._changed.wait_for(
+                lambda: not (self.unheard or (self._detailed and self._detailer.busy)), timeout
+            )
 
     def close(self) -> None:
-        """Stop following what was started; what is known stays known."""
+        """Stop following what was started; what is known stays known.
+
+        Raises what ended a thread of ours that should not have ended: a bug.
+        """
         self._detailer.stop()
         for follower in self._followers:
             follower.stop()
         deadline = time.monotonic() + CLOSING
         for follower in self._followers:
             follower.join(max(0.0, deadline - time.monotonic()))
+        for failure in (self._detailer.failure, *(each.failure for each in self._followers)):
+            if failure is not None:
+                raise failure
 
     def find(self, path: Sequence[str], trusted: int | None = None) -> tuple[Container, bool]:
         """Return whose a cgroup is, and whether that is final: asking again could give no better.
@@ -223,6 +235,13 @@ class Index:
         Asks the runtime, so it may take seconds. The index remembers the answer, unless the
         container changed meanwhile.
         """
+        return self._asked(container) or container
+
+    def _detail(self, container: Container) -> bool:
+        return self._asked(container) is not None
+
+    def _asked(self, container: Container) -> Container | None:
+        """Ask for a container's details; return None where the runtime does not answer."""
         source = container.source or container.runtime
         runtime = self._sources.get(source)
         if runtime is None:
@@ -230,7 +249,7 @@ class Index:
         try:
             detailed = runtime.details(container)
         except RuntimeUnavailable:
-            return container
+            return None
         self._keep(source, container, detailed)
         return detailed
 
@@ -250,12 +269,13 @@ class Index:
                 ports=detailed.ports,
             )
             changes = self._taken_in(source, Change("updated", found))
-        self._publish(changes)
+            self._publish(changes)
 
     def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
         """Call `told` with every change from now on; give a function that ends this.
 
-        It is called in the thread that follows the runtime, so it must not block.
+        It is called in the thread that follows the runtime, before the next change is taken in,
+        so it must not block.
         """
         with self._changed:
             self._subscribers += (told,)
@@ -280,16 +300,16 @@ class Index:
                     self._registries = {**self._registries, user: fresh}
                 self._users[source] = user
             self._registries[user].begin(source)
-        self._publish(changes)
+            self._publish(changes)
 
     def apply(self, source: str, change: Change) -> None:
         """Take in a change that a runtime told."""
         with self._changed:
             changes = self._taken_in(source, change)
             self._set_answering(self._answering | {source})
+            self._publish(changes)
             if change.kind == "synced":
                 self._heard(source)
-        self._publish(changes)
         if change.kind == "synced":
             self._find_strays(source)
         elif change.kind == "started" and self._sources[source].name in _STRAYING:
@@ -329,7 +349,12 @@ class Index:
             if not has_own_cgroup(container, known):
                 self._detailer.ask(container)
 
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
     def _publish(self, changes: Sequence[Change]) -> None:
+        # The lock is held, so that everybody is told of changes in their order.
         subscribers = self._subscribers
         for change in changes:
             for told in subscribers:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ig.containers import answers
 from ig.containers.container import Container
-from ig.containers.engine_records import detailed, listed, told
+from ig.containers.engine_records import Seen, detailed, listed, told
 
 ID = "a" * 64
 JSON = st.recursive(
@@ -62,7 +62,7 @@ def test_a_stopped_container_has_no_addresses() -> None:
 
 
 def test_the_events_of_a_container_tell_its_life() -> None:
-    seen: dict[str, Container] = {}
+    seen = Seen("docker")
     kinds = []
     for action, name in [
         ("create", "web"),
@@ -71,8 +71,9 @@ def test_the_events_of_a_container_tell_its_life() -> None:
         ("die", "shop"),
         ("destroy", "shop"),
     ]:
-        change = told("docker", event(action, name=name, image="nginx", tier="front"), seen)
+        change = told(event(action, name=name, image="nginx", tier="front"), seen)
         assert change is not None
+        seen.note(change.container)
         kinds.append((change.kind, change.container.name, change.container.running))
         assert change.container.labels == {"tier": "front"}
     assert kinds == [
@@ -82,18 +83,17 @@ def test_the_events_of_a_container_tell_its_life() -> None:
         ("exited", "shop", False),
         ("removed", "shop", False),
     ]
-    assert not seen
 
 
 def test_a_start_tells_when() -> None:
-    change = told("docker", event("start", name="web"), {})
+    change = told(event("start", name="web"), Seen("docker"))
     assert change is not None
     assert change.container.started == 1_700_000_000_123_456_789
 
 
 def test_other_events_tell_nothing() -> None:
-    assert told("docker", event("exec_create: sh"), {}) is None
-    assert told("docker", {**event("create"), "Actor": {"ID": "system.slice"}}, {}) is None
+    assert told(event("exec_create: sh"), Seen("docker")) is None
+    assert told({**event("create"), "Actor": {"ID": "system.slice"}}, Seen("docker")) is None
 
 
 def test_an_inspected_container_has_its_pid_start_and_ports() -> None:
@@ -138,11 +138,12 @@ def test_an_images_labels_make_no_pod_of_a_docker_container() -> None:
 
 
 def test_a_renamed_docker_container_is_a_pods_no_more() -> None:
-    seen: dict[str, Container] = {}
-    made = told("docker", event("create", name="k8s_api_api-0_shop_5a1f_0", **POD), seen)
+    seen = Seen("docker")
+    made = told(event("create", name="k8s_api_api-0_shop_5a1f_0", **POD), seen)
     assert made is not None
     assert made.container.pod_name == "api-0"
-    renamed = told("docker", event("rename", name="mine", **POD), seen)
+    seen.note(made.container)
+    renamed = told(event("rename", name="mine", **POD), seen)
     assert renamed is not None
     assert (renamed.container.name, renamed.container.pod_name) == ("mine", "")
 
@@ -161,14 +162,14 @@ def test_names_are_short_and_can_be_printed() -> None:
 
 @given(JSON, JSON)
 def test_no_record_of_an_engine_breaks_the_reader(record: object, inner: object) -> None:
-    seen: dict[str, Container] = {}
+    seen = Seen("docker")
     wrong = dict.fromkeys(LISTED, inner)
     for each in (record, wrong, {**LISTED, "Ports": [inner], "Labels": inner, "Names": [inner]}):
         listed("docker", each)
         detailed(Container(ID, "web", "docker"), each)
     actor = {"ID": ID, "Attributes": inner}
     for action in ("create", "start", "destroy", inner):
-        told("docker", {"Action": action, "Actor": actor, "timeNano": record}, seen)
+        told({"Action": action, "Actor": actor, "timeNano": record}, seen)
     networks = {"Networks": {"a": inner, "b": {"IPAddress": inner}}, "Ports": {"80/tcp": [inner]}}
     detailed(
         Container(ID, "web", "docker"),

@@ -398,3 +398,45 @@ def test_details_that_come_too_late_are_not_taken_for_a_newer_start() -> None:
     index = told(Change("exists", replace(WEB, started=2)))
     assert index.details(replace(WEB, started=1)).pid == NOBODY
     assert [each.pid for each in index.containers()] == [0]
+
+
+def test_details_come_although_a_first_question_failed() -> None:
+    class Busy(Script):
+        failures = 1
+
+        def details(self, container: Container) -> Container:
+            self.failures -= 1
+            if self.failures >= 0:
+                raise RuntimeUnavailable("docker is busy")
+            return super().details(container)
+
+    script, witness = Busy(), Witness()
+    index = Index([script], quiet, detailed=True)
+    index.subscribe(witness.changes.put)
+    index.start()
+    script.lines.put(Change("exists", WEB))
+    assert witness.next() == ("exists", WEB)
+    assert witness.next() == ("updated", replace(WEB, pid=NOBODY))
+    index.close()
+
+
+def test_a_start_waits_for_details_that_are_wanted() -> None:
+    script = Script()
+    index = Index([script], quiet, detailed=True)
+    index.start()
+    for line in (Change("exists", WEB), Change("synced")):
+        script.lines.put(line)
+    index.wait_synced(BOUND)
+    assert [each.pid for each in index.containers()] == [NOBODY]
+    index.close()
+
+
+def test_a_bug_in_a_thread_is_said_and_raised_in_the_end() -> None:
+    script, witness = Script(), Witness()
+    index = Index([script], witness.said.put)
+    index.start()
+    script.lines.put(ZeroDivisionError())
+    assert "bug in ig (ZeroDivisionError)" in witness.said.get(timeout=BOUND)
+    index.wait_synced(BOUND)
+    with pytest.raises(ZeroDivisionError):
+        index.close()
