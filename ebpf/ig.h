@@ -3,8 +3,9 @@
  * What the programs share: reading kernel memory, the rings, the counters of what was lost, the
  * filters, and who the current task is.
  *
- * The loader reads three kinds of lines, which are nothing to the compiler:
+ * The loader reads four kinds of lines, which are nothing to the compiler:
  *   KERNEL_STRUCT(name, field, ...)	declares struct name as this kernel lays it out, with these fields
+ *   OPTIONAL_STRUCT(name, field, ...)	the same of one that this kernel may not have
  *   KERNEL_ENUM(name, value, ...)	defines KERNEL_value where this kernel has it
  *   KERNEL_TRACEPOINT(name, ...)	defines HAVE_tracepoint_name where this kernel has it
  *   OPTIONAL_HOOK(function, "...")	a hook that may be refused, and what is not seen then
@@ -34,6 +35,7 @@
 #define ARGUMENTS_TYPED 0
 #endif
 #define KERNEL_STRUCT(...)
+#define OPTIONAL_STRUCT(...)
 #define KERNEL_ENUM(...)
 #define KERNEL_TRACEPOINT(...)
 #define OPTIONAL_HOOK(...)

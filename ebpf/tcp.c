@@ -42,10 +42,9 @@ static __always_inline int change_state(struct sock *sk, int old, int new, int b
 #endif
 #ifdef TRACE_CLOSE
 	if (old == LISTEN && new == SYN_RECV)
-		create_connection(sk, behind, typed);
-	else if ((old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_RECV) &&
-		 (new == FIN_WAIT1 || new == LAST_ACK || new == CLOSED))
-		end_connection(sk, old, new, typed);
+		note_created(sk, typed);
+	else if (is_connection(old) && (new == CLOSED || new == FIN_WAIT1 || new == LAST_ACK || new == old))
+		change_connection(sk, old, new, typed);
 #endif
 	return 0;
 }

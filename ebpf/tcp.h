@@ -7,6 +7,7 @@
 #define SOCK_BINDPORT_LOCK 8
 #define TCP_CA_LOSS 4
 #define EFAULT 14
+#define EEXIST 17
 #define EINTR 4
 #define EAGAIN 11
 #define EACCES 13
@@ -34,13 +35,19 @@
 #undef TRACE_CLOSE
 #endif
 
-KERNEL_STRUCT(tcp_sock, bytes_sent, bytes_retrans, bytes_received, write_seq, snd_nxt, tcp_wstamp_ns, repair)
-KERNEL_STRUCT(sock, sk_err_soft, sk_error_queue, sk_userlocks, sk_dst_cache)
+KERNEL_STRUCT(tcp_sock, bytes_sent, bytes_retrans, bytes_received, write_seq, snd_nxt, tcp_wstamp_ns, repair, is_mptcp)
+KERNEL_STRUCT(sock, sk_err_soft, sk_error_queue, sk_userlocks, sk_dst_cache, sk_uid)
 KERNEL_STRUCT(sk_buff_head, prev)
 KERNEL_STRUCT(sk_buff, cb)
 KERNEL_STRUCT(sock_exterr_skb, ee)
 KERNEL_STRUCT(sock_extended_err, ee_errno, ee_origin)
 KERNEL_TRACEPOINT(inet_sk_error_report, tcp_cong_state_set)
+KERNEL_STRUCT(inet_connection_sock, icsk_ulp_data)
+KERNEL_STRUCT(sock_common, skc_flags)
+KERNEL_STRUCT(file, f_count, f_ref)
+KERNEL_ENUM(sock_flags, SOCK_DONE)
+OPTIONAL_STRUCT(mptcp_subflow_context, conn)
+OPTIONAL_STRUCT(mptcp_sock, first, bytes_sent, bytes_received)
 
 OPTIONAL_HOOK(raw_tp__tcp_cong_state_set, "SYNs that go unanswered are not told before the attempt ends")
 OPTIONAL_HOOK(raw_tp__tcp_retransmit_skb, "SYNs that go unanswered are not told before the attempt ends")
@@ -53,7 +60,7 @@ OPTIONAL_HOOK(tp__syscalls__sys_exit_connect, "connects that fail before a SYN i
 #define USER_LOCKS(sk) READ(sk, sk_userlocks)
 #endif
 
-enum state { ASK_AGAIN, ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, CLOSED = 7, CLOSE_WAIT, LAST_ACK, LISTEN };
+enum state { ASK_AGAIN, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSED, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING };
 enum type { CONNECT = 1, ACCEPT, CLOSE, UNKNOWN };
 enum outcome { NONE, DONE, REFUSED, TIMED_OUT, UNREACHABLE, FAILED, ABANDONED, UNANSWERED };
 
@@ -61,6 +68,7 @@ struct event {
 	u64 timestamp;		/* ns since boot; while an attempt lasts, when it began */
 	u64 latency;		/* ns from the SYN to the reply, 0 if there was none; while an attempt lasts, to an ICMP error */
 	u64 duration;		/* ns from established (or accepted) to closed */
+	u64 half_closed;	/* ns from shutdown() to closed; while the connection lasts, when shutdown() was called */
 	u64 sent, received;	/* bytes */
 	struct owner owner;
 	u32 netns, error;
@@ -70,13 +78,13 @@ struct event {
 	u8 version, type, outcome, retransmits;
 };
 
-/*
- * A socket, with what is known of its next event: of type CONNECT while it is an attempt; of a connection
- * CLOSE, `timestamp` when it was made, and pid 0 until it is accepted.
- */
+/* What is known of a socket; how one state becomes another: see tcp_close.h. */
+enum socket_state { ATTEMPT, OPEN, UNCLAIMED, REPORTED, IGNORED };
+
+/* A socket, with what is known of its next event. While the connection lasts, `timestamp` is when it was made. */
 struct tracked {
 	struct event event;
-	u64 closed;		/* TOLD, or the state it was in when it was reset before it was accepted, else 0 */
+	u64 state;		/* enum socket_state */
 };
 
 #ifdef TRACE_CLOSE
@@ -112,9 +120,16 @@ static __always_inline int track(struct sock *key, struct tracked *tracked)
 	return sockets.update(&key, tracked);
 }
 
-static __always_inline void untrack(struct sock *key)
+/* Only what is not tracked yet: whoever comes first, of two processors, does. Returns 0, -EEXIST, or what lacked. */
+static __always_inline int track_new(struct sock *key, struct tracked *tracked)
 {
-	sockets.delete(&key);
+	return sockets.insert(&key, tracked);
+}
+
+/* Returns whether it was tracked: true for one of two processors. */
+static __always_inline int untrack(struct sock *key)
+{
+	return !sockets.delete(&key);
 }
 
 /* The attempt of a socket, if it is one. */
@@ -122,7 +137,7 @@ static __always_inline struct event *attempt_of(struct sock *sk)
 {
 	struct tracked *tracked = tracked_of(sk);
 
-	return tracked && tracked->event.type == CONNECT ? &tracked->event : NULL;
+	return tracked && tracked->state == ATTEMPT ? &tracked->event : NULL;
 }
 
 /* The parts of an event that the socket tells; its own port is 0 until it is chosen. */
@@ -178,6 +193,41 @@ static __always_inline int is_tcp(struct sock *sk)
 		return 0;
 	family = READ(sk, __sk_common.skc_family);
 	return family == AF_INET || family == AF_INET6;
+}
+
+#ifdef HAVE_mptcp_sock_first
+/* The MPTCP socket whose data a TCP socket carries, NULL if it carries its own. */
+static __always_inline struct mptcp_sock *mptcp_of(struct tcp_sock *tcp, int typed)
+{
+	struct mptcp_subflow_context *context;
+
+	if (!READ_IF(typed, tcp, is_mptcp))
+		return NULL;
+	context = (void *)READ((struct inet_connection_sock *)tcp, icsk_ulp_data);
+	return (void *)READ(context, conn);
+}
+#endif
+
+/* The TCP socket of a connection: that of an MPTCP one is its first subflow's, NULL if that is gone. */
+static __always_inline struct sock *connection_of(struct sock *sk)
+{
+#ifdef HAVE_mptcp_sock_first
+	if (READ(sk, sk_protocol) == IPPROTO_MPTCP)
+		return (void *)READ((struct mptcp_sock *)sk, first);
+#endif
+	return sk;
+}
+
+/* Whether it is one more subflow of an MPTCP connection, which is none of its own. */
+static __always_inline int is_later_subflow(struct sock *sk, int typed)
+{
+#ifdef HAVE_mptcp_sock_first
+	struct tcp_sock *tcp = typed ? bpf_skc_to_tcp_sock(sk) : (void *)sk;
+	struct mptcp_sock *mptcp = tcp ? mptcp_of(tcp, typed) : NULL;
+
+	return mptcp && (struct sock *)READ(mptcp, first) != sk;
+#endif
+	return 0;
 }
 
 static __always_inline int port_wanted(u16 port)

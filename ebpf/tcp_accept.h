@@ -24,18 +24,16 @@ static __always_inline int left_accept(s64 ret)
 	if (!current_socket(fd, &socket) || !is_tcp(socket.sk))
 		return 0;
 	if (!current_wanted(&cgroup)) {
-		disown(socket.sk, 0);
+		ignore_connection(connection_of(socket.sk), 0);
 		return 0;
 	}
 	read_ends(event, socket.sk, 0);
-	if (!port_wanted(event->sport) && !port_wanted(event->dport)) {
-		disown(socket.sk, 0);
+	if (!port_wanted(event->sport) && !port_wanted(event->dport))
 		return 0;
-	}
 	read_owner(&event->owner, cgroup);
 	event->timestamp = bpf_ktime_get_ns();
 	submit(event);
-	adopt(socket.sk, &tracked);
+	set_owner(connection_of(socket.sk), &tracked);
 	return 0;
 }
 

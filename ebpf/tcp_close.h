@@ -1,11 +1,32 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Whose each connection is, and its end: one event, by whichever end of it is here. */
+/*
+ * Whose each connection is, and its end: one close for each end that is on this host.
+ *
+ * A close is reported when the owner closes the socket (its last descriptor), or when the kernel ends the
+ * connection, whichever comes first: both sides have sent a FIN that was acknowledged, one has reset it, or
+ * nobody answers any more. After shutdown(SHUT_WR) it goes on, in the other direction.
+ *
+ * The owner is who connected or accepted, whatever the current task is. Of sockets that have no entry in
+ * `sockets` (older than the trace, or not asked for) only the socket's own cgroup and user are known.
+ *
+ * state	connected or accepted	closed, or ended by the kernel	destroyed
+ * none		ATTEMPT; OPEN		see end_untracked()		none
+ * ATTEMPT	OPEN, or none		REPORTED			none; an answer was missed
+ * OPEN		-			REPORTED			none, reported: its end was missed
+ * UNCLAIMED	none, reported		-				none, reported: nobody accepted it
+ * REPORTED	ATTEMPT (used again)	-				none
+ * IGNORED	ATTEMPT (used again)	-				none
+ *
+ * A socket's changes of state come one after the other, under its lock; accept() may return meanwhile, on
+ * another processor. It never changes an entry: of the two, whoever makes it first does, whole.
+ */
 #ifndef TRACE_CLOSE
-#define disown(sk, typed)
-#define adopt(sk, tracked)
+#define ignore_connection(sk, typed)
+#define ignore_local_port(sk, typed)
+#define set_owner(sk, accepted)
+#define NO_ROOM LOST_ATTEMPTS
 #else
-#define UNWANTED 0xffffffff	/* the pid of owners whose events are not asked for */
-#define TOLD 0xff		/* `closed` of a connection whose end was told */
+#define NO_ROOM LOST_CONNECTIONS
 
 #ifdef TRACE_CONNECT
 static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error, int late, int typed);
@@ -13,193 +34,296 @@ static __always_inline void finish_attempt(struct sock *sk, struct event *event,
 #define finish_attempt(sk, event, outcome, error, late, typed)
 #endif
 
-/* Of an event that was told: the next of its socket will be the close. */
+/*
+ * The sockets that listeners of this host made last, by a hash of their address: one of them that has no
+ * entry is about to be returned by accept(), or was by one that is not seen.
+ */
+BPF_ARRAY(created, u64, 65536);
+
+static __always_inline u64 *created_slot(struct sock *sk, u64 *address, int typed)
+{
+	struct sock *copy = sk;
+	u32 slot;
+
+	*address = typed ? 0 : (u64)sk;
+	if (typed) /* the kernel forbids arithmetic with a pointer of a known type */
+		bpf_probe_read_kernel(address, sizeof(*address), &copy);
+	slot = *address * 0x9e3779b97f4a7c15 >> 48;
+	return created.lookup(&slot);
+}
+
+static __always_inline void note_created(struct sock *sk, int typed)
+{
+	u64 address, *slot = created_slot(sk, &address, typed);
+
+	if (slot)
+		*slot = address;
+}
+
+static __always_inline int was_created(struct sock *sk, int typed)
+{
+	u64 address, *slot = created_slot(sk, &address, typed);
+
+	return slot && *slot == address;
+}
+
+/* Whether the process that a connection is of is asked for, where only the socket's user is known. */
+static __always_inline int user_wanted(u32 uid)
+{
+#ifdef FILTER_PID
+	return 0;
+#endif
+#ifdef FILTER_UID
+	return uid == FILTER_UID;
+#endif
+	return 1;
+}
+
+/* Its close is not asked for: it has an entry only if the socket's own cgroup and user would say otherwise. */
+static __always_inline void ignore_connection(struct sock *sk, int typed)
+{
+	struct tracked tracked = { .state = IGNORED };
+	u64 cgroup;
+
+	if (sk && user_wanted(READ_IF(typed, sk, sk_uid.val)) && socket_wanted(sk, &cgroup))
+		track(sk, &tracked);
+}
+
+/* It connected to another port than the one asked for, but its own port, chosen since, is that. */
+static __always_inline void ignore_local_port(struct sock *sk, int typed)
+{
+#ifdef FILTER_PORT
+	struct tracked tracked = { .state = IGNORED };
+
+	if (local_port(sk, typed) == FILTER_PORT)
+		track_new(sk, &tracked);
+#endif
+}
+
+/* Of an event that was reported: the next of its socket will be the close. */
 static __always_inline void become_connection(struct event *event)
 {
+	struct tracked *tracked = (void *)event; /* whose first member it is */
+
+	tracked->state = OPEN;
 	event->type = CLOSE;
 	event->outcome = NONE;
 	event->latency = event->error = event->retransmits = 0;
 	event->fd = event->accept_fd = -1;
 }
 
-static __always_inline void keep_connection(struct sock *sk, struct tracked *tracked, int typed)
+/* Bytes that were written and wait for their turn. */
+static __always_inline u32 unsent(struct tcp_sock *tcp, int fin_queued, int typed)
 {
-	u32 pid = tracked->event.owner.pid;
+	u32 bytes = READ_IF(typed, tcp, write_seq) - READ_IF(typed, tcp, snd_nxt);
 
-	if (READ_IF(typed, sk, sk_protocol) != IPPROTO_TCP)
-		return; /* an MPTCP socket is never closed: its subflows are */
-	if (track(sk, tracked) && pid && pid != UNWANTED)
-		count_lost(LOST_CONNECTIONS);
+	return fin_queued && bytes ? bytes - 1 : bytes; /* the FIN comes last, and counts as one */
 }
 
-/* A listener's: nobody's until it is accepted. */
-static __always_inline void create_connection(struct sock *sk, int behind, int typed)
+/* What was transferred, and why it ended. An MPTCP connection counts for all its subflows, since 6.5 (38967f424b5b). */
+static __always_inline void read_end(struct event *event, struct sock *sk, struct tcp_sock *tcp, int old, int new, int typed)
 {
-	struct tracked tracked = { .event = { .type = CLOSE, .fd = -1, .accept_fd = -1 } };
-
-	if (!behind || !tracked_of(sk))
-		keep_connection(sk, &tracked, typed);
-}
-
-/* Its close is not asked for. */
-static __always_inline void disown(struct sock *sk, int typed)
-{
-	struct tracked tracked = { .event = { .type = CLOSE, .owner = { .pid = UNWANTED } } };
-
-	keep_connection(sk, &tracked, typed);
-}
-
-/* Bytes that were written and wait for their turn; the FIN comes after them. */
-static __always_inline u32 unsent(struct tcp_sock *tcp, int typed)
-{
-	return READ_IF(typed, tcp, write_seq) - READ_IF(typed, tcp, snd_nxt);
-}
-
-static __always_inline void submit_close(struct tcp_sock *tcp, struct event *event, int old, u64 since, int typed)
-{
-	event->timestamp = bpf_ktime_get_ns();
-	event->duration = since ? event->timestamp - since : 0;
-	event->sent += READ_IF(typed, tcp, bytes_sent) - READ_IF(typed, tcp, bytes_retrans);
+	event->sent = READ_IF(typed, tcp, bytes_sent) - READ_IF(typed, tcp, bytes_retrans);
 	event->received = READ_IF(typed, tcp, bytes_received);
-	if (old == CLOSE_WAIT && event->received)
+	if (READ_IF(typed, sk, __sk_common.skc_flags) >> KERNEL_SOCK_DONE & 1 && event->received)
 		event->received--; /* the peer's FIN counts as a byte */
-	submit(event);
-}
-
-/* Who holds the socket's lock is who calls; else this is a softirq in somebody's time. */
-static __always_inline int is_callers(struct sock *sk, int typed)
-{
-	return READ_IF(typed, sk, sk_lock.owned) != 0;
-}
-
-static __always_inline void end_connection(struct sock *sk, int old, int new, int typed)
-{
-	struct tracked *tracked = tracked_of(sk), untold;
-	struct tcp_sock *tcp;
-	struct event *event;
-	u64 cgroup, since = 0;
-
-	if (old == SYN_RECV && new == CLOSED) {
-		untrack(sk); /* never was established */
-		return;
-	}
-	if (tracked) {
-		event = &tracked->event;
-		if (tracked->closed) {
-			if (tracked->closed == TOLD)
-				untrack(sk);
-			return; /* by the program in front, or by accept() meanwhile */
-		}
-		/* accept() itself may hold the lock when the reset comes; what is closed has no error yet */
-		if (!event->owner.pid && new == CLOSED && (!is_callers(sk, typed) || READ_IF(typed, sk, sk_err))) {
-			tracked->closed = old; /* reset before it was accepted: accept() or the end tells */
-			event->dport = NTOHS(READ_IF(typed, sk, __sk_common.skc_dport)); /* disconnecting forgets it */
-			return;
-		}
-		tracked->closed = TOLD;
-		if (event->owner.pid == UNWANTED)
-			return;
-		if (event->type == CONNECT) { /* no program saw the answer */
-			finish_attempt(sk, event, DONE, 0, 1, typed);
-			become_connection(event);
-		} else {
-			since = event->timestamp;
-		}
-	} else { /* older than the trace */
-		int callers = is_callers(sk, typed);
-
-		if (READ_IF(typed, sk, sk_protocol) != IPPROTO_TCP || (callers && !current_wanted(&cgroup)))
-			return;
-		untold = (struct tracked){ .event = { .type = CLOSE, .fd = -1, .accept_fd = -1 } };
-		event = &untold.event;
-		if (callers)
-			read_owner(&event->owner, cgroup);
-	}
-	if (!event->owner.pid) {
-#if defined(FILTER_PID) || defined(FILTER_UID)
-		return;
-#endif
-		event->type = UNKNOWN;
-	}
-	if (!event->sport) { /* else it was told before, with its ends */
-		read_ends(event, sk, typed);
-		if (!port_wanted(event->sport) && !port_wanted(event->dport))
-			return;
-	}
-	tcp = typed ? bpf_skc_to_tcp_sock(sk) : (void *)sk;
-	if (!tcp)
-		return;
 	if (new == CLOSED)
 		event->error = READ_IF(typed, sk, sk_err);
 	else
-		event->sent = unsent(tcp, typed);
-	submit_close(tcp, event, old, since, typed);
-	if (!tracked) {
-		untold.closed = TOLD;
-		track(sk, &untold);
+		event->sent += unsent(tcp, old == new, typed);
+#ifdef HAVE_mptcp_sock_bytes_sent
+	struct mptcp_sock *mptcp = mptcp_of(tcp, typed);
+
+	if (mptcp) {
+		event->sent = READ(mptcp, bytes_sent);
+		event->received = READ(mptcp, bytes_received);
 	}
+#endif
 }
 
-/*
- * A connection has been accepted, and that was told; if it was reset before, now is known by whom. A
- * reset that comes meanwhile sees no owner, or a whole one: its pid is written last.
- */
-static __always_inline void adopt(struct sock *sk, struct tracked *accepted)
+static __always_inline void submit_close(struct event *event)
 {
-	struct tracked *tracked = tracked_of(sk);
-	struct event *event = &accepted->event;
-	u32 pid = event->owner.pid;
+	u64 since = event->timestamp;
 
-	become_connection(event);
-	if (!tracked) {
-		keep_connection(sk, accepted, 0);
-		return;
-	}
-	event->owner.pid = 0;
-	tracked->event = *event;
-	asm volatile("" ::: "memory");
-	tracked->event.owner.pid = event->owner.pid = pid;
-	if (!tracked->closed || tracked->closed == TOLD)
-		return;
-	event->error = READ(sk, sk_err);
-	submit_close((void *)sk, event, tracked->closed, tracked->event.timestamp, 0);
-	tracked->closed = TOLD;
+	event->timestamp = bpf_ktime_get_ns();
+	event->duration = since ? event->timestamp - since : 0;
+	if (event->half_closed)
+		event->half_closed = event->timestamp - event->half_closed;
+	submit(event);
+}
+
+/* Whether the owner is closing the socket; else it calls shutdown(). */
+static __always_inline int is_released(struct socket *socket, int typed)
+{
+	struct file *file = (void *)READ_IF(typed, socket, file);
+
+	if (!file)
+		return 1;
+#ifdef HAVE_file_f_ref /* 6.13: 90ee6ed776c0; 0 is one reference */
+	return (s64)READ_IF(typed, file, f_ref.refcnt.counter) < 0;
+#else
+	return !READ_IF(typed, file, f_count.counter);
+#endif
 }
 
 /*
- * The last of a socket. Its end is told here if it was reset before it was accepted and never was,
- * or while it was (see adopt), or if the kernel let no program see it: then it was not long ago.
+ * The end of a connection that has no entry. If nobody has accepted it yet, accept() may say whose it is, or
+ * that nobody ever did is known when it is destroyed. Returns false if it has an entry by now.
  */
+static __always_inline int end_untracked(struct sock *sk, int accepted, int old, int new, int typed)
+{
+	struct tracked ended = { .state = REPORTED, .event = { .type = CLOSE, .fd = -1, .accept_fd = -1 } };
+	struct event *event = &ended.event;
+	struct tcp_sock *tcp;
+	int failed;
+
+	if (READ_IF(typed, sk, sk_protocol) != IPPROTO_TCP || is_later_subflow(sk, typed))
+		return 1;
+	if (!accepted || was_created(sk, typed)) {
+		ended.state = UNCLAIMED;
+		event->type = UNKNOWN;
+	}
+	event->owner.uid = READ_IF(typed, sk, sk_uid.val);
+	if ((ended.state == REPORTED && !user_wanted(event->owner.uid)) || !socket_wanted(sk, &event->owner.cgroup))
+		return 1;
+	read_ends(event, sk, typed);
+	if (!port_wanted(event->sport) && !port_wanted(event->dport))
+		return 1;
+	tcp = typed ? bpf_skc_to_tcp_sock(sk) : (void *)sk;
+	if (!tcp)
+		return 1;
+	read_end(event, sk, tcp, old, new, typed);
+	event->timestamp = ended.state == UNCLAIMED ? bpf_ktime_get_ns() : 0;
+	failed = track_new(sk, &ended);
+	if (failed == -EEXIST)
+		return 0;
+	if (failed)
+		count_lost(LOST_CONNECTIONS);
+	else if (ended.state == REPORTED)
+		submit_close(event);
+	return 1;
+}
+
+static __always_inline void end_tracked(struct tracked *tracked, struct sock *sk, int old, int new, int typed)
+{
+	struct event *event = &tracked->event;
+	struct tcp_sock *tcp;
+
+	switch (tracked->state) {
+	case ATTEMPT: /* no program saw the answer */
+		finish_attempt(sk, event, DONE, 0, 1, typed);
+		become_connection(event);
+		event->timestamp = 0;
+		break;
+	case OPEN:
+		break;
+	default:
+		return;
+	}
+	tracked->state = REPORTED;
+	tcp = typed ? bpf_skc_to_tcp_sock(sk) : (void *)sk;
+	if (!tcp)
+		return;
+	if (!event->sport)
+		read_ends(event, sk, typed);
+	read_end(event, sk, tcp, old, new, typed);
+	submit_close(event);
+}
+
+static __always_inline int is_connection(int state)
+{
+	return 1 << state & (1 << ESTABLISHED | 1 << SYN_RECV | 1 << FIN_WAIT1 | 1 << FIN_WAIT2 |
+			     1 << CLOSE_WAIT | 1 << LAST_ACK | 1 << CLOSING);
+}
+
+static __always_inline void change_connection(struct sock *sk, int old, int new, int typed)
+{
+	struct socket *socket = (void *)READ_IF(typed, sk, sk_socket);
+	int established = old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_RECV;
+	struct tracked *tracked;
+
+	if (!socket && !established)
+		return; /* closed by its owner before */
+	tracked = tracked_of(sk);
+	if (new != CLOSED && !is_released(socket, typed)) {
+		if (tracked && tracked->state == OPEN && new == FIN_WAIT1 && !tracked->event.half_closed)
+			tracked->event.half_closed = bpf_ktime_get_ns();
+		return;
+	}
+	if (!tracked && old == SYN_RECV && new == CLOSED)
+		return; /* never was established */
+	if (!tracked) {
+		if (end_untracked(sk, socket != NULL, old, new, typed))
+			return;
+		tracked = tracked_of(sk);
+	}
+	if (tracked)
+		end_tracked(tracked, sk, old, new, typed);
+}
+
+/* It ended before it was accepted; now is known by whom. */
+static __always_inline void claim(struct sock *sk, struct tracked *unclaimed, struct event *event)
+{
+	event->sent = unclaimed->event.sent;
+	event->received = unclaimed->event.received;
+	event->error = unclaimed->event.error;
+	event->sport = unclaimed->event.sport; /* disconnecting forgets them */
+	event->dport = unclaimed->event.dport;
+	if (untrack(sk))
+		submit_close(event);
+}
+
+/* A connection has been accepted, and that was reported. */
+static __always_inline void set_owner(struct sock *sk, struct tracked *accepted)
+{
+	struct tracked *tracked;
+	int failed;
+
+	if (!sk)
+		return;
+	become_connection(&accepted->event);
+	failed = track_new(sk, accepted);
+	if (failed == -EEXIST) {
+		tracked = tracked_of(sk);
+		if (tracked && tracked->state == UNCLAIMED)
+			claim(sk, tracked, &accepted->event);
+		else /* an earlier socket's at this address, whose last no program saw */
+			track(sk, accepted);
+	} else if (failed) {
+		count_lost(LOST_CONNECTIONS);
+	}
+}
+
+/* It ended, and nobody will accept it any more. */
+static __always_inline void give_up_claim(struct sock *sk, struct tracked *unclaimed)
+{
+	struct event event = unclaimed->event;
+
+	if (untrack(sk) && user_wanted(event.owner.uid))
+		submit(&event);
+}
+
+/* The last of a socket. Its end is reported here if the kernel let no program see it: then it was not long ago. */
 static __always_inline int forget_connection(struct sock *sk, int behind)
 {
 	struct tracked *tracked;
-	struct event *event;
-	u16 dport;
-	u32 pid;
 
 	if (seen_in_front(sk, 0xff, behind))
 		return 0;
 	tracked = tracked_of(sk);
 	if (!tracked)
 		return 0;
-	event = &tracked->event;
-	pid = event->owner.pid;
-#if defined(FILTER_PID) || defined(FILTER_UID)
-	if (!pid)
-		pid = UNWANTED;
-#endif
-	if (event->type == CONNECT) {
-		if (event->outcome != UNANSWERED)
+	switch (tracked->state) {
+	case ATTEMPT:
+		if (tracked->event.outcome != UNANSWERED)
 			count_lost(LOST_ANSWERS);
-	} else if (tracked->closed != TOLD && pid != UNWANTED) {
-		if (!pid)
-			event->type = UNKNOWN;
-		dport = event->dport;
-		read_ends(event, sk, 0);
-		if (tracked->closed)
-			event->dport = dport;
-		if (port_wanted(event->sport) || port_wanted(event->dport))
-			submit_close((void *)sk, event, tracked->closed, event->timestamp, 0);
+		break;
+	case OPEN:
+		end_tracked(tracked, sk, CLOSED, CLOSED, 0);
+		break;
+	case UNCLAIMED:
+		give_up_claim(sk, tracked);
+		return 0;
 	}
 	untrack(sk);
 	return 0;

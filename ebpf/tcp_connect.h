@@ -11,17 +11,15 @@ static __always_inline void begin_attempt(struct sock *sk, int behind, int typed
 	struct event *event = &tracked.event;
 	u64 cgroup;
 
-	if (READ_IF(typed, sk, sk_protocol) != IPPROTO_TCP)
+	if (READ_IF(typed, sk, sk_protocol) != IPPROTO_TCP || is_later_subflow(sk, typed))
 		return;
 	if (!current_wanted(&cgroup)) {
-		disown(sk, typed);
+		ignore_connection(sk, typed);
 		return;
 	}
 	read_socket(event, sk, typed);
-	if (!port_wanted(event->dport)) {
-		disown(sk, typed);
+	if (!port_wanted(event->dport))
 		return;
-	}
 	read_owner(&event->owner, cgroup);
 #ifdef TRACE_DESCRIPTORS
 	struct call call = current_call();
@@ -31,7 +29,7 @@ static __always_inline void begin_attempt(struct sock *sk, int behind, int typed
 #endif
 	event->timestamp = bpf_ktime_get_ns();
 	if (track(sk, &tracked) && !behind)
-		count_lost(LOST_ATTEMPTS);
+		count_lost(NO_ROOM);
 }
 
 /*
@@ -212,8 +210,11 @@ static __always_inline void end_attempt(struct sock *sk, int new, int typed)
 			outcome = outcome_of(error);
 		}
 	}
-	if (!event)
+	if (!event) {
+		if (new != CLOSED)
+			ignore_local_port(sk, typed);
 		return;
+	}
 	finish_attempt(sk, event, outcome, error, 0, typed);
 	end_tracking(sk, event, new == ESTABLISHED);
 }

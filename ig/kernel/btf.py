@@ -29,6 +29,7 @@ _WORDS_EACH = {STRUCT: 3, UNION: 3, ENUM: 2, _PROTOTYPE: 2, _SECTION: 3, ENUM64:
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _STRUCT_REQUEST = re.compile(r"^KERNEL_STRUCT\(([^)]*)\)", re.M)
 _TRACEPOINT_REQUEST = re.compile(r"^KERNEL_TRACEPOINT\(([^)]*)\)", re.M)
+_OPTIONAL_REQUEST = re.compile(r"^OPTIONAL_STRUCT\(([^)]*)\)", re.M)
 _ENUM_REQUEST = re.compile(r"^KERNEL_ENUM\(([^)]*)\)", re.M)
 
 
@@ -177,6 +178,9 @@ class Btf:
         wanted: dict[str, list[str]] = {}
         for name, *fields in _requests(_STRUCT_REQUEST, program):
             wanted.setdefault(name, []).extend(f for f in fields if f not in wanted.get(name, []))
+        for name, *fields in _requests(_OPTIONAL_REQUEST, program):
+            if self.find_id(name, STRUCT):
+                wanted[name] = fields
         lines = [f"struct {name};" for name in wanted]
         for name, fields in _embedded_first(self, wanted):
             lines += self._declare_struct(name, fields, wanted)

@@ -334,7 +334,7 @@ def _loaded(
         descriptor = lib.bpf_table_fd(program.module, name.encode())
         if descriptor >= 0:  # the preprocessor leaves out what is not asked for
             maps[name] = descriptor
-    types = btf if macros.get("ARGUMENTS_TYPED") else None
+    types = btf if int(macros.get("ARGUMENTS_TYPED", 0)) else None
     optional = dict(_OPTIONAL.findall(text))
     functions, hooks, tracepoints, refused = _attach(program, optional, types, covered)
     decide = program.load_func(b"decide", program.RAW_TRACEPOINT).fd

@@ -24,7 +24,7 @@ RING_FULL = "the ring buffer was full"
 LOST = (  # enum lost in ig.h
     RING_FULL,
     "too many connects were waiting for an answer",
-    "too many connections were open for all their ends to be known (at most)",
+    "too many connections were open to report each connect and close (at most)",
     "the kernel let no program see the answer to an attempt",
 )
 _TAKEN_OVER = len(LOST)  # TAKEN_OVER in ig.h

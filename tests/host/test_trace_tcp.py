@@ -193,7 +193,7 @@ def test_only_failures_are_shown_if_asked(start_ig: Start, namespace: Namespace)
     assert events[1]["fd"] == said["fd"]
 
 
-def test_a_connection_older_than_the_trace_is_its_closers(
+def test_a_connection_older_than_the_trace_is_no_other_process_s(
     start_ig: Start, namespace: Namespace
 ) -> None:
     port = namespace.serve()
@@ -201,9 +201,12 @@ def test_a_connection_older_than_the_trace_is_its_closers(
     program.reports.ready()
     tracer = start_ig("trace", "tcp", "--host", "-o", "json")
     program.process.terminate()
-    tracer.wait_for(lambda e: e["netns_id"] == namespace.inode and e["type"] == "close")
+    tracer.wait_for(lambda e: e["netns_id"] == namespace.inode, 2)
     closes = [e for e in tracer.stop()[0] if e["netns_id"] == namespace.inode]
-    assert program.pid in [event["proc"]["pid"] for event in closes]
+    assert [event["type"] for event in closes] == ["close", "close"]
+    for event in closes:
+        assert (event["proc"]["pid"], event["proc"]["comm"]) == (0, "")
+        assert not event["duration_raw"]
 
 
 @pytest.mark.parametrize(("threads", "count"), [(1, 101), (20, 100 if EMULATED else 500)])
