@@ -43,6 +43,13 @@ class Containers(Protocol):
     def stray_paths(self) -> frozenset[tuple[str, ...]]:
         """The cgroups in which these are."""
 
+    @property
+    def stray_pids(self) -> Mapping[int, Container]:
+        """Those of the strays whose mount namespace is not known, by their first process."""
+
+    def locate(self, pid: int, mntns: int) -> None:
+        """Take in the mount namespace of a stray's first process."""
+
     def find(self, path: Sequence[str], trusted: int | None = None) -> tuple[Container, bool]:
         """Return whose a cgroup is, and whether that is final."""
 
@@ -150,6 +157,15 @@ class Attribution:
     def strays(self) -> Mapping[int, Container]:
         """The containers without a cgroup of their own, by their mount namespace."""
         return self._containers.strays
+
+    @property
+    def stray_pids(self) -> Mapping[int, Container]:
+        """Those of the strays whose mount namespace is not known, by their first process."""
+        return self._containers.stray_pids
+
+    def locate_stray(self, pid: int, mntns: int) -> None:
+        """Take in the mount namespace of a stray's first process."""
+        self._containers.locate(pid, mntns)
 
     def _unsure(self, cgroup: int) -> bool:
         return not self._states[cgroup].paths or bool(self._containers.unheard)

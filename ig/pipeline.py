@@ -166,6 +166,7 @@ class Pipeline:
         """Return each event's owner, and whether it is to be shown."""
         cgroups = fields["cgroup"]
         owners = list(map(self.attribution.owners.__getitem__, cgroups))
+        self._locate_strays(fields, owners)
         strays = self.attribution.strays
         if strays:
             owners = [
@@ -181,6 +182,19 @@ class Pipeline:
         for cgroup in filter(self.attribution.unsure, unsure):
             self._unnamed += cgroups.count(cgroup)
         return owners, shown
+
+    def _locate_strays(
+        self, fields: Mapping[str, Sequence[Any]], owners: Sequence[Container]
+    ) -> None:
+        """Take the mount namespaces of strays from events of their first processes and children."""
+        missing = self.attribution.stray_pids
+        if not missing:
+            return
+        processes = zip(owners, fields["pid"], fields["parent_pid"], fields["mntns"], strict=True)
+        for owner, pid, parent, mntns in processes:
+            first = pid if pid in missing else parent
+            if owner is HOST and first in missing and mntns:
+                self.attribution.locate_stray(first, mntns)
 
     def _wall_clock(self) -> int:
         """Give what is added to the kernel's clock; steady, so that times keep their order."""

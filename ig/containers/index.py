@@ -102,6 +102,17 @@ class Index:
         """The cgroups that those processes are in; replaced as a whole. () stands for a root."""
         return self._strays.paths
 
+    @property
+    def stray_pids(self) -> Mapping[int, Container]:
+        """Those whose mount namespace is not known until `locate`, by pid; replaced likewise."""
+        return self._strays.by_pid
+
+    def locate(self, pid: int, mntns: int) -> None:
+        """Take in the mount namespace of one of `stray_pids`."""
+        with self._changed:
+            if self._strays.locate(pid, mntns):
+                self.version += 1
+
     def start(self) -> None:
         """Begin to follow every runtime, without waiting for any."""
         self._detailer.start()

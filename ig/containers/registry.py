@@ -98,9 +98,8 @@ class Registry:
         # Docker's containers are containerd's too, where they have no name.
         now = next((each for each in tellings if each.named), tellings[0])
         if not now.cgroups:
-            now = replace(
-                now, cgroups=next((each.cgroups for each in tellings if each.cgroups), ())
-            )
+            placed = next((each for each in tellings if each.cgroups), now)
+            now = replace(now, cgroups=placed.cgroups, mntns=placed.mntns)
         if now == before:
             return []
         # What is remembered as gone stays so: a reader looks there after it has looked here.

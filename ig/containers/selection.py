@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from fnmatch import translate
-from functools import lru_cache
 
 from ig.containers.container import HOST, Container
 from ig.errors import UsageError
 
 _ID = re.compile(r"[0-9a-f]{4,64}\Z")
 """What may be the beginning of an id: four digits at least, so that short names stay names."""
+_REMEMBERED = 4096
+"""How many containers' answers are remembered."""
+_GLOB = re.compile(r"[*?[]")
+
+
+class _Matcher:
+    """Patterns made ready: thousands cost as one does."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        globs = [each for each in patterns if _GLOB.search(each)]
+        self._plain = frozenset(patterns) - frozenset(globs)
+        self._search = re.compile("|".join(map(translate, globs))).match if globs else None
+        self._beginnings = frozenset(each for each in self._plain if _ID.match(each))
+        self._lengths = sorted({len(each) for each in self._beginnings})
+
+    def fits(self, names: Sequence[str], identifier: str) -> bool:
+        """Return whether any of the patterns is one of the names, or begins the id."""
+        for name in names:
+            plain = name.removeprefix("/")
+            # An empty name is no name: not even `*` is meant to find it.
+            if name and (plain in self._plain or (self._search and self._search(plain))):
+                return True
+        return any(identifier[:length] in self._beginnings for length in self._lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +43,33 @@ class Patterns:
 
     wanted: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
+    _matchers: tuple[_Matcher, _Matcher] = field(init=False, compare=False, repr=False)
+    _known: dict[tuple[str, ...], bool] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        ready = _Matcher(self.wanted), _Matcher(self.unwanted)
+        object.__setattr__(self, "_matchers", ready)
 
     def __bool__(self) -> bool:
         return bool(self.wanted or self.unwanted)
 
     def allow(self, names: Sequence[str], identifier: str = "") -> bool:
         """Say whether something with those names, and perhaps an id, is wanted."""
-        if any(_fits(pattern, names, identifier) for pattern in self.unwanted):
+        key = (*names, identifier)
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            known = self._known[key] = self._allowed(names, identifier)
+        return known
+
+    def _allowed(self, names: Sequence[str], identifier: str) -> bool:
+        wanted, unwanted = self._matchers
+        if self.unwanted and unwanted.fits(names, identifier):
             return False
-        return not self.wanted or any(_fits(each, names, identifier) for each in self.wanted)
+        return not self.wanted or wanted.fits(names, identifier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +199,3 @@ def _label(part: str) -> Label:
     if not label.key:
         raise UsageError(f"A label's name is missing in {part!r}.", remedy="Write key=value.")
     return label
-
-
-def _fits(pattern: str, names: Sequence[str], identifier: str) -> bool:
-    # An empty name is no name: not even `*` is meant to find it.
-    if any(name and _glob(pattern)(name.removeprefix("/")) for name in names):
-        return True
-    return bool(identifier and identifier.startswith(pattern) and _ID.match(pattern))
-
-
-@lru_cache(maxsize=256)
-def _glob(pattern: str) -> Callable[[str], object]:
-    return re.compile(translate(pattern)).match

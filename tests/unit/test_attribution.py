@@ -23,6 +23,7 @@ class Runtimes:
         self.unheard: frozenset[str] = frozenset()
         self.strays: Mapping[int, Container] = {}
         self.stray_paths: frozenset[tuple[str, ...]] = frozenset()
+        self.stray_pids: Mapping[int, Container] = {}
         self.asked: list[tuple[str, ...]] = []
         self._told: list[Callable[[Change], None]] = []
 
@@ -36,6 +37,9 @@ class Runtimes:
             if identifier:
                 return Container(identifier, identifier[:12], UNKNOWN_RUNTIME), not self.telling
         return HOST, True
+
+    def locate(self, pid: int, mntns: int) -> None:
+        self.strays = {**self.strays, mntns: self.stray_pids[pid]}
 
     def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
         self._told.append(told)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import timeit
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,3 +140,16 @@ def test_no_pattern_and_no_name_break_it(pattern: str, name: str) -> None:
     except UsageError:
         return
     selection.wants(Container(ID, name, "docker"))
+
+
+@pytest.mark.parametrize("pattern", ["name-{}", "name-{}-*", "{:08x}"])
+def test_names_by_the_thousand_are_chosen_as_fast_as_a_few(pattern: str) -> None:
+    few, many = (select([pattern.format(each) for each in range(n)]) for n in (20, 2_003))
+    container = Container("b" * 64, "name-x", "docker")
+
+    def seconds(selection: Selection) -> float:
+        return min(timeit.repeat(lambda: selection.wants(container), number=100, repeat=5))
+
+    assert not many.wants(container)
+    assert many.wants(Container("000007d0" + "b" * 56, pattern.format(2_000), "docker"))
+    assert seconds(many) < 20 * seconds(few)

@@ -21,11 +21,11 @@ WEB = Container("a" * 64, "web", "docker", running=True)
 LATE = Container("b" * 64, "late", "docker", running=True)
 SECOND = 1_000_000_000
 
-Record = tuple[int, int, int, int]
+Record = tuple[int, ...]
 
 
 class Source:
-    """Events given by the test: (time, cgroup, mntns, number)."""
+    """Events given by the test: (time, cgroup, mntns, number), and the process where it matters."""
 
     fields: Sequence[str] = ("timestamp", "cgroup", "mntns", "number")
 
@@ -159,6 +159,15 @@ def test_a_container_without_a_cgroup_is_told_by_its_mount_namespace() -> None:
     trace.source.paths[1] = (CgroupPath(("user.slice",), 1),)
     trace.runtimes.strays = {4711: WEB}
     assert trace.step((ago(1), 1, 4711, 1), (ago(1), 1, 4712, 2)) == ["1,web"]
+
+
+def test_a_container_without_a_cgroup_is_told_by_its_first_process() -> None:
+    trace = Trace(WEB)
+    trace.source.fields = (*Source.fields, "pid", "parent_pid")
+    trace.source.paths[1] = (CgroupPath(("user.slice",), 1),)
+    trace.runtimes.stray_pids = {42: WEB}
+    unrelated, child = (ago(1), 1, 4712, 1, 44, 1), (ago(1), 1, 4711, 2, 43, 42)
+    assert trace.step(unrelated, child, (ago(1), 1, 4711, 3, 45, 43)) == ["2,web", "3,web"]
 
 
 def test_no_more_events_are_printed_than_asked_for() -> None:
