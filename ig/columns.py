@@ -85,6 +85,14 @@ def owner_columns() -> tuple[Column, ...]:
             description="The image that the container was made from.",
         ),
         Column(
+            "nested",
+            "runtime.nestedId",
+            width=13,
+            least=12,
+            read=_owner("nested"),
+            description="The id of the container of an engine within the container; else empty.",
+        ),
+        Column(
             "namespace",
             "k8s.namespace",
             heading="K8S.NAMESPACE",

@@ -53,8 +53,7 @@ def parse(expressions: Sequence[str], columns: Sequence[Column]) -> Predicate | 
     of (0) is not less than any; a time is RFC 3339 or nanoseconds since the epoch. Raises
     UsageError for an unknown column, a missing operator, and a value that the column cannot have.
     """
-    parts = [part for expression in expressions for part in _SEPARATOR.split(expression)]
-    predicates = [_predicate(part.replace("\\,", ","), columns) for part in parts]
+    predicates = [_predicate(part, columns) for part in _parts(expressions)]
     if not predicates:
         return None
     if len(predicates) == 1:
@@ -64,6 +63,17 @@ def parse(expressions: Sequence[str], columns: Sequence[Column]) -> Predicate | 
         return list(map(all, zip(*[predicate(batch) for predicate in predicates], strict=True)))
 
     return all_hold
+
+
+def filtered(expressions: Sequence[str], columns: Sequence[Column]) -> list[Column]:
+    """Return the columns that the expressions look at. Raises UsageError for an unknown one."""
+    matches = filter(None, map(_EXPRESSION.fullmatch, _parts(expressions)))
+    return [find_column(match[1], columns) for match in matches]
+
+
+def _parts(expressions: Sequence[str]) -> list[str]:
+    parts = [part for expression in expressions for part in _SEPARATOR.split(expression)]
+    return [part.replace("\\,", ",") for part in parts]
 
 
 def _predicate(expression: str, columns: Sequence[Column]) -> Predicate:

@@ -167,7 +167,14 @@ def _suit(shape: Shape, chosen: Selection, index: Index) -> None:
     """Show what these containers need, and say so if there are none and only they are chosen."""
     containers = index.containers()
     shape.show_pods(containers)
-    if not (chosen.host or chosen.host_only or any(each.running for each in containers)):
+    if chosen.host or chosen.host_only or any(each.running for each in containers):
+        return
+    unnamed = index.unnamed()
+    if unnamed:
+        say(
+            f"No runtime names the containers that run, {unnamed}: they are shown by their cgroups."
+        )
+    else:
         say("No container is running yet; those that start are shown. --host shows the host's own.")
 
 

@@ -13,6 +13,8 @@ from ig.output.screen import colored, watch
 
 OF_PODS = ("namespace", "podname", "podcontainer")
 """The columns that are shown by themselves where there are pods."""
+_FAR_ENDS = (".name", ".namespace", ".kind")
+"""How the names of columns end that tell whose a connection's ends are."""
 
 
 class Shape:
@@ -29,6 +31,7 @@ class Shape:
             self.named += output.parse_output(mode, columns)[1]
         expressions = options.get("filter") or ()
         self.keep = filters.parse(expressions, gadget.columns)
+        self._filtered = filters.filtered(expressions, gadget.columns)
         shown: Sequence[Column] = output.shown_columns(columns, options)
         if view is None and gadget.shown:
             order = {name: place for place, name in enumerate(gadget.shown)}
@@ -42,9 +45,11 @@ class Shape:
         """Whether anything that is shown, or filtered by, tells whose the far ends are."""
 
     def _resolves(self, options: Mapping[str, Any]) -> bool:
-        names = {c.name for c in self.columns if c.name.endswith((".name", ".namespace", ".kind"))}
+        names = {c.name for c in self.columns if c.name.endswith(_FAR_ENDS)}
         structured = self.mode in ("json", "jsonl", "jsonpretty", "yaml")
-        asked = options.get("resolve") or self.keep or names & {c.name for c in self.shown}
+        if any(column.name.endswith(_FAR_ENDS) for column in self._filtered):
+            return True
+        asked = options.get("resolve") or names & {column.name for column in self.shown}
         return bool(names and (structured or asked))
 
     def show_pods(self, containers: Iterable[Container]) -> None:

@@ -240,6 +240,15 @@ class Index:
             if (stopped or container.running) and (sandboxes or not container.sandbox)
         ]
 
+    def unnamed(self) -> int:
+        """Return how many containers there are that no runtime told of, by all processes' cgroups.
+
+        10,000 processes take some 200 ms.
+        """
+        owners = (self.find(path)[0] for path in processes.all_cgroups())
+        keys = {key_of(owner) for owner in owners if owner is not HOST}
+        return sum(map(self._is_free, keys))
+
     def details(self, container: Container) -> Container:
         """Give the container with its pid, start, addresses and ports, as far as they can be had.
 

@@ -22,7 +22,7 @@ def test_an_event_is_one_line_in_the_published_shape(monkeypatch: pytest.MonkeyP
     assert lines(events({})) == (
         '{"timestamp":"2026-11-20T20:33:04.123456789Z","timestamp_raw":1795206784123456789,'
         '"runtime":{"runtimeName":"docker","containerName":"web","containerId":"a84e",'
-        '"containerImageName":"nginx:1.27"},'
+        '"containerImageName":"nginx:1.27","nestedId":""},'
         '"k8s":{"namespace":"","podName":"","containerName":"","node":"host1"},'
         '"proc":{"comm":"wget","pid":750625,"tid":750625,"mntns_id":4026532180,'
         '"creds":{"uid":0,"gid":0},"parent":{"comm":"sh","pid":750600}},"netns_id":4026532184,'

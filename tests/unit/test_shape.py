@@ -1,0 +1,30 @@
+"""How a command's events are shown: what its options need to know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ig.gadgets import declared
+from ig.shape import Shape
+
+TCPCONNECT = declared()["trace_tcpconnect"]
+
+
+@pytest.mark.parametrize(
+    ("options", "resolves"),
+    [
+        ({}, False),
+        ({"filter": ["comm==nginx"]}, False),
+        ({"filter": ["dst.port==443,comm==nginx"]}, False),
+        ({"filter": ["dst.name==web"]}, True),
+        ({"filter": ["comm==nginx", "dst.kind:pod"]}, True),
+        ({"output": "json"}, True),
+        ({"resolve": True}, True),
+    ],
+)
+def test_far_ends_are_asked_for_only_where_they_are_used(
+    options: dict[str, Any], resolves: bool
+) -> None:
+    assert Shape(TCPCONNECT, None, options).resolves == resolves
