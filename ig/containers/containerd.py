@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ig.containers import answers, processes
+from ig.containers import answers, cri, processes
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
 from ig.containers.grpc_api import PATIENCE, Connection, Metadata, connected, unavailable
@@ -18,6 +18,7 @@ from ig.errors import RuntimeUnavailable
 
 NAME = "containerd"
 SOCKET = "/run/containerd/containerd.sock"
+CRI_NAMESPACE = "k8s.io"
 
 _SERVICES = "/containerd.services"
 # RUNNING, PAUSED and PAUSING of api/types/task/task.proto
@@ -67,7 +68,7 @@ class Containerd:
             stream.cancel()
 
     def details(self, container: Container) -> Container:
-        """Give the container with its pid and start; containerd knows no addresses."""
+        """Return the container with its pid, its start and, from its CRI, its pod's addresses."""
         from ig.containers.messages import containerd_pb2 as messages
 
         with connected(NAME, self.socket) as connection:
@@ -77,10 +78,13 @@ class Containerd:
                 messages.GetTaskResponse,
                 _in(container.scope),
             ).process
+            # containerd itself knows of no addresses.
+            asks = _runs(task) and container.scope == CRI_NAMESPACE and container.pod_uid
+            addresses = cri.pod_addresses(connection, container) if asks else ()
         running = _runs(task)
         pid = task.pid if running else 0
         start = processes.started(pid) or container.started if running else 0
-        return replace(container, running=running, pid=pid, started=start)
+        return replace(container, running=running, pid=pid, started=start, addresses=addresses)
 
     def version(self) -> str:
         """Ask containerd for its version."""
@@ -249,7 +253,7 @@ def _cri_kind(scope: str, record: Any, labels: Mapping[str, str]) -> str:
     a label, over that of the image (internal/cri/labels and internal/cri/server).
     """
     kind = labels.get("io.cri-containerd.kind", "")
-    made = scope == "k8s.io" and f"io.cri-containerd.{kind}.metadata" in record.extensions
+    made = scope == CRI_NAMESPACE and f"io.cri-containerd.{kind}.metadata" in record.extensions
     return kind if made and kind in ("container", "sandbox") else ""
 
 

@@ -238,3 +238,20 @@ def _addresses(connection: Connection, sandbox: str) -> tuple[str, ...]:
     ).status.network
     given = (network.ip, *(each.ip for each in network.additional_ips[: answers.ADDRESSES]))
     return tuple(dict.fromkeys(filter(None, map(answers.address, given))))
+
+
+def pod_addresses(connection: Connection, container: Container) -> tuple[str, ...]:
+    """Return the addresses of the pod that a container is of; none where no CRI answers."""
+    import grpc
+
+    from ig.containers.messages import cri_pb2 as messages
+
+    try:
+        sandbox = container.id
+        if not container.sandbox:
+            request = messages.StatusRequest(id=container.id, verbose=True)
+            answer = messages.ContainerStatusResponse
+            sandbox = _sandbox(connection.ask(f"{_SERVICE}/ContainerStatus", request, answer).info)
+        return _addresses(connection, sandbox) if sandbox else ()
+    except grpc.RpcError:
+        return ()

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from ig.containers import cri
 from ig.containers.containerd import Containerd
 from ig.containers.cri import Cri
+from ig.containers.selection import select
 from tests.host.runtime_drivers import ContainerdEngine
 from tests.host.runtimes import IMAGE, SLEEP, archive, cgroup_of, followed, unmount
 
@@ -148,6 +150,26 @@ def test_pods_that_were_there_are_known_at_once(kubelet: Kubelet) -> None:
             assert following.named("server").pod_name == "api-1"
     finally:
         kubelet.remove_pod(pod)
+
+
+def test_a_cri_without_events_is_asked_at_once_for_a_container_that_is_wanted(
+    kubelet: Kubelet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cri, "OFTEN", 600.0)
+    monkeypatch.setattr(cri, "SELDOM", 600.0)
+    with followed(Cri(kubelet.socket)) as following:
+        pod, config = kubelet.pod("api-2")
+        try:
+            made = kubelet.container(pod, config, "server", "api-2")
+            unknown, final = following.index.find(["kubepods", f"cri-containerd-{made}.scope"])
+            assert (unknown.known, final) == (False, False)
+            told = following.until(lambda change: change.container.id == made)
+            # The runtime is called what it calls itself, and chosen by how it was asked.
+            assert (told.name, told.runtime) == ("server", "containerd")
+            assert select(runtimes=["cri-o"]).wants(told)
+            assert following.index.details(told).pid > 0
+        finally:
+            kubelet.remove_pod(pod)
 
 
 def test_a_cri_runtime_that_goes_is_told(kubelet: Kubelet) -> None:
