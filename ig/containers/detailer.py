@@ -32,6 +32,11 @@ def _key(container: Container) -> _Key:
     return (container.source or container.runtime, container.scope, container.id)
 
 
+def _lacks_addresses(container: Container) -> bool:
+    """Return whether it is a pod's, of whose address containerd tells only when it is asked."""
+    return bool(container.pod_uid and not container.addresses)
+
+
 class Detailer:
     """Asks for the details of each running container that came without, in a thread of its own.
 
@@ -72,7 +77,7 @@ class Detailer:
             return  # It is what has just been answered.
         with self._changed:
             self._questions.pop(_key(container), None)
-        if container.running and not container.pid:
+        if container.running and (not container.pid or _lacks_addresses(container)):
             self.ask(container)
 
     def ask(self, container: Container) -> None:
