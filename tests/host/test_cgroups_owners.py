@@ -58,8 +58,7 @@ def test_cgroups_are_shown_under_what_their_names_say(
     start_ig: Start, namespace: Namespace, cgroup: Path
 ) -> None:
     environment = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
-    words = ("trace", "tcpconnect", "-r", "docker", "--host", *CHOICE)
-    tracer = start_ig(*words, environment=environment)
+    tracer = start_ig("trace", "tcpconnect", "--host", *CHOICE, environment=environment)
     namespace.start("cgroups", cgroup, PORT, *NAMED).finished()
     events = tracer.wait_for(bool, len(NAMED))
     found = [(each["runtime"]["runtimeName"], each["runtime"]["containerName"]) for each in events]

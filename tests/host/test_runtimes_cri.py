@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ig.containers import cri
+from ig.containers.container import Change
 from ig.containers.containerd import Containerd
 from ig.containers.cri import Cri
 from ig.containers.selection import select
@@ -17,6 +18,16 @@ from tests.host.runtimes import IMAGE, SLEEP, archive, cgroup_of, followed, unmo
 
 SERVICE = "/runtime.v1.RuntimeService/"
 HOST_NETWORK = 2  # NamespaceMode.NODE: no network plugin is needed
+ADDRESS = "10.213.1.7"
+PLUGIN = """#!/bin/sh
+cat >/dev/null
+interface="{\\"name\\":\\"$CNI_IFNAME\\",\\"sandbox\\":\\"$CNI_NETNS\\"}"
+address='{"version":"4","interface":0,"address":"ADDRESS/24"}'
+case $CNI_COMMAND in
+VERSION) echo '{"cniVersion":"0.4.0","supportedVersions":["0.3.1","0.4.0"]}' ;;
+ADD) echo "{\\"cniVersion\\":\\"0.4.0\\",\\"interfaces\\":[$interface],\\"ips\\":[$address]}" ;;
+esac
+"""
 
 
 def field(number: int, *values: str | bytes | int) -> bytes:
@@ -54,6 +65,12 @@ class Kubelet(ContainerdEngine):
             f'[{plugin}.cni]\nbin_dir = "{folder}"\nconf_dir = "{folder}/net.d"\n',
         )
         self.folder = folder
+        (folder / "net.d").mkdir()
+        network = '{"cniVersion":"0.4.0","name":"fixed","plugins":[{"type":"fixed"}]}'
+        (folder / "net.d" / "10-fixed.conflist").write_text(network)
+        for name in ("fixed", "loopback"):
+            (folder / name).write_text(PLUGIN.replace("ADDRESS", ADDRESS))
+            (folder / name).chmod(0o755)
 
     def tell(self, method: str, request: bytes) -> str:
         import grpc
@@ -63,8 +80,8 @@ class Kubelet(ContainerdEngine):
             answer: bytes = call(request, timeout=30, wait_for_ready=True)
         return answer[2 : 2 + answer[1]].decode() if answer else ""
 
-    def pod(self, name: str) -> tuple[str, bytes]:
-        network = field(8, field(2, field(1, field(1, HOST_NETWORK))))
+    def pod(self, name: str, own_network: bool = False) -> tuple[str, bytes]:
+        network = b"" if own_network else field(8, field(2, field(1, field(1, HOST_NETWORK))))
         metadata = field(1, name) + field(2, f"uid-{name}") + field(3, "prod")
         config = (
             field(1, metadata)
@@ -74,8 +91,10 @@ class Kubelet(ContainerdEngine):
         )
         return self.tell("RunPodSandbox", field(1, config)), config
 
-    def container(self, pod: str, config: bytes, name: str, pod_name: str) -> str:
-        network = field(15, field(2, field(3, field(1, HOST_NETWORK))))
+    def container(
+        self, pod: str, config: bytes, name: str, pod_name: str, own_network: bool = False
+    ) -> str:
+        network = field(15, field(2, field(3, field(1, 0 if own_network else HOST_NETWORK))))
         kubernetes = labels(
             9,
             container_name=name,
@@ -139,6 +158,26 @@ def test_a_pods_container_has_its_kubernetes_names(
         finally:
             kubelet.remove_pod(pod)
         following.until(lambda change: (change.kind, change.container.id) == ("removed", made))
+
+
+@pytest.mark.parametrize("kind", [Cri, Containerd])
+def test_a_pods_addresses_are_those_that_its_cri_tells(
+    kubelet: Kubelet, kind: type[Cri] | type[Containerd]
+) -> None:
+    with followed(kind(kubelet.socket), detailed=True) as following:
+        pod, config = kubelet.pod("api-3", own_network=True)
+        try:
+            made = kubelet.container(pod, config, "server", "api-3", own_network=True)
+            wanted = {pod, made}
+
+            def all_told(change: Change) -> bool:
+                if change.container.addresses == (ADDRESS,):
+                    wanted.discard(change.container.id)
+                return not wanted
+
+            following.until(all_told)
+        finally:
+            kubelet.remove_pod(pod)
 
 
 def test_pods_that_were_there_are_known_at_once(kubelet: Kubelet) -> None:
