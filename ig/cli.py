@@ -57,6 +57,12 @@ _OUTPUT = (
     Param("no_header", ("--no-header",), "flag", "Leave out the headings."),
     Param("color", ("--color",), "string", "auto, always or never; NO_COLOR counts as never."),
     Param("ready_file", ("--ready-file",), "string", "Write this file once all is attached."),
+    Param(
+        "keep_privileges",
+        ("--keep-privileges",),
+        "flag",
+        "Do not give up the privileges that are needed no longer.",
+    ),
 )
 _TRACING = (
     Param(
@@ -66,12 +72,6 @@ _TRACING = (
         "End after so many seconds; 0: after what is seen already.",
     ),
     Param("max_events", ("--max-events",), "count", "End after so many events."),
-    Param(
-        "keep_privileges",
-        ("--keep-privileges",),
-        "flag",
-        "Do not give up the privileges that tracing no longer needs.",
-    ),
 )
 
 

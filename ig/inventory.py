@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import queue
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ig import ready
+from ig import monitor, ready
 from ig.columns import owner_columns
 from ig.containers.container import Change, Container
 from ig.gadget import Batch, Column, Gadget, Kind
@@ -18,13 +17,6 @@ from ig.stop import Stop
 
 _MOST_CHANGES = 65536
 _TOLD = ("created", "started", "renamed", "exited", "removed")
-
-
-def _inode(pid: int, kind: str) -> int:
-    try:
-        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino if pid else 0
-    except OSError:
-        return 0  # it has ended, or is not ours to look at
 
 
 # Each reads a field so that it is computed for every row anew: what a container is, changes.
@@ -66,7 +58,7 @@ def show(options: Mapping[str, Any]) -> None:
     if watching:
         index.subscribe(lambda change: None if changes.full() else changes.put_nowait(change))
     try:
-        follow(index)
+        follow(index, options, ())
         found = [index.details(each) for each in index.containers() if chosen.wants(each)]
         found.sort(key=lambda each: (each.runtime, each.name))
         shape.show_pods(found)
@@ -102,8 +94,8 @@ def _batch(containers: Sequence[Container], event: str) -> Batch:
     fields: dict[str, list[Any]] = {
         "event": [event] * len(containers),
         "pid": [each.pid for each in containers],
-        "mntns": [_inode(each.pid, "mnt") for each in containers],
-        "netns": [_inode(each.pid, "net") for each in containers],
+        "mntns": [monitor.namespace(each.pid, "mnt") if each.pid else 0 for each in containers],
+        "netns": [monitor.namespace(each.pid, "net") if each.pid else 0 for each in containers],
         "ip": [",".join(each.addresses) for each in containers],
         "started": [each.started for each in containers],
     }

@@ -6,11 +6,11 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ig import ready
+from ig import monitor, ready
 from ig.attribution import Attribution
 from ig.containers import runtimes
 from ig.containers.container import Runtime
@@ -22,10 +22,17 @@ from ig.names import find_column
 from ig.output.stderr import say
 from ig.output.stream import Stream
 from ig.peers import Peers
-from ig.privileges import Use, drop, need_privileges
+from ig.privileges import Capability, Use, drop, need_privileges
 from ig.shape import Shape
 from ig.stop import Stop
 
+_SNAPSHOT = (
+    Capability.CAP_SYS_ADMIN,  # to enter network namespaces
+    Capability.CAP_SYS_PTRACE,  # to find them, and who holds a socket
+    Capability.CAP_DAC_READ_SEARCH,  # the same, and cgroups by their ids
+    Capability.CAP_NET_ADMIN,  # sockets' marks
+)
+"""What a snapshot needs each time that it is taken."""
 _SYNC_PATIENCE = 2.0  # seconds for the runtimes to list what they have
 
 
@@ -67,8 +74,9 @@ def make_index(options: Mapping[str, Any], detailed: bool = False) -> Index:
     return Index(discovered(options), say, asked, detailed)
 
 
-def follow(index: Index) -> None:
-    """Start to follow the runtimes, and wait until they have told what they have."""
+def follow(index: Index, options: Mapping[str, Any], keep: Iterable[Capability]) -> None:
+    """Give up all privileges but those to `keep`, follow the runtimes, wait for what they have."""
+    _give_up(index, options, keep)
     index.start()
     index.wait_synced(_SYNC_PATIENCE)
 
@@ -86,15 +94,13 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
     shape = Shape(gadget, view, options)
     chosen = selection(options)
     need_privileges()
-    ready.check(options.get("ready_file"))
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, shape.resolves)
     peers = _peers(index).of_records if shape.resolves else None
     # Forks before the index has threads; compiles while the runtimes are asked.
     loading = Loading(gadget.program, defines(gadget, options))
-    if not options.get("keep_privileges"):
-        drop(_used(index, options))
+    _give_up(index, options, (Capability.CAP_BPF,))
     index.start()
     try:
         with _source(loading, index) as source:
@@ -117,8 +123,18 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
         index.close()
 
 
+def _give_up(index: Index, options: Mapping[str, Any], keep: Iterable[Capability]) -> None:
+    """Give up all privileges but those to `keep`, unless the user wants them all kept.
+
+    It comes before any other thread is started. Raises KernelRefused.
+    """
+    if not options.get("keep_privileges"):
+        monitor.start()
+        drop(_used(index, options), keep)
+
+
 def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
-    """Yield the files that are opened after a program was loaded."""
+    """Yield the files that are opened after privileges were given up."""
     if options.get("ready_file"):
         yield ready.use_of(options["ready_file"])
     asked = runtimes.asked(_names(options.get("runtimes")), **_sockets(options))
@@ -194,14 +210,14 @@ def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> N
     from ig.snapshot import DEFAULT_ORDER, collect, known_by, watch
 
     chosen = selection(options)
-    ready.check(options.get("ready_file"))
     sort = _names(options.get("sort")) or list(DEFAULT_ORDER)
     options = _snapshot_options(gadget, view, options, sort)
     shape = Shape(gadget, view, options)
     stop = Stop()
+    stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, shape.resolves)
     peers = _peers(index) if shape.resolves else None
-    follow(index)
+    follow(index, options, _SNAPSHOT)
     _suit(shape, chosen, index)
     gc.disable()  # one pass over plain lists: nothing to collect, much to look at
 
@@ -213,7 +229,7 @@ def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> N
             batch = batch.select(shape.keep(batch))
         return order.sort(batch, gadget.columns, sort)
 
-    show = _shower(shape, options, Stream(1, stop), stop)
+    show = _shower(shape, options, stream, stop)
     ready.write(options.get("ready_file"))
     try:
         if options.get("watch"):
@@ -268,5 +284,6 @@ def run(gadget: Gadget, view: View | None, options: dict[str, Any]) -> None:
                 f"{param.flags[-1]} and {flags[clash[0]]} exclude each other.",
                 remedy="Give one of them.",
             )
+    ready.check(options.get("ready_file"))
     carry_out: Callable[..., None] = trace if gadget.source == "program" else snapshot
     carry_out(gadget, view, options)

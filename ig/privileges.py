@@ -64,9 +64,8 @@ class Reach:
 
 def need_privileges() -> None:
     """Raise KernelRefused unless this process may load programs that read the kernel's memory."""
-    effective = _capabilities()[0]
     needed = (Capability.CAP_SYS_ADMIN, Capability.CAP_BPF, Capability.CAP_PERFMON)
-    admin, bpf, perfmon = (bool(effective & _bit(each)) for each in needed)
+    admin, bpf, perfmon = map(holds, needed)
     if not (admin or (bpf and perfmon)):
         raise KernelRefused(
             "Tracing needs root.",
@@ -77,6 +76,11 @@ def need_privileges() -> None:
             else "Root of a container is not enough: run it on the host itself, or in a privileged "
             "container (docker run --privileged --pid=host).",
         )
+
+
+def holds(capability: Capability) -> bool:
+    """Return whether this thread has a capability now."""
+    return bool(_capabilities()[0] & _bit(capability))
 
 
 def drop(used: Iterable[Use], keep: Iterable[Capability] = (Capability.CAP_BPF,)) -> None:
@@ -119,7 +123,7 @@ def reach(path: str, access: int = os.W_OK, expected: bool = False, lasting: boo
         kept, why = strongest, found.what
     elif lasting and (kept or not found.what) and (owner := _stranger(real)):
         kept, why = strongest, why or owner
-    if not kept or not _capabilities()[0] & _bit(kept):
+    if not kept or not holds(kept):
         return Reach(problem=found.what)
     return Reach(kept.name, why, found.what)
 
@@ -147,14 +151,28 @@ def _least(
 
 
 def obstacle(path: str, access: int = os.W_OK) -> str:
-    """Return what keeps this thread from a file, as a phrase; "" where nothing does."""
+    """Return what keeps this thread from a file, as a phrase; "" where nothing does.
+
+    What is no path of a file (tcp://…) nothing keeps us from.
+    """
+    path = path.removeprefix("unix://")
+    if "://" in path:
+        return ""
     found = _obstacle(os.path.realpath(path), access)
     if not found.what or found.missing or not _given_up:
         return found.what
-    return (
-        f"{found.what}: ig gave up the privilege to reach it when it started; start it again, or "
-        "with --keep-privileges"
-    )
+    return f"{found.what}: ig gave up the privilege to reach it when it started; start it again"
+
+
+def is_missing(path: str) -> bool:
+    """Return whether there is no such file; one that this thread cannot reach may be there."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Protocol
 
 from ig.containers.container import Change, Runtime
 from ig.errors import RuntimeUnavailable
+from ig.privileges import is_missing, obstacle
 
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0
@@ -100,11 +100,14 @@ class Follower:
             self._listener.apply(name, change)
 
     def _tell_lost(self, error: RuntimeUnavailable) -> None:
-        absent = _is_absent(self._runtime.socket)
+        socket = self._runtime.socket
+        absent = socket.startswith("/") and is_missing(socket)
         if self._warned or self._stopping.is_set() or (absent and not self._expected):
             return
         self._warned = True
-        reason = f"{error.failed} ({error.found})" if error.found else error.failed
+        # What keeps us from the socket says more than that the permission was denied.
+        found = ("" if absent else obstacle(socket)) or error.found
+        reason = f"{error.failed} ({found})" if found else error.failed
         self._say(f"{reason}; its new containers are shown by id until it is back")
 
     def _tell_back(self) -> None:
@@ -112,16 +115,3 @@ class Follower:
         if self._warned:
             self._warned = False
             self._say(f"{self._runtime.name} answers again at {self._runtime.socket}")
-
-
-def _is_absent(socket: str) -> bool:
-    """Return whether there is no such socket; one that may not be reached may be there."""
-    if not socket.startswith("/"):
-        return False
-    try:
-        os.stat(socket)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ig.errors import RuntimeUnavailable
+from ig.privileges import is_missing
 
 PATIENCE = 10.0
 """Seconds that an answer may take."""
@@ -73,7 +74,7 @@ def connected(runtime: str, socket: str) -> Iterator[Connection]:
 
     Raises RuntimeUnavailable where there is none, and for what goes wrong with it later.
     """
-    if not os.path.exists(socket):
+    if is_missing(socket):
         raise unavailable(runtime, socket, "there is no such socket")
     # gRPC's own talk on stderr would stand between the lines of ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from ig import monitor
+
 Path = tuple[str, ...]
 """A cgroup: the names from its hierarchy's root, which has none, down to its own."""
 
@@ -61,10 +63,7 @@ def _read(path: str) -> str:
 
 def mount_namespace(pid: int | str) -> int:
     """Return the inode of a process's mount namespace; 0 if it cannot be told."""
-    try:
-        return os.stat(f"/proc/{pid}/ns/mnt").st_ino
-    except OSError:
-        return 0
+    return monitor.namespace(pid, "mnt")
 
 
 def is_of_user(pid: int, uid: int) -> bool:

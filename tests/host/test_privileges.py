@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ Start = Callable[..., Tracer]
 CHECKOUT = Path(__file__).parents[2]
 NOBODY = ("127.0.0.1", 9)
 NOBODYS = 65534
-DAC_OVERRIDE, BPF = 1 << 1, 1 << 39
+DAC_OVERRIDE, DAC_READ_SEARCH, BPF = 1 << 1, 1 << 2, 1 << 39
+NET_ADMIN, SYS_PTRACE, SYS_ADMIN = 1 << 12, 1 << 19, 1 << 21
 
 
 def privileges(tracer: Tracer) -> list[Mapping[str, str]]:
@@ -52,6 +55,56 @@ def test_no_thread_keeps_what_it_does_not_need(ig: Start, namespace: Namespace) 
     assert tracer.stop()[1:] == ("", 0)
 
 
+def monitors(tracer: Tracer) -> list[Path]:
+    """Give the folders in /proc of the processes that `ig` has started."""
+    found = Path(f"/proc/{tracer.process.pid}/task/{tracer.process.pid}/children").read_text()
+    return [Path(f"/proc/{pid}") for pid in found.split()]
+
+
+def test_list_containers_gives_up_all_and_its_monitor_reads_namespaces_for_it(
+    ig: Start, engine: Engine
+) -> None:
+    idle = engine.idle("idle")
+    tracer = ig("list-containers", "-w", "-r", "docker", "-c", idle.name)
+    assert held(tracer) == {0}
+    (monitor,) = monitors(tracer)
+    status = (monitor / "status").read_text()
+    assert {line.split()[1] for line in status.splitlines() if line.startswith("CapP")} == {
+        f"{SYS_PTRACE:016x}"
+    }
+    assert [os.readlink(each).partition(":")[0] for each in (monitor / "fd").iterdir()] == [
+        "socket"
+    ]
+    (event,) = tracer.wait_for(lambda event: event["event"] == "exists")
+    expected = [os.stat(f"/proc/{idle.pid}/ns/{kind}").st_ino for kind in ("mnt", "net")]
+    assert [event["mntns_id"], event["netns_id"]] == expected
+    tracer.kill()
+    until(lambda: not monitor.exists(), "the monitor to end")
+
+
+def test_a_monitor_that_is_killed_costs_namespaces_and_nothing_else(
+    ig: Start, engine: Engine
+) -> None:
+    tracer = ig("list-containers", "-w", "-r", "docker", "-c", engine.name("later"))
+    (monitor,) = monitors(tracer)
+    os.kill(int(monitor.name), signal.SIGKILL)
+    engine.idle("later")
+    (event,) = tracer.wait_for(lambda event: event["event"] == "started")
+    assert (event["mntns_id"], event["netns_id"]) == (0, 0)
+    assert tracer.stop()[1:] == ("", 0)
+
+
+def test_a_snapshot_that_is_repeated_gives_up_what_it_does_not_need(
+    ig: Start, engine: Engine
+) -> None:
+    server, port = engine.serve("server")
+    tracer = ig("snapshot", "socket", "-w", "0.1", "-r", "docker", "-p", "-c", server.name)
+    assert held(tracer) == {SYS_ADMIN | SYS_PTRACE | DAC_READ_SEARCH | NET_ADMIN}
+    until(lambda: f'"port":{port}' in "".join(tracer.reports.lines), "the server's socket")
+    assert f'"pid":{server.pid}' in "".join(tracer.reports.lines)
+    assert tracer.stop()[1:] == ("", 0)
+
+
 def test_privileges_are_kept_where_that_is_asked_for(start_ig: Start) -> None:
     tracer = start_ig("trace", "tcp", "--host", "--keep-privileges")
     own = Path("/proc/self/status").read_text().partition("CapEff:\t")[2].split()[0]
@@ -67,13 +120,12 @@ def test_a_ready_file_may_be_in_a_folder_of_somebody_else(start_ig: Start, tmp_p
     assert tracer.stop()[1:] == ("", 0)
 
 
-def test_an_engine_of_somebody_else_names_its_containers_also_when_it_comes_back(
+def test_an_engine_in_a_folder_of_somebody_else_names_its_containers_also_when_it_comes_back(
     start_ig: Start, private_engine: PrivateEngine
 ) -> None:
+    private_engine.folder.chmod(0o700)
+    os.chown(private_engine.folder, NOBODYS, NOBODYS)
     private_engine.start()
-    path = private_engine.socket.removeprefix("unix://")
-    os.chown(path, NOBODYS, NOBODYS)
-    os.chmod(path, 0o600)
     engine = Engine(private_engine.socket)
     try:
         environment = {"DOCKER_HOST": private_engine.socket}
@@ -82,12 +134,120 @@ def test_an_engine_of_somebody_else_names_its_containers_also_when_it_comes_back
         private_engine.stop()
         tracer.says("docker")
         private_engine.start()
-        os.chown(path, NOBODYS, NOBODYS)
-        os.chmod(path, 0o600)
         engine.connect(engine.idle("later"), *NOBODY)
         tracer.wait_for(lambda event: event["runtime"]["containerName"] == engine.name("later"))
     finally:
         engine.close()
+
+
+SOCKETS = {
+    f"--{name}-socketpath": f"{name}.sock" for name in ("docker", "containerd", "podman", "crio")
+}
+
+
+@contextmanager
+def listening(folder: Path, owner: int = 0, mode: int = 0o600) -> Iterator[Callable[[], None]]:
+    """Serve a socket of each runtime's in a folder; give a function that waits for all to be used.
+
+    The folder is made if it is not there, and then of that owner and mode; so are the sockets.
+    """
+    folder.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        servers = {}
+        for name in SOCKETS.values():
+            server = stack.enter_context(socket.socket(socket.AF_UNIX))
+            (folder / name).unlink(missing_ok=True)
+            server.bind(str(folder / name))
+            os.chmod(folder / name, 0o600)
+            os.chown(folder / name, owner, owner)
+            server.listen()
+            server.settimeout(PATIENCE)
+            servers[name] = server
+        folder.chmod(mode)
+        os.chown(folder, owner, owner)
+
+        def wait() -> None:
+            for server in servers.values():
+                server.accept()[0].close()
+
+        yield wait
+
+
+def trace_with(start_ig: Start, folder: Path) -> Tracer:
+    words = [word for name, file in SOCKETS.items() for word in (name, folder / file)]
+    return start_ig("trace", "tcpconnect", *words)
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "kept"),
+    [(0, 0o600, DAC_READ_SEARCH), (0, 0o700, 0), (NOBODYS, 0o700, DAC_OVERRIDE)],
+)
+def test_a_socket_in_a_folder_that_may_not_be_entered_stays_within_reach(
+    start_ig: Start, tmp_path: Path, owner: int, mode: int, kept: int
+) -> None:
+    with listening(tmp_path / "run", owner, mode) as wait:
+        tracer = trace_with(start_ig, tmp_path / "run")
+        assert held(tracer) == {BPF | kept}
+        wait()
+
+
+def test_a_socket_that_is_asked_for_and_appears_later_is_reached_whoever_made_it(
+    start_ig: Start, tmp_path: Path
+) -> None:
+    tracer = trace_with(start_ig, tmp_path / "run")
+    assert held(tracer) == {BPF | DAC_OVERRIDE}
+    for name in SOCKETS.values():
+        tracer.says(f"{tmp_path}/run/{name}")
+    with listening(tmp_path / "run", NOBODYS, 0o700) as wait:
+        wait()
+
+
+def test_a_socket_that_changes_its_owner_is_reached_where_its_folder_was_somebody_elses(
+    start_ig: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with listening(folder, NOBODYS, 0o755) as wait:
+        tracer = trace_with(start_ig, folder)
+        assert held(tracer) == {BPF | DAC_OVERRIDE}
+        wait()
+    with listening(folder, NOBODYS + 1, 0o700) as wait:
+        wait()
+
+
+def test_a_socket_that_gets_out_of_reach_is_told_with_what_is_in_the_way_and_what_to_do(
+    start_ig: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with listening(folder, 0, 0o755) as wait:
+        tracer = trace_with(start_ig, folder)
+        assert held(tracer) == {BPF}
+        wait()
+    with listening(folder, NOBODYS, 0o700):
+        told = f"({folder} has mode 0700 and belongs to uid {NOBODYS}: ig gave up the privilege"
+        for name in SOCKETS.values():
+            tracer.says(f"does not answer at {folder}/{name} {told}")
+        assert "start it again" in tracer.stderr
+
+
+def test_certificates_of_somebody_else_are_read(start_ig: Start, tmp_path: Path) -> None:
+    """The engine is asked over TLS only once the key was read."""
+    request = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ig -keyout key.pem -out cert.pem"
+    assert run(*request.split(), cwd=tmp_path).returncode == 0
+    shutil.copy(tmp_path / "cert.pem", tmp_path / "ca.pem")
+    os.chmod(tmp_path / "key.pem", 0o600)
+    os.chown(tmp_path / "key.pem", NOBODYS, NOBODYS)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE)
+        environment = {
+            "DOCKER_HOST": f"tcp://127.0.0.1:{server.getsockname()[1]}",
+            "DOCKER_TLS_VERIFY": "1",
+            "DOCKER_CERT_PATH": str(tmp_path),
+        }
+        tracer = start_ig("trace", "tcpconnect", "-r", "docker", environment=environment)
+        assert held(tracer) == {BPF | DAC_READ_SEARCH}
+        with server.accept()[0] as client:
+            client.settimeout(PATIENCE)
+            assert client.recv(2) == b"\x16\x03"  # a handshake of TLS
 
 
 def test_both_ends_are_named_without_any_privilege(ig: Start, engine: Engine) -> None:
