@@ -46,6 +46,7 @@ class Follower:
         self._say = say
         self._expected = asked
         self._warned = False
+        self._barred = ""
         self._stopping = threading.Event()
         self.failure: BaseException | None = None
         """The bug that ended the thread, if any."""
@@ -102,11 +103,15 @@ class Follower:
     def _tell_lost(self, error: RuntimeUnavailable) -> None:
         socket = self._runtime.socket
         absent = socket.startswith("/") and is_missing(socket)
-        if self._warned or self._stopping.is_set() or (absent and not self._expected):
+        if self._stopping.is_set() or (absent and not self._expected):
             return
-        self._warned = True
-        # What keeps us from the socket says more than that the permission was denied.
-        found = ("" if absent else obstacle(socket)) or error.found
+        # What keeps us from the socket says more than that the permission was denied; and if it
+        # stops us when an engine returns, it is told though the loss was.
+        barred = "" if absent else obstacle(socket)
+        if self._warned and barred in ("", self._barred):
+            return
+        self._warned, self._barred = True, barred
+        found = barred or error.found
         reason = f"{error.failed} ({found})" if found else error.failed
         self._say(f"{reason}; its new containers are shown by id until it is back")
 
