@@ -145,10 +145,12 @@ def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
 
 
 def _certificates() -> Iterator[Use]:
-    """Yield the files by which docker.utils.kwargs_from_env() proves who we are."""
-    folder = os.environ.get("DOCKER_CERT_PATH")
-    if not folder and os.environ.get("DOCKER_TLS_VERIFY"):
-        folder = os.path.expanduser("~/.docker")
+    """Yield the files that prove who we are to an engine that is asked over the network."""
+    if not os.environ.keys() & {"DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"}:
+        return
+    from ig.containers.engine_http import certificates
+
+    folder = certificates()
     for name in ("ca.pem", "cert.pem", "key.pem") if folder else ():
         yield Use(f"{folder}/{name}", os.R_OK, expected=True)
 

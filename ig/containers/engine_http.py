@@ -51,7 +51,7 @@ def parse(address: str) -> Address:
     if scheme not in ("tcp", "http", "https"):
         raise ValueError(f"{scheme}:// is unknown: unix://PATH or tcp://HOST:PORT is wanted")
     parts = urlsplit(address)
-    tls = scheme == "https" or (scheme == "tcp" and _certificates() is not None)
+    tls = scheme == "https" or (scheme == "tcp" and certificates() is not None)
     if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.username:
         raise ValueError("tcp://HOST:PORT is wanted")
     parts.hostname.encode("idna")  # what it cannot encode cannot be looked up
@@ -123,7 +123,7 @@ class _Source(io.RawIOBase):
         return self._connected.recv_into(buffer)
 
 
-def _certificates() -> Path | None:
+def certificates() -> Path | None:
     """Return the folder of the certificates that the environment names, None if it names none."""
     folder = os.environ.get("DOCKER_CERT_PATH")
     if not (folder or os.environ.get("DOCKER_TLS_VERIFY")):
@@ -133,7 +133,7 @@ def _certificates() -> Path | None:
 
 def _tls() -> ssl.SSLContext:
     """Return what Docker's own client does with DOCKER_CERT_PATH and DOCKER_TLS_VERIFY."""
-    folder = _certificates()
+    folder = certificates()
     if folder is None:
         return ssl.create_default_context()
     context = ssl.create_default_context(cafile=str(folder / "ca.pem"))

@@ -81,8 +81,12 @@ def test_packages_of_the_system_take_the_place_of_none_of_ours(tmp_path: Path) -
     shutil.copytree(f"{PACKAGES}/bcc", tmp_path / "bcc")
     ours = Path(next(path for path in sys.path if path.endswith("site-packages")))
     names = {each.stem for each in ours.iterdir() if (each / "__init__.py").exists()}
-    assert {"docker", "grpc", "requests", "typer", "urllib3"} <= names
-    for name in {*names, "google", "sitecustomize"} - {"pip", "setuptools", "bcc"}:
+    assert {"grpc", "tabulate", "typer"} <= names
+    for name in {*names, "docker", "google", "requests", "sitecustomize", "urllib3"} - {
+        "pip",
+        "setuptools",
+        "bcc",
+    }:
         make_package(tmp_path, name, "raise ImportError('a package of the system')")
     (tmp_path / "loud.pth").write_text("import sys; sys.stderr.write('loud.pth was loaded\\n')\n")
     commands = ("version", TRACE, "list-containers", "snapshot socket -F pid==0", "doctor")
