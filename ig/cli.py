@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from io import TextIOWrapper
 from itertools import pairwise
 from typing import Annotated, Any, NoReturn
@@ -114,6 +115,11 @@ class _Command(TyperCommand):
         super().format_options(ctx, formatter)
 
 
+_DIGITS = re.compile(r"[0-9]{1,5}")
+_MOST_PORTS = 2048
+_MOST_SECONDS = 1e9
+
+
 def _duration(text: str) -> int:
     from ig.durations import parse_duration
 
@@ -123,18 +129,45 @@ def _duration(text: str) -> int:
 def _ports(text: str) -> list[int]:
     ports = []
     for part in text.split(","):
-        if not part.strip().isdigit() or not 0 < int(part) < 65536:
+        if not _DIGITS.fullmatch(part.strip()) or not 0 < int(part) < 65536:
             raise UsageError(
                 f"{part.strip()!r} is no port.", "A port is a number from 1 to 65535.", ""
             )
         ports.append(int(part))
+    if len(ports) > _MOST_PORTS:
+        raise UsageError(
+            f"{len(ports)} ports are too many for the kernel's filter.",
+            f"It takes {_MOST_PORTS} at most.",
+            "-F 'port>=1024,port<2048' filters by any range.",
+        )
     return ports
+
+
+def _seconds(value: float) -> float:
+    if not value <= _MOST_SECONDS:  # nan is neither more nor less
+        raise UsageError(
+            f"{value} is no number of seconds.", f"It may be {_MOST_SECONDS:.0f} at most.", ""
+        )
+    return value
+
+
+def _whole(param: str, least: int, most: int) -> Callable[[int], int]:
+    def check(value: int) -> int:
+        if not least <= value <= most:
+            raise UsageError(
+                f"{value} is no {param}.", f"It is a number from {least} to {most}.", ""
+            )
+        return value
+
+    return check
 
 
 _INTERVAL = "2"  # seconds between repetitions, where the option stands alone
 _ANNOTATIONS: dict[str, Any] = {
     "flag": bool,
     "integer": int,
+    "pid": int,
+    "uid": int,
     "count": int,
     "string": str,
     "duration": str,
@@ -146,6 +179,8 @@ _ANNOTATIONS: dict[str, Any] = {
 }
 _METAVARS = {
     "integer": "NUMBER",
+    "pid": "NUMBER",
+    "uid": "NUMBER",
     "count": "NUMBER",
     "string": "TEXT",
     "duration": "DURATION",
@@ -160,6 +195,11 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "duration": _duration,
     "ports": _ports,
     "port": lambda text: _ports(text)[0],
+    "seconds": _seconds,
+    "interval": _seconds,
+    "integer": _whole("whole number", -(1 << 63), (1 << 63) - 1),
+    "pid": _whole("process", 1, 1 << 22),
+    "uid": _whole("user", 0, (1 << 32) - 2),
 }
 
 
@@ -349,21 +389,32 @@ def _root(
     pass
 
 
-def _known_gadget(arguments: list[str]) -> list[str]:
-    """Reduce `run REGISTRY/…/NAME:TAG` to the built-in gadget's name, and say so."""
+def _plain(arguments: list[str]) -> list[str]:
+    """Write `-V`, `help COMMAND` and `run REGISTRY/…/NAME:TAG` as the commands that they are."""
+    if arguments[:1] == ["-V"]:
+        return ["--version"]
+    if arguments[:1] == ["help"]:
+        return [*arguments[1:], "--help"]
     if len(arguments) < 2 or arguments[0] != "run" or arguments[1].startswith("-"):
         return arguments
+    return ["run", _known_gadget(arguments[1]), *arguments[2:]]
+
+
+def _known_gadget(asked: str) -> str:
+    """Return the name of the built-in gadget that an image's name stands for, and say so."""
     from ig.gadgets import declared
 
-    asked = arguments[1]
     name = asked.rpartition("/")[2].partition("@")[0].partition(":")[0].replace("-", "_")
     if name not in declared():
+        near = get_close_matches(name[:64], declared(), n=1)
         raise UsageError(
-            f"There is no gadget {asked!r}.", f"Known gadgets: {', '.join(declared())}", ""
+            f"There is no gadget {asked!r}.",
+            f"Known gadgets: {', '.join(declared())}",
+            f"Did you mean {near[0]!r}?" if near else "",
         )
     if name != asked:
         say(f"The built-in {name} runs; {asked!r} is not fetched.")
-    return ["run", name, *arguments[2:]]
+    return name
 
 
 _LAST_WORDS = 0.3  # seconds that a reader of stderr has to take what waits for it
@@ -407,7 +458,7 @@ def _make_standard_streams() -> Stderr:
 
 def _guarded(arguments: list[str]) -> int:
     try:
-        arguments = _known_gadget(arguments)
+        arguments = _plain(arguments)
         result = build(arguments)(arguments, prog_name="ig", standalone_mode=False)
         sys.stdout.flush()
     except IgError as error:

@@ -186,6 +186,9 @@ def of_each(containers: Sequence[Container], compute: Callable[[Container], Valu
     return list(map(known.__getitem__, keys))
 
 
+END_KINDS = ("container", "pod", "raw")
+
+
 def end_kind(container: Container) -> str:
     """Give what the end of a connection is: a `pod`, a `container`, or neither (`raw`)."""
     if container.pod_name:
@@ -241,6 +244,7 @@ def end_columns(
             path,
             least=0 if part == "kind" else 8,
             read=lambda batch: of_each(whose(batch), of),
+            values=END_KINDS if part == "kind" else (),
             description=_END_PARTS[part],
         )
 
@@ -461,6 +465,7 @@ def attempt_columns() -> tuple[Column, ...]:
             "type",
             width=7,
             read=_named("type", TYPES),
+            values=TYPES[1:],
             description="connect, accept, close, or unknown.",
         ),
         error_column(),
@@ -471,6 +476,7 @@ def attempt_columns() -> tuple[Column, ...]:
             width=11,
             hidden=False,
             read=_named("outcome", OUTCOMES),
+            values=OUTCOMES[1:],
             style=_attempt_style,
             description=f"How an attempt ended: {', '.join(OUTCOMES[1:])}; empty for others.",
         ),
@@ -522,8 +528,8 @@ def failures(what: str, **rest: Any) -> Param:
 def filter_params() -> tuple[Param, ...]:
     """Give the options that filter by process and port in the kernel."""
     return (
-        Param("pid", ("--pid",), "integer", "Only this process.", define="FILTER_PID"),
-        Param("uid", ("--uid",), "integer", "Only this user's processes.", define="FILTER_UID"),
+        Param("pid", ("--pid",), "pid", "Only this process.", define="FILTER_PID"),
+        Param("uid", ("--uid",), "uid", "Only this user's processes.", define="FILTER_UID"),
         Param("port", ("--port",), "port", "Only this destination port.", define="FILTER_PORT"),
     )
 

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any
 
 from ig.columns import Cache
@@ -41,6 +45,8 @@ _TIME = re.compile(
     r"(?:[Zz]|([+-][0-9]{2}:[0-9]{2}))"
 )
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+_MOST_CPU = 1.0
+"""Seconds that a regular expression has for a batch of 4,096 names, where some ms are usual."""
 _SHOWN = 64
 """Characters of a user's text that are repeated in a message."""
 
@@ -90,7 +96,21 @@ def _predicate(expression: str, columns: Sequence[Column]) -> Predicate:
     column = find_column(name, columns)
     if symbol in ("~", "!~"):
         return _search(column, value.strip(), wanted=symbol == "~")
-    return _comparison(column, symbol, _operand(column, symbol, value.strip()))
+    operand = _operand(column, symbol, value.strip())
+    if column.values and symbol in ("==", "!="):
+        _need_known(column, operand)
+    return _comparison(column, symbol, operand)
+
+
+def _need_known(column: Column, value: str) -> None:
+    if value and value not in column.values:
+        lower = {known.lower(): known for known in column.values}
+        near = get_close_matches(value.lower()[:_SHOWN], lower, n=1)
+        raise UsageError(
+            f"The column {column.name} is never {value[:_SHOWN]!r}.",
+            f"Known values: {', '.join(column.values)}",
+            f"Did you mean {lower[near[0]]!r}?" if near else "",
+        )
 
 
 def _classic(text: str) -> tuple[str, str]:
@@ -101,7 +121,8 @@ def _classic(text: str) -> tuple[str, str]:
 
 def _search(column: Column, pattern: str, *, wanted: bool) -> Predicate:
     try:
-        search = re.compile(pattern).search
+        with _bounded(column, pattern):
+            search = re.compile(pattern).search
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(
             f"{pattern[:_SHOWN]!r} is no regular expression (filter on {column.name}).",
@@ -109,7 +130,43 @@ def _search(column: Column, pattern: str, *, wanted: bool) -> Predicate:
             "Use Python's syntax for regular expressions; a comma inside is written \\,",
         ) from error
     found: Cache[str, bool] = Cache(lambda text: (search(text) is not None) == wanted, 4096)
-    return lambda batch: found.of(texts(column, batch))
+
+    def matched(batch: Batch) -> Sequence[bool]:
+        with _bounded(column, pattern):
+            return found.of(texts(column, batch))
+
+    return matched
+
+
+@contextmanager
+def _bounded(column: Column, pattern: str) -> Iterator[None]:
+    """Bound the CPU time that a regular expression takes for a batch: some take years for a name.
+
+    The matcher lets signal handlers run, so one can end it; only the main thread can have one.
+    Python's own syntax stays so, and no compiled package of another engine is needed. Raises
+    UsageError.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    running = True
+
+    def end(*_: object) -> None:
+        if running:
+            raise UsageError(
+                f"The regular expression {pattern[:_SHOWN]!r} (filter on {column.name}) takes too "
+                "long.",
+                f"It was not done after {_MOST_CPU:g} s of CPU time.",
+                "Nested repetitions such as (a+)+ try every way to split a text: avoid them.",
+            )
+
+    signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _MOST_CPU)
+    try:
+        yield
+    finally:
+        running = False
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def _comparison(column: Column, symbol: str, operand: Any) -> Predicate:

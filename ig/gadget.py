@@ -92,6 +92,8 @@ class Column:
     """Gives what each event is in colours: `failure`, `warning`, or nothing."""
     resolved: Callable[[Batch], Sequence[Any]] | None = None
     """Reads instead of `read` for tables with --resolve."""
+    values: tuple[str, ...] = ()
+    """All values that a string can have, where these are known, besides the empty one."""
     raw: bool = True
     """Whether a duration or timestamp has its number beside it in JSON, as `<path>_raw`."""
     show_if: Callable[[Mapping[str, Any]], bool] | None = None
@@ -106,8 +108,9 @@ class Param:
     name: str
     flags: tuple[str, ...]
     kind: str
-    """`flag`, `integer`, `count`, `string`, `strings`, `port`, `ports` (a list), `seconds`,
-    `interval` (seconds, which may be left out), or `duration` (given as 1.5s, kept as ns)."""
+    """`flag`, `integer`, `pid`, `uid`, `count`, `string`, `strings`, `port`, `ports` (a list),
+    `seconds`, `interval` (seconds, which may be left out), or `duration` (given as 1.5s, kept as
+    ns)."""
     help: str
     default: Any = None
     define: str = ""

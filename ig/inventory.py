@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import queue
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from ig import monitor, ready
+from ig import answers, monitor, output, ready
+from ig.answers import Answers, Hint, closing
 from ig.columns import owner_columns
 from ig.containers.container import Change, Container
+from ig.containers.index import Index
+from ig.errors import IgError
 from ig.gadget import Batch, Column, Gadget, Kind
 from ig.invoke import follow, make_index, selection
+from ig.kernel import procfs
+from ig.kernel.initial import sees_all_processes
+from ig.output.stderr import say
 from ig.output.stream import Stream
 from ig.shape import Shape
 from ig.stop import Stop
 
 _MOST_CHANGES = 65536
+_PATIENCE = 6.0  # seconds for all runtimes to list, and again for all details
+_ASKING = 8  # questions for details at once
+_NOT_LISTED = "its containers are not listed"
 _TOLD = ("created", "started", "renamed", "exited", "removed")
+
+
+def _inode(container: Container, kind: str) -> int:
+    """Return the namespace that the container's first process is in, 0 if that is not known."""
+    # In a PID namespace /proc may have another process of that number.
+    if not container.pid or not (sees_all_processes() or _is_in(container)):
+        return 0
+    return monitor.namespace(container.pid, kind)
+
+
+def _is_in(container: Container) -> bool:
+    return any(container.id in path for path in procfs.cgroup_paths(container.pid))
 
 
 # Each reads a field so that it is computed for every row anew: what a container is, changes.
@@ -46,56 +70,126 @@ _LIST = Gadget("list_containers", ("", ""), "List the containers.", _COLUMNS)
 
 
 def show(options: Mapping[str, Any]) -> None:
-    """List the chosen containers; with `watch` go on with a line for each change."""
+    """List the chosen containers; with `watch` go on with a line for each change.
+
+    Raises IgError, once the list is printed, if it is not complete.
+    """
     shape = Shape(_LIST, None, options)
     watching = bool(options.get("watch"))
     chosen = selection(options)
     ready.check(options.get("ready_file"))
     stop = Stop()
     stream = Stream(1, stop)
-    index = make_index(options)
-    changes: queue.Queue[Change] = queue.Queue(_MOST_CHANGES)
+    index = make_index(options, consequence=_NOT_LISTED)
+    changes = _Changes()
     if watching:
-        index.subscribe(lambda change: None if changes.full() else changes.put_nowait(change))
-    try:
-        follow(index, options, ())
-        found = [index.details(each) for each in index.containers() if chosen.wants(each)]
-        found.sort(key=lambda each: (each.runtime, each.name))
-        shape.show_pods(found)
-        formatter = shape.formatter(array=not watching)
-        listed = _kept(shape, _batch(found, "exists"))
-        stream.write(formatter.header(None if watching else listed))
-        stream.write(formatter.format(listed))
-        ready.write(options.get("ready_file"))
-        while watching and not stop():
-            change = _next_change(changes, stream)
-            if change and chosen.wants(change.container):
-                batch = _batch([change.container], change.kind)
-                stream.write(formatter.format(_kept(shape, batch)))
-        stream.write(formatter.footer())
-    finally:
-        index.close()
+        index.subscribe(changes.put)
+    with closing(index):
+        answered = follow(index, options, (), _PATIENCE)
+        found, failed = _detailed(index, list(filter(chosen.wants, index.containers())))
+        with stop.noted():
+            formatter = _print_list(shape, stream, found, watching)
+            ready.write(options.get("ready_file"))
+            Hint(index, chosen, options).give_now()
+            while watching and not stop():
+                change = changes.next(stream)
+                if change and chosen.wants(change.container):
+                    batch = _batch([change.container], change.kind)
+                    stream.write(formatter.format(_kept(shape, batch)))
+            stream.write(formatter.footer())
+        if not watching:
+            _need_whole(answered, failed)
+
+
+def _print_list(
+    shape: Shape, stream: Stream, found: list[Container], watching: bool
+) -> output.Formatter:
+    """Print the containers that there are; return what formats those that come."""
+    found.sort(key=lambda each: (each.runtime, each.name))
+    shape.show_pods(found)
+    formatter = shape.formatter(array=not watching)
+    listed = _kept(shape, _batch(found, "exists"))
+    stream.write(formatter.header(None if watching else listed))
+    stream.write(formatter.format(listed))
+    return formatter
+
+
+def _need_whole(answered: Answers, failed: int) -> None:
+    if not answered.told and not answered.missing:
+        raise IgError(
+            "There is no list: no container runtime was found.",
+            remedy="--docker-socketpath and the like say where one is.",
+        )
+    answers.need_all(answered, "The list is not complete")
+    if failed:
+        raise IgError(f"Details of {failed} containers did not come: pid, start, addresses.")
+
+
+def _detailed(index: Index, containers: Sequence[Container]) -> tuple[list[Container], int]:
+    """Return the containers with their details, as far as these came, and how many did not."""
+    wanted: queue.SimpleQueue[int] = queue.SimpleQueue()
+    answered: queue.SimpleQueue[tuple[int, Container]] = queue.SimpleQueue()
+    for place in range(len(containers)):
+        wanted.put(place)
+
+    def ask() -> None:
+        with suppress(queue.Empty):
+            while True:
+                place = wanted.get_nowait()
+                answered.put((place, index.details(containers[place])))
+
+    for _ in range(min(_ASKING, len(containers))):
+        threading.Thread(target=ask, name="ig-details", daemon=True).start()
+    found = list(containers)
+    failed = set(range(len(containers)))
+    ends = time.monotonic() + _PATIENCE
+    with suppress(queue.Empty):
+        for _ in containers:
+            place, found[place] = answered.get(timeout=max(0.0, ends - time.monotonic()))
+            if found[place] is not containers[place]:
+                failed.discard(place)
+    running = {(each.scope, each.id) for each in index.containers()} if failed else set()
+    missing = [place for place in failed if (found[place].scope, found[place].id) in running]
+    return found, len(missing)
 
 
 def _kept(shape: Shape, batch: Batch) -> Batch:
     return batch.select(shape.keep(batch)) if shape.keep else batch
 
 
-def _next_change(changes: queue.Queue[Change], stream: Stream) -> Change | None:
-    try:
-        change = changes.get(timeout=0.1)
-    except queue.Empty:
-        stream.rest(0)
+class _Changes:
+    """The changes that were not printed yet, and how many there was no room for."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Change] = queue.Queue(_MOST_CHANGES)
+        self._lost = 0
+
+    def put(self, change: Change) -> None:
+        """Take a change, from any thread."""
+        if change.kind in _TOLD:
+            try:
+                self._queue.put_nowait(change)
+            except queue.Full:
+                self._lost += 1
+
+    def next(self, stream: Stream) -> Change | None:
+        """Return the next change, None if there is none for a moment. Raises ReaderGone."""
+        try:
+            return self._queue.get(timeout=0.1)
+        except queue.Empty:
+            stream.rest(0)
+        if self._lost:
+            count, self._lost = self._lost, 0
+            say(f"{count} changes were lost: the output was read too slowly.")
         return None
-    return change if change.kind in _TOLD else None
 
 
 def _batch(containers: Sequence[Container], event: str) -> Batch:
     fields: dict[str, list[Any]] = {
         "event": [event] * len(containers),
         "pid": [each.pid for each in containers],
-        "mntns": [monitor.namespace(each.pid, "mnt") if each.pid else 0 for each in containers],
-        "netns": [monitor.namespace(each.pid, "net") if each.pid else 0 for each in containers],
+        "mntns": [_inode(each, "mnt") for each in containers],
+        "netns": [_inode(each, "net") for each in containers],
         "ip": [",".join(each.addresses) for each in containers],
         "started": [each.started for each in containers],
     }

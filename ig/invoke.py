@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from ig import monitor, ready
+from ig import answers, monitor, ready
+from ig.answers import Answers, Hint, closing
 from ig.attribution import Attribution
 from ig.containers import runtimes
-from ig.containers.container import Runtime
+from ig.containers.container import Container, Runtime
+from ig.containers.follower import SHOWN_BY_ID
 from ig.containers.index import Index
 from ig.containers.selection import Selection, select
 from ig.errors import UsageError
@@ -68,17 +72,32 @@ def _sockets(options: Mapping[str, Any]) -> dict[str, str | None]:
     return {name: options.get(name) for name in names}
 
 
-def make_index(options: Mapping[str, Any], detailed: bool = False) -> Index:
+def asked_for(options: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of the runtimes that the options, or the environment, ask for."""
+    return runtimes.asked(_names(options.get("runtimes")), **_sockets(options))
+
+
+def make_index(
+    options: Mapping[str, Any], detailed: bool = False, consequence: str = SHOWN_BY_ID
+) -> Index:
     """Give an index of the runtimes that the options choose, not started yet (see Index)."""
-    asked = runtimes.asked(_names(options.get("runtimes")), **_sockets(options))
-    return Index(discovered(options), say, asked, detailed)
+    return Index(discovered(options), say, asked_for(options), detailed, consequence)
 
 
-def follow(index: Index, options: Mapping[str, Any], keep: Iterable[Capability]) -> None:
-    """Give up all privileges but those to `keep`, follow the runtimes, wait for what they have."""
+def follow(
+    index: Index,
+    options: Mapping[str, Any],
+    keep: Iterable[Capability],
+    seconds: float = _SYNC_PATIENCE,
+) -> Answers:
+    """Give up all privileges but those to `keep`, and start to follow the runtimes.
+
+    Return who has told what it has within so many seconds.
+    """
     _give_up(index, options, keep)
     index.start()
-    index.wait_synced(_SYNC_PATIENCE)
+    index.wait_synced(seconds)
+    return answers.of(index, asked_for(options))
 
 
 def _peers(index: Index) -> Peers:
@@ -100,11 +119,13 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
     peers = _peers(index).of_records if shape.resolves else None
     # Forks before the index has threads; compiles while the runtimes are asked.
     loading = Loading(gadget.program, defines(gadget, options))
-    _give_up(index, options, (Capability.CAP_BPF,))
-    index.start()
-    try:
+    with closing(index), contextlib.closing(loading):
+        _give_up(index, options, (Capability.CAP_BPF,))
+        index.start()
         with _source(loading, index) as source:
-            _suit(shape, chosen, index)
+            hint = Hint(index, chosen, options)
+            answered = answers.of(index, asked_for(options))
+            _suit(shape, chosen, index, answered, " yet; those that start are shown")
             pipeline = Pipeline(
                 source,
                 Attribution(index, chosen.wants, source, look_up),
@@ -116,11 +137,10 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
                 peers=peers,
                 max_events=options.get("max_events") or 0,
             )
-            with stop.noted():
+            with stop.noted(), hint:
                 ready.write(options.get("ready_file"))
                 pipeline.run(options.get("timeout"))
-    finally:
-        index.close()
+                hint.give_at_end(pipeline.printed)
 
 
 def _give_up(index: Index, options: Mapping[str, Any], keep: Iterable[Capability]) -> None:
@@ -137,7 +157,7 @@ def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
     """Yield the files that are opened after privileges were given up."""
     if options.get("ready_file"):
         yield ready.use_of(options["ready_file"])
-    asked = runtimes.asked(_names(options.get("runtimes")), **_sockets(options))
+    asked = asked_for(options)
     for name, socket in index.sockets:
         yield Use(socket, expected=name in asked)
     yield from _certificates()
@@ -181,19 +201,23 @@ def _source(loading: Any, index: Index) -> Iterator[Any]:
         source.close()
 
 
-def _suit(shape: Shape, chosen: Selection, index: Index) -> None:
-    """Show what these containers need, and say so if there are none and only they are chosen."""
+def _suit(
+    shape: Shape, chosen: Selection, index: Index, answered: Answers, later: str = ""
+) -> None:
+    """Show what these containers need, and tell who has not answered, or that there are none."""
     containers = index.containers()
     shape.show_pods(containers)
-    if chosen.host or chosen.host_only or any(each.running for each in containers):
+    for runtime in answered.pending:
+        say(f"{runtime.name} has not answered yet at {runtime.socket}; {SHOWN_BY_ID}")
+    if chosen.host or chosen.host_only or containers:
         return
     unnamed = index.unnamed()
     if unnamed:
         say(
             f"No runtime names the containers that run, {unnamed}: they are shown by their cgroups."
         )
-    else:
-        say("No container is running yet; those that start are shown. --host shows the host's own.")
+    elif line := answers.none_running(answered, later):
+        say(line)
 
 
 def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
@@ -208,8 +232,7 @@ def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
 
 def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
     """Show what exists now, once or again and again."""
-    from ig import order
-    from ig.snapshot import DEFAULT_ORDER, collect, known_by, watch
+    from ig.snapshot import DEFAULT_ORDER, watch
 
     chosen = selection(options)
     sort = _names(options.get("sort")) or list(DEFAULT_ORDER)
@@ -219,27 +242,43 @@ def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> N
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, shape.resolves)
     peers = _peers(index) if shape.resolves else None
-    follow(index, options, _SNAPSHOT)
-    _suit(shape, chosen, index)
+    answered = follow(index, options, _SNAPSHOT)
+    _suit(shape, chosen, index, answered)
     gc.disable()  # one pass over plain lists: nothing to collect, much to look at
 
-    def take() -> Batch:
-        batch = collect(options, known_by(index), chosen.wants, say)
-        if peers:
-            batch = peers.told(batch)
-        if shape.keep:
-            batch = batch.select(shape.keep(batch))
-        return order.sort(batch, gadget.columns, sort)
-
+    wants = chosen.wants
+    take = partial(_taken, gadget, shape, options, index, wants=wants, peers=peers, sort=sort)
     show = _shower(shape, options, stream, stop)
     ready.write(options.get("ready_file"))
-    try:
+    with closing(index):
         if options.get("watch"):
             watch(options["watch"], take, show, stop.wait)
         else:
+            Hint(index, chosen, options).give_now()
             show(take())
-    finally:
-        index.close()
+            answers.need_owners(answered, chosen)
+
+
+def _taken(
+    gadget: Gadget,
+    shape: Shape,
+    options: Mapping[str, Any],
+    index: Index,
+    *,
+    wants: Callable[[Container], bool],
+    peers: Peers | None,
+    sort: Sequence[str],
+) -> Batch:
+    """Take one snapshot."""
+    from ig import order
+    from ig.snapshot import collect, known_by
+
+    batch = collect(options, known_by(index), wants, say)
+    if peers:
+        batch = peers.told(batch)
+    if shape.keep:
+        batch = batch.select(shape.keep(batch))
+    return order.sort(batch, gadget.columns, sort)
 
 
 def _snapshot_options(

@@ -17,6 +17,9 @@ LONGEST_PAUSE = 5.0
 STABLE = 10.0
 """Seconds that a connection must have lasted for the pauses to begin anew."""
 
+SHOWN_BY_ID = "its new containers are shown by id until it is back"
+"""What a loss means to who is shown events."""
+
 
 class Listener(Protocol):
     """Who wants to know what a runtime tells."""
@@ -39,12 +42,18 @@ class Follower:
     """
 
     def __init__(
-        self, runtime: Runtime, listener: Listener, say: Callable[[str], None], asked: bool
+        self,
+        runtime: Runtime,
+        listener: Listener,
+        say: Callable[[str], None],
+        asked: bool,
+        consequence: str = SHOWN_BY_ID,
     ) -> None:
         self._runtime = runtime
         self._listener = listener
         self._say = say
         self._expected = asked
+        self._consequence = consequence
         self._warned = False
         self._barred = ""
         self._stopping = threading.Event()
@@ -113,7 +122,7 @@ class Follower:
         self._warned, self._barred = True, barred
         found = barred or error.found
         reason = f"{error.failed} ({found})" if found else error.failed
-        self._say(f"{reason}; its new containers are shown by id until it is back")
+        self._say("; ".join(filter(None, (reason, self._consequence))))
 
     def _tell_back(self) -> None:
         self._expected = True

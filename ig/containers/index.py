@@ -18,7 +18,7 @@ from ig.containers.container import (
     Runtime,
 )
 from ig.containers.detailer import Detailer
-from ig.containers.follower import Follower
+from ig.containers.follower import SHOWN_BY_ID, Follower
 from ig.containers.processes import Path
 from ig.containers.registry import Key, Registry, key_of
 from ig.containers.sources import ROOT
@@ -51,8 +51,11 @@ class Index:
         say: Callable[[str], None],
         asked: Collection[str] = (),
         detailed: bool = False,
+        consequence: str = SHOWN_BY_ID,
     ) -> None:
         """Follow `runtimes`; `say` is given a line for the user where one is lost or back.
+
+        The line for a lost one ends with the `consequence`.
 
         Those whose names are `asked` for are missed also if they never were there. `detailed`
         asks for pid, addresses and ports of each running container that was told without, so
@@ -70,6 +73,8 @@ class Index:
         self._changed = threading.Condition()
         self.unheard = frozenset(self._sources)
         """The sources that have neither told all they have nor failed yet; replaced as a whole."""
+        self.synced: frozenset[str] = frozenset()
+        """The sources that have told all they have, once at least; replaced as a whole."""
         self._answering = frozenset(self._sources)
         self._detailer = Detailer(self._detail, self._notify)
         # Those that are asked now and then can be asked at once.
@@ -79,9 +84,14 @@ class Index:
         if detailed:
             self.subscribe(self._detailer.told)
         self._followers = [
-            Follower(runtime, sources.Source(self, source), say, runtime.name in asked)
+            Follower(runtime, sources.Source(self, source), say, runtime.name in asked, consequence)
             for source, runtime in self._sources.items()
         ]
+
+    @property
+    def sources(self) -> Mapping[str, Runtime]:
+        """The runtimes by their source."""
+        return self._sources
 
     @property
     def sockets(self) -> list[tuple[str, str]]:
@@ -119,15 +129,17 @@ class Index:
         for follower in self._followers:
             follower.start()
 
-    def wait_synced(self, timeout: float) -> None:
+    def wait_synced(self, timeout: float) -> frozenset[str]:
         """Wait until each runtime has told all it has or has failed once, or `timeout` seconds.
 
-        With `detailed`, wait also until it was asked once about each of its containers.
+        With `detailed`, wait also until it was asked once about each of its containers. Return the
+        sources that have told all they have.
         """
         with self._changed:
             self._changed.wait_for(
                 lambda: not (self.unheard or (self._detailed and self._detailer.busy)), timeout
             )
+            return self.synced
 
     def close(self) -> None:
         """Stop following what was started; what is known stays known.
@@ -329,6 +341,7 @@ class Index:
             self._set_answering(self._answering | {source})
             self._publish(changes)
             if change.kind == "synced":
+                self.synced |= {source}
                 self._heard(source)
         if change.kind == "synced":
             self._find_strays(source)

@@ -11,6 +11,24 @@ from ig.columns import RESOLVE, Cache, end_columns, integer, named_end, owner_co
 from ig.containers.container import Container
 from ig.gadget import Batch, Column, Gadget, Kind, Param
 
+_PROTOCOLS = ("TCP", "UDP")
+_STATES = (
+    "ESTABLISHED",
+    "SYN_SENT",
+    "SYN_RECV",
+    "FIN_WAIT1",
+    "FIN_WAIT2",
+    "TIME_WAIT",
+    "CLOSE",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "LISTEN",
+    "CLOSING",
+    "ACTIVE",
+    "INACTIVE",
+)
+"""As in ig.kernel.sockets, those of UDP last."""
+
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 """What addresses of fe80::/10 begin with: they mean something only beside an interface."""
 
@@ -64,7 +82,13 @@ def _end(
             description="Interface that a link-local address belongs to.",
         ),
         integer(f"{name}.port", f"{name}.port", port, width=5, right=True),
-        Column(f"{name}.proto", f"{name}.proto", read=lambda batch: batch.fields["proto"], width=5),
+        Column(
+            f"{name}.proto",
+            f"{name}.proto",
+            read=lambda batch: batch.fields["proto"],
+            width=5,
+            values=_PROTOCOLS,
+        ),
         integer(f"{name}.version", f"{name}.version", "version", width=3),
         *end_columns(name, whose, paths=True),
     )
@@ -125,10 +149,10 @@ GADGET = Gadget(
     source="sockets",
     columns=(
         *owner_columns(),
-        Column("proto", width=5, hidden=False),
+        Column("proto", width=5, hidden=False, values=_PROTOCOLS),
         *_end("src", "saddr", "sport", _here),
         *_end("dst", "daddr", "dport", peers),
-        Column("state", "state", width=11, hidden=False),
+        Column("state", "state", width=11, hidden=False, values=_STATES),
         integer("state_raw", "state_raw", width=9, description="The kernel's number of the state."),
         integer("netns", "netns_id", "netns_id", width=10),
         integer("ino", "ino", width=10, description="The socket's inode, as in /proc/PID/fd."),

@@ -126,7 +126,7 @@ GADGET = Gadget(
     ),
     shown=("containername", "pid", "comm", "proto", "addr", "port", "opts", "if"),
     params=(
-        Param("pid", ("--pid",), "integer", "Only this process.", define="FILTER_PID"),
+        Param("pid", ("--pid",), "pid", "Only this process.", define="FILTER_PID"),
         Param("ports", ("-P", "--ports"), "ports", "Only these ports.", define="FILTER_PORTS"),
         Param(
             "ignore_errors",

@@ -20,8 +20,8 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -169,17 +169,23 @@ class Loading:
         if self._child == 0:
             self._receiver.close()
             _run_child(sender, self._text, self._defines)
-        with self._killed_at_failure(), sender:
+        sender.close()
+        try:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        except BaseException:
+            self.close()
+            raise
 
     def result(self) -> Probes:
         """Wait for the program to be attached. Raises IgError with whoever's reason it is."""
-        with self._killed_at_failure():
-            with self._receiver:
-                message, descriptors, _, _ = socket.recv_fds(
-                    self._receiver, _MOST_MESSAGE, _MOST_DESCRIPTORS
-                )
+        try:
+            message, descriptors, _, _ = socket.recv_fds(
+                self._receiver, _MOST_MESSAGE, _MOST_DESCRIPTORS
+            )
             _, status = os.waitpid(self._child, 0)
+            self._child = 0
+        finally:
+            self.close()
         if not message:
             raise IgError(
                 "The process that loads the BPF program ended without an answer.",
@@ -204,14 +210,11 @@ class Loading:
             event=layout.parse(self._text),
         )
 
-    @contextmanager
-    def _killed_at_failure(self) -> Iterator[None]:
-        """Kill the child if the user wants to end: it may hang."""
-        try:
-            yield
-        except BaseException:
+    def close(self) -> None:
+        """End the child if it has not ended: it may hang."""
+        self._receiver.close()
+        if self._child > 0:
             os.kill(self._child, signal.SIGKILL)
-            raise
 
 
 def _run_child(sender: socket.socket, text: str, defines: Mapping[str, int | str]) -> None:

@@ -6,6 +6,8 @@ from ig import filters
 from ig.containers.container import HOST
 from ig.errors import UsageError
 from ig.gadget import Column, Kind
+from ig.gadgets.snapshot_socket import GADGET as SNAPSHOT
+from ig.kernel.sockets import STATES, UDP_STATES
 from tests.unit.output_samples import COLUMNS, WEB, WHEN, events
 
 BATCH = events(
@@ -130,6 +132,29 @@ def test_a_columns_own_name_comes_before_a_shorthand() -> None:
 def test_what_makes_no_sense_is_told_with_what_would(expression: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         filters.parse([expression], COLUMNS)
+
+
+def test_a_value_that_a_column_never_has_is_refused_with_those_that_it_has() -> None:
+    columns = (Column("outcome", values=("established", "timed-out")),)
+    for expression in ("outcome==Timed-Out", "outcome:!timed-out-", "outcome!=nothing"):
+        with pytest.raises(UsageError, match="Known values: established, timed-out"):
+            filters.parse([expression], columns)
+    with pytest.raises(UsageError, match="mean 'timed-out'"):
+        filters.parse(["outcome==TIMEDOUT"], columns)
+    assert filters.parse(["outcome==timed-out", "outcome!=", "outcome~^time"], columns)
+
+
+def test_the_states_of_sockets_are_those_of_the_kernel() -> None:
+    (column,) = (each for each in SNAPSHOT.columns if each.name == "state")
+    assert column.values == (*STATES.values(), *UDP_STATES.values())
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "^(a|a)*$", "(.*)*b"])
+def test_a_regular_expression_that_takes_too_long_is_an_error(pattern: str) -> None:
+    predicate = filters.parse([f"comm~{pattern}"], COLUMNS)
+    assert predicate
+    with pytest.raises(UsageError, match="takes too long"):
+        predicate(events({"comm": "a" * 64 + "!"}))
 
 
 @given(

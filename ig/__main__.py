@@ -1,0 +1,5 @@
+"""`python -m ig`."""
+
+from ig.cli import main
+
+main()

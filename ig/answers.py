@@ -1,0 +1,181 @@
+"""Which runtimes told what they have, and what the user is told of those that did not."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ig.containers.container import Container, Runtime
+from ig.containers.index import Index
+from ig.containers.selection import Selection
+from ig.errors import IgError
+from ig.output.stderr import say
+from ig.stop import Stopped
+
+_STDERR = 2
+_NAMED = 8  # containers that a message lists
+_CHOICES = (
+    ("containername", "-c"),
+    ("podname", "--podname"),
+    ("namespace", "-n"),
+    ("selector", "-l"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What became of the questions to the runtimes."""
+
+    told: tuple[Runtime, ...]
+    """They have told all that they have."""
+    missing: tuple[Runtime, ...]
+    """They have not, though they were asked for by name, or something is at their socket."""
+    pending: tuple[Runtime, ...]
+    """Those of the missing that may still answer: nothing has failed so far."""
+    asked: frozenset[str]
+    """The names of those that the user asked for."""
+
+    @property
+    def lacking(self) -> tuple[Runtime, ...]:
+        """The missing runtimes that matter: all where none answered, else those asked for."""
+        if not self.told:
+            return self.missing
+        return tuple(each for each in self.missing if each.name in self.asked)
+
+
+def of(index: Index, asked: Collection[str]) -> Answers:
+    """Return which of an index's runtimes answered so far."""
+    told, missing, pending = [], [], []
+    for source, runtime in index.sources.items():
+        if source in index.synced:
+            told.append(runtime)
+        elif runtime.name in asked or is_there(runtime.socket):
+            missing.append(runtime)
+            if source in index.unheard:
+                pending.append(runtime)
+    return Answers(tuple(told), tuple(missing), tuple(pending), frozenset(asked))
+
+
+def is_there(socket: str) -> bool:
+    """Return whether something may be at a runtime's socket; what may not be looked at may."""
+    try:
+        os.stat(socket)
+    except (FileNotFoundError, NotADirectoryError):
+        return not socket.startswith("/")
+    except OSError:
+        pass
+    return True
+
+
+def places(runtimes: Iterable[Runtime]) -> str:
+    """Return the names of runtimes and where each is asked, for a message."""
+    return ", ".join(f"{each.name} ({each.socket})" for each in runtimes)
+
+
+def none_running(answers: Answers, later: str) -> str:
+    """Return the message that no container runs, "" where that is not known.
+
+    It goes on with what is done `later`.
+    """
+    if answers.missing:
+        return ""
+    if not answers.told:
+        return "No container runtime was found. --host shows the host's own."
+    names = sorted({each.name for each in answers.told})
+    whose = f" of {', '.join(names)}" if answers.asked else ""
+    return f"No container{whose} is running{later}. --host shows the host's own."
+
+
+def unmatched(
+    chosen: Selection, options: Mapping[str, Any], containers: Sequence[Container]
+) -> str:
+    """Return a message if containers were chosen and none of those that run is one; else ""."""
+    if not containers or chosen.host_only or any(map(chosen.wants, containers)):
+        return ""
+    choice = [
+        f"{flag} {shlex.quote(value)}"
+        for name, flag in _CHOICES
+        for value in options.get(name) or ()
+    ]
+    names = sorted({each.name for each in containers})
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    running = ", ".join(names[:_NAMED]) + more
+    return f"No running container matches {' '.join(choice) or 'the choice'}; running: {running}"
+
+
+def need_all(answers: Answers, what: str) -> None:
+    """Raise IgError if runtimes that matter have not told what they have."""
+    if answers.lacking:
+        raise IgError(
+            f"{what}: without an answer from {places(answers.lacking)}.",
+            remedy="`ig doctor` shows which runtimes answer; -r chooses some.",
+        )
+
+
+@contextmanager
+def closing(index: Index) -> Iterator[None]:
+    """Close the index at the end, unless the process ends at once, and its threads with it."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except BaseException:
+        index.close()
+        raise
+    index.close()
+
+
+def need_owners(answers: Answers, chosen: Selection) -> None:
+    """Raise IgError if owners may be missing for want of an answer."""
+    if not chosen.host_only:
+        need_all(answers, "Owners may be missing")
+
+
+class Hint:
+    """Tells, once, that none of the running containers is among those that were chosen.
+
+    On a terminal after a while, elsewhere at the end, if nothing was shown.
+    """
+
+    def __init__(
+        self, index: Index, chosen: Selection, options: Mapping[str, Any], after: float = 3.0
+    ) -> None:
+        self._line = partial(_line, index, chosen, options)
+        self._timer = threading.Timer(after, self._give, (" (waiting)",))
+        self._timer.daemon = True
+        self._told = not chosen.narrow
+
+    def __enter__(self) -> Hint:
+        if os.isatty(_STDERR) and not self._told:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def give_now(self) -> None:
+        """Tell it now, on a terminal: elsewhere an empty list says enough."""
+        if os.isatty(_STDERR):
+            self._give("")
+
+    def give_at_end(self, shown: int) -> None:
+        """Tell it now, if that was not done and no event was shown."""
+        self._timer.cancel()
+        if not shown:
+            self._give("")
+
+    def _give(self, more: str) -> None:
+        line = "" if self._told else self._line()
+        if line:
+            self._told = True
+            say(line + more)
+
+
+def _line(index: Index, chosen: Selection, options: Mapping[str, Any]) -> str:
+    return unmatched(chosen, options, index.containers())
