@@ -8,30 +8,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ig.containers import processes, sources
-from ig.containers.cgroup import container_id, normalised, recognised
-from ig.containers.container import (
-    HOST,
-    UNKNOWN_RUNTIME,
-    Change,
-    Container,
-    Listing,
-    Runtime,
-)
+from ig.containers.container import HOST, Change, Container, Runtime
 from ig.containers.detailer import Detailer
 from ig.containers.follower import SHOWN_BY_ID, Follower
+from ig.containers.lookup import Lookup
 from ig.containers.processes import Path
-from ig.containers.registry import Key, Registry, key_of
+from ig.containers.registry import Registry, key_of
 from ig.containers.sources import ROOT
-from ig.containers.strays import Strays, has_own_cgroup, is_proven
+from ig.containers.strays import Strays, has_own_cgroup
 from ig.errors import RuntimeUnavailable
 
 CLOSING = 1.0
 """Seconds that the threads are given to end; they are daemons and hold nothing that outlives us."""
-DOCKERS = ("", "moby")
-"""What a container's id is unique in where Docker may yet tell its name."""
 _STRAYING = frozenset(("podman",))
 """The runtimes that start containers without a cgroup of their own, if asked."""
-_UNITS = (".slice", ".scope", ".service")
 
 
 class Index:
@@ -66,21 +56,19 @@ class Index:
         self.telling: frozenset[str] = frozenset(runtime.name for runtime in runtimes)
         """The names of the runtimes that could yet tell of a container; replaced as a whole."""
         self._sources = sources.named(runtimes)
-        self._registries: dict[int, Registry] = {ROOT: Registry(list(self._sources))}
         self._users = dict.fromkeys(self._sources, ROOT)
         self._strays = Strays()
         self._subscribers: tuple[Callable[[Change], None], ...] = ()
         self._changed = threading.Condition()
-        self.unheard = frozenset(self._sources)
-        """The sources that have neither told all they have nor failed yet; replaced as a whole."""
         self.synced: frozenset[str] = frozenset()
         """The sources that have told all they have, once at least; replaced as a whole."""
-        self._answering = frozenset(self._sources)
         self._detailer = Detailer(self._detail, self._notify)
-        # Those that are asked now and then can be asked at once.
-        self._wanted = [each.wanted for each in runtimes if isinstance(each, Listing)]
-        self._proving: set[tuple[int, Key, int]] = set()
+        everybody = frozenset(self._sources)
+        registries = {ROOT: Registry(list(self._sources))}
+        self._lookup = Lookup(self._sources, registries, everybody, everybody, self._detailer.ask)
         self._detailed = detailed
+        self._seeking = False
+        """Whether a first process was asked for, since it may be in no cgroup of its own."""
         if detailed:
             self.subscribe(self._detailer.told)
         self._followers = [
@@ -92,6 +80,15 @@ class Index:
     def sources(self) -> Mapping[str, Runtime]:
         """The runtimes by their source."""
         return self._sources
+
+    @property
+    def _registries(self) -> Mapping[int, Registry]:
+        return self._lookup.registries
+
+    @property
+    def unheard(self) -> frozenset[str]:
+        """The sources that have neither told all they have nor failed yet; replaced as a whole."""
+        return self._lookup.unheard
 
     @property
     def sockets(self) -> list[tuple[str, str]]:
@@ -132,14 +129,19 @@ class Index:
     def wait_synced(self, timeout: float) -> frozenset[str]:
         """Wait until each runtime has told all it has or has failed once, or `timeout` seconds.
 
-        With `detailed`, wait also until it was asked once about each of its containers. Return the
-        sources that have told all they have.
+        With `detailed`, wait also until it was asked once about each of its containers, and
+        without about those that seem to be in no cgroup of their own. Return the sources that have
+        told all they have.
         """
         with self._changed:
             self._changed.wait_for(
-                lambda: not (self.unheard or (self._detailed and self._detailer.busy)), timeout
+                lambda: not (self.unheard or (self._asks and self._detailer.busy)), timeout
             )
             return self.synced
+
+    @property
+    def _asks(self) -> bool:
+        return self._detailed or self._seeking
 
     def close(self) -> None:
         """Stop following what was started; what is known stays known.
@@ -170,78 +172,7 @@ class Index:
         called `unproven-…`, whose id is the path, unless it has the id of one that a runtime told
         of. All else is the host's.
         """
-        names, limit = normalised(path, trusted)
-        guess: tuple[int, Container] | None = None
-        sure = True
-        parent = ""
-        for place, component in enumerate(names):
-            key = container_id(component) or (parent, component)
-            found, proven = self._claimed(key, names[: place + 1], place < limit)
-            if found is not None:
-                return _with_nested(found, names[place + 1 :]), proven
-            sure &= proven
-            if guess is None:
-                looks = recognised(parent, component)
-                if looks is not None and (place < limit or self._is_free(key)):
-                    guess = place, looks if place < limit else _unproven(looks, names[: place + 1])
-                    limit = min(limit, place + 1)
-            parent = component
-        if guess is None:
-            return HOST, sure and not self._may_be_told(names, limit)
-        place, owner = guess
-        # Who is named by the name of its cgroup alone is of no runtime that could tell more.
-        final = sure and (not self.telling or owner.runtime != UNKNOWN_RUNTIME)
-        if not final:
-            for wanted in self._wanted:
-                wanted(owner.id)
-        return _with_nested(owner, names[place + 1 :]), final
-
-    def _claimed(self, key: Key, path: Path, trusted: bool) -> tuple[Container | None, bool]:
-        """Return whose a cgroup is by its own name, and whether no runtime could tell otherwise."""
-        sure = True
-        for user, registry in self._registries.items():
-            found = registry.get(key)
-            if found is None:
-                continue
-            if (trusted and user == ROOT) or is_proven(found, path):
-                return found, self._is_final(found)
-            if found.running and not found.pid:
-                sure &= not self._prove(user, key, found)
-        return None, sure
-
-    def _is_final(self, found: Container) -> bool:
-        # Docker's containers are containerd's too, where they have no name.
-        if found.named or found.scope not in DOCKERS:
-            return True
-        return self._answering <= {found.source or found.runtime}
-
-    def _prove(self, user: int, key: Key, container: Container) -> bool:
-        """Have a container's first process asked for, once; return whether it may yet be told."""
-        mark = (user, key, container.started)
-        if mark not in self._proving:
-            if len(self._proving) > 4096:
-                self._proving.clear()
-            self._proving.add(mark)
-            self._detailer.ask(container)
-        return (container.source or container.runtime) in self._answering
-
-    def _is_free(self, key: Key) -> bool:
-        """Return whether no runtime told of a container with that key."""
-        return all(registry.get(key) is None for registry in self._registries.values())
-
-    def _may_be_told(self, path: Path, trusted: int) -> bool:
-        """Return whether containerd could yet tell that a cgroup without an id is a container's.
-
-        It makes `/NAMESPACE/ID` unless told otherwise.
-        """
-        if len(path) < 2 or trusted < 2 or path[0].endswith(_UNITS):
-            return False
-        return any(
-            source in self._answering
-            and (source in self.unheard or path[0] in getattr(runtime, "namespaces", ()))
-            for source, runtime in self._sources.items()
-            if hasattr(runtime, "namespaces")
-        )
+        return self._lookup.find(path, trusted)
 
     def containers(self, stopped: bool = False, sandboxes: bool = False) -> list[Container]:
         """Give the containers that run now; with those that do not, and pods' pauses, if asked."""
@@ -259,7 +190,7 @@ class Index:
         """
         owners = (self.find(path)[0] for path in processes.all_cgroups())
         keys = {key_of(owner) for owner in owners if owner is not HOST}
-        return sum(map(self._is_free, keys))
+        return sum(not self._lookup.is_told(key) for key in keys)
 
     def details(self, container: Container) -> Container:
         """Give the container with its pid, start, addresses and ports, as far as they can be had.
@@ -328,8 +259,8 @@ class Index:
                 self._registries[before].begin(source)
                 changes = self._taken_in(source, Change("synced"))
                 if user not in self._registries:
-                    fresh = Registry(list(self._sources))
-                    self._registries = {**self._registries, user: fresh}
+                    fresh = {user: Registry(list(self._sources))}
+                    self._lookup.registries = {**self._registries, **fresh}
                 self._users[source] = user
             self._registries[user].begin(source)
             self._publish(changes)
@@ -338,20 +269,20 @@ class Index:
         """Take in a change that a runtime told."""
         with self._changed:
             changes = self._taken_in(source, change)
-            self._set_answering(self._answering | {source})
+            self._set_answering(self._lookup.answering | {source})
             self._publish(changes)
-            if change.kind == "synced":
-                self.synced |= {source}
-                self._heard(source)
         if change.kind == "synced":
             self._find_strays(source)
+            with self._changed:
+                self.synced |= {source}
+                self._heard(source)
         elif change.kind == "started" and self._sources[source].name in _STRAYING:
             self._detailer.ask(change.container)
 
     def lost(self, source: str) -> None:
         """Note that a runtime does not answer."""
         with self._changed:
-            self._set_answering(self._answering - {source})
+            self._set_answering(self._lookup.answering - {source})
             self._heard(source)
 
     def _taken_in(self, source: str, change: Change) -> list[Change]:
@@ -380,6 +311,7 @@ class Index:
         known = processes.all_cgroups()
         for container in pidless:
             if not has_own_cgroup(container, known):
+                self._seeking = True
                 self._detailer.ask(container)
 
     def _notify(self) -> None:
@@ -394,23 +326,11 @@ class Index:
                 told(change)
 
     def _set_answering(self, answering: frozenset[str]) -> None:
-        if answering != self._answering:
-            self._answering = answering
+        if answering != self._lookup.answering:
+            self._lookup.answering = answering
             self.telling = frozenset(self._sources[source].name for source in answering)
             self.version += 1
 
     def _heard(self, source: str) -> None:
-        self.unheard -= {source}
+        self._lookup.unheard -= {source}
         self._changed.notify_all()
-
-
-def _unproven(looks: Container, path: Path) -> Container:
-    """Return a container of which nothing that an ordinary user chose is part of its name."""
-    what = looks.name if container_id(path[-1]) else looks.runtime
-    return Container("/" + "/".join(path), f"unproven-{what}", UNKNOWN_RUNTIME)
-
-
-def _with_nested(owner: Container, below: Path) -> Container:
-    """Return the container with the id of the innermost one within it, by the cgroups below."""
-    inner = next(filter(None, map(container_id, reversed(below))), "")
-    return replace(owner, nested=inner) if inner and inner != owner.id else owner

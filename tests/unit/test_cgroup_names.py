@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from ig.containers import lookup
 from ig.containers.cgroup import normalised, recognised
 from ig.containers.container import HOST, Change, Container
 from ig.containers.index import Index
@@ -123,6 +126,18 @@ def test_a_container_without_a_name_is_final_where_docker_cannot_name_it() -> No
     index.apply("containerd", Change("exists", Container(A, A[:12], "containerd", scope="moby")))
     index.lost("docker")
     assert index.find([A])[1]
+
+
+def test_a_container_of_plain_runc_is_known_by_its_state(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(lookup, "RUNC_STATES", {"runc": str(tmp_path)})
+    (tmp_path / "web").mkdir()
+    index = Index([], quiet)
+    assert index.find(["web", "child"])[0].runtime == "runc"
+    assert index.find(["user.slice", "user-0.slice", "web"])[0].name == "web"
+    assert index.find(["user.slice", "web"], 1) == (HOST, True)
+    assert index.find(["shop"]) == (HOST, True)
 
 
 def test_the_roots_empty_name_counts_for_nothing() -> None:

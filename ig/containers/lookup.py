@@ -1,0 +1,145 @@
+"""Find the container that a cgroup belongs to, by its path and what the runtimes told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ig.containers.cgroup import container_id, normalised, recognised
+from ig.containers.container import HOST, UNKNOWN_RUNTIME, Container, Listing, Runtime
+from ig.containers.processes import Path
+from ig.containers.registry import Key, Registry
+from ig.containers.sources import ROOT
+from ig.containers.strays import is_proven
+
+DOCKERS = ("", "moby")
+"""What a container's id is unique in where Docker may yet tell its name."""
+RUNC_STATES = {"runc": "/run/runc", "crun": "/run/crun"}
+"""Where runc and crun, run by root, keep a folder for each container."""
+_UNITS = (".slice", ".scope", ".service")
+_REMEMBERED = 4096
+
+
+@dataclass
+class Lookup:
+    """Answers whose a cgroup is. What it knows is replaced as a whole: reading takes no lock."""
+
+    sources: Mapping[str, Runtime]
+    """The runtimes, by source."""
+    registries: Mapping[int, Registry]
+    """What was told of containers, by the user whose runtimes told it."""
+    unheard: frozenset[str]
+    """The sources that have neither told all they have nor failed yet."""
+    answering: frozenset[str]
+    """The sources that could yet tell of a container."""
+    ask: Callable[[Container], None]
+    """Has a runtime asked for a container's first process."""
+    _asked: set[tuple[int, Key, int]] = field(default_factory=set)
+
+    def find(self, path: Sequence[str], trusted: int | None = None) -> tuple[Container, bool]:
+        """Return whose a cgroup is, and whether that is final: see `Index.find`."""
+        names, limit = normalised(path, trusted)
+        guess: tuple[int, Container] | None = None
+        sure = True
+        parent = ""
+        for place, component in enumerate(names):
+            key = container_id(component) or (parent, component)
+            found, proven = self._claimed(key, names[: place + 1], place < limit)
+            if found is not None:
+                return _with_nested(found, names[place + 1 :]), proven
+            sure &= proven
+            if guess is None:
+                looks = self._guessed(key, names[: place + 1], place < limit)
+                if looks is not None:
+                    guess = place, looks
+                    limit = min(limit, place + 1)
+            parent = component
+        if guess is None:
+            return HOST, sure and not self._may_be_told(names, limit)
+        place, owner = guess
+        # Who is named by the name of its cgroup alone is of no runtime that could tell more.
+        final = sure and (not self.answering or owner.runtime != UNKNOWN_RUNTIME)
+        if not final:
+            self._want(owner)
+        return _with_nested(owner, names[place + 1 :]), final
+
+    def is_told(self, key: Key) -> bool:
+        """Return whether a runtime told of a container with that key."""
+        return any(registry.get(key) is not None for registry in self.registries.values())
+
+    def _claimed(self, key: Key, path: Path, trusted: bool) -> tuple[Container | None, bool]:
+        """Return whose a cgroup is by its own name, and whether no runtime could tell otherwise."""
+        sure = True
+        for user, registry in self.registries.items():
+            found = registry.get(key)
+            if found is None:
+                continue
+            if (trusted and user == ROOT) or is_proven(found, path):
+                return found, self._is_final(found)
+            if found.running and not found.pid:
+                sure &= not self._prove(user, key, found)
+        return None, sure
+
+    def _guessed(self, key: Key, path: Path, trusted: bool) -> Container | None:
+        """Return the container that a cgroup must be that of, though no runtime told of it."""
+        looks = recognised(path[-2] if len(path) > 1 else "", path[-1])
+        if trusted:
+            return looks or _of_runc(path[-1])
+        if looks is None or self.is_told(key):
+            return None
+        # Nothing that an ordinary user may choose is part of the name.
+        what = looks.name if isinstance(key, str) else looks.runtime
+        return Container("/" + "/".join(path), f"unproven-{what}", UNKNOWN_RUNTIME)
+
+    def _is_final(self, found: Container) -> bool:
+        # Docker's containers are containerd's too, where they have no name.
+        if found.named or found.scope not in DOCKERS:
+            return True
+        return self.answering <= {found.source or found.runtime}
+
+    def _prove(self, user: int, key: Key, container: Container) -> bool:
+        """Have a container's first process asked for, once; return whether it may yet be told."""
+        mark = (user, key, container.started)
+        if mark not in self._asked:
+            if len(self._asked) >= _REMEMBERED:
+                self._asked.clear()
+            self._asked.add(mark)
+            self.ask(container)
+        return (container.source or container.runtime) in self.answering
+
+    def _may_be_told(self, path: Path, trusted: int) -> bool:
+        """Return whether containerd could yet tell that a cgroup without an id is a container's.
+
+        It makes `/NAMESPACE/ID` unless told otherwise.
+        """
+        if len(path) < 2 or trusted < 2 or path[0].endswith(_UNITS):
+            return False
+        return any(
+            source in self.answering
+            and (source in self.unheard or path[0] in getattr(runtime, "namespaces", ()))
+            for source, runtime in self.sources.items()
+            if hasattr(runtime, "namespaces")
+        )
+
+    def _want(self, container: Container) -> None:
+        """Have those runtimes asked at once that are asked but now and then."""
+        for runtime in self.sources.values():
+            if isinstance(runtime, Listing):
+                runtime.wanted(container.id)
+
+
+def _of_runc(name: str) -> Container | None:
+    """Return the container of that name that root's runc or crun has: its cgroup has no mark."""
+    if name.endswith(_UNITS):
+        return None
+    for runtime, folder in RUNC_STATES.items():
+        if os.path.isdir(f"{folder}/{name}"):
+            return Container(name, name, runtime, scope=runtime)
+    return None
+
+
+def _with_nested(owner: Container, below: Path) -> Container:
+    """Return the container with the id of the innermost one within it, by the cgroups below."""
+    inner = next(filter(None, map(container_id, reversed(below))), "")
+    return replace(owner, nested=inner) if inner and inner != owner.id else owner
