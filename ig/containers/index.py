@@ -72,7 +72,13 @@ class Index:
         if detailed:
             self.subscribe(self._detailer.told)
         self._followers = [
-            Follower(runtime, sources.Source(self, source), say, runtime.name in asked, consequence)
+            Follower(
+                runtime,
+                sources.Source(self, source),
+                say if runtime.name in asked or sources.owner(runtime.socket) == ROOT else _ignore,
+                runtime.name in asked,
+                consequence,
+            )
             for source, runtime in self._sources.items()
         ]
 
@@ -306,7 +312,7 @@ class Index:
         registry = self._registries[self._users[source]]
         mine = [each for each in registry if (each.source or each.runtime) == source]
         pidless = [each for each in mine if each.running and not each.pid]
-        if not pidless:
+        if not pidless or not processes.sees_host():
             return
         known = processes.all_cgroups()
         for container in pidless:
@@ -334,3 +340,7 @@ class Index:
     def _heard(self, source: str) -> None:
         self._lookup.unheard -= {source}
         self._changed.notify_all()
+
+
+def _ignore(_line: str) -> None:
+    """Say nothing: an ordinary user may let a socket come and go as often as there is time for."""

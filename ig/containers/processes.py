@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 from ig import monitor
+
+_HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 
 Path = tuple[str, ...]
 """A cgroup: the names from its hierarchy's root, which has none, down to its own."""
@@ -32,25 +35,33 @@ def started(pid: int) -> int:
 def cgroups(pid: int) -> tuple[Path, ...] | None:
     """Return the cgroups of a process, of every hierarchy; None if it is gone or not ours to see.
 
-    The roots are left out, and so is a path outside of this process's own cgroup namespace: the
-    names above it are not told (cgroups(7)).
+    The roots are left out. A path outside of this process's own cgroup namespace begins with `..`:
+    the names above it are not told (cgroups(7)).
     """
-    text = _read(f"/proc/{pid}/cgroup")
-    return None if not text else _paths(text)
+    text = _read(f"/proc/{pid}/cgroup") if sees_host() else ""
+    return paths(text) if text else None
+
+
+@lru_cache(maxsize=1)
+def sees_host() -> bool:
+    """Return whether processes have the numbers here that runtimes on the host tell."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino == _HOST_PID_NAMESPACE
+    except OSError:
+        return False
 
 
 def all_cgroups() -> set[Path]:
     """Return the cgroups that any process is in, as `cgroups` does."""
     pids = [name for name in os.listdir("/proc") if name.isdigit()]
-    return {
-        path for text in {_read(f"/proc/{pid}/cgroup") for pid in pids} for path in _paths(text)
-    }
+    return {path for text in {_read(f"/proc/{pid}/cgroup") for pid in pids} for path in paths(text)}
 
 
-def _paths(text: str) -> tuple[Path, ...]:
+def paths(text: str) -> tuple[Path, ...]:
+    """Return the cgroups in the text of a `/proc/PID/cgroup`."""
     given = (line.split(":", 2)[2] for line in text.splitlines() if line.count(":") >= 2)
     found = (tuple(name for name in path.split("/") if name) for path in given)
-    return tuple(dict.fromkeys(path for path in found if path and path[0] != ".."))
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def _read(path: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ig.containers import processes, sources
+from ig.containers import processes, sources, strays
 from ig.containers.container import HOST, Change, Container
 from ig.containers.index import Index
 from tests.unit.test_index import NOBODY, A, B, Script, Witness, quiet
@@ -118,6 +118,17 @@ def test_what_a_process_says_of_itself_is_read() -> None:
     assert processes.cgroups(NOBODY) is None
     assert processes.mount_namespace(NOBODY) == 0
     assert not processes.is_of_user(NOBODY, os.geteuid())
+
+
+def test_cgroups_above_ones_own_namespace_prove_nothing() -> None:
+    lines = f"12:pids:/docker/{A}\n1:name=systemd:/\n0::/../docker-{A}.scope/init\n0::\nnonsense\n"
+    found = processes.paths(lines)
+    assert found == (("docker", A), ("..", f"docker-{A}.scope", "init"))
+    web = Container(A, "web", "docker", cgroups=found)
+    assert strays.has_own_cgroup(web, found[1:])
+    assert strays.is_proven(web, ("docker", A))
+    assert not strays.is_proven(web, (*SESSION, f"docker-{A}.scope"))
+    assert not strays.is_proven(web, ("docker",) * 2)
 
 
 def test_a_first_process_is_where_its_runtime_says() -> None:
