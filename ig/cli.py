@@ -18,6 +18,18 @@ from typer.core import TyperCommand
 
 from ig.errors import IgError, UsageError
 from ig.gadget import Gadget, Param, View
+from ig.options import (
+    CONVERSIONS,
+    FAMILIES,
+    FOREIGN,
+    HEADINGS,
+    MAX_ROWS,
+    OUTPUT,
+    RUNTIMES,
+    TIME,
+    TRACING,
+    WHOSE,
+)
 from ig.output.stderr import Stderr, say
 from ig.output.stream import ReaderGone
 from ig.stop import Stop, Stopped
@@ -26,54 +38,6 @@ STDOUT, STDERR = 1, 2
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _SHORT_WITH_VALUE = re.compile(r"(-[A-Za-z])=(.*)", re.S)
 _LONG_WITH_TRUTH = re.compile(r"(--[a-z-]+)=(true|false)", re.I)
-
-_WHOSE = (
-    Param(
-        "containername", ("-c", "--containername"), "strings", "Containers: NAME, NAME-*, !NAME."
-    ),
-    Param("podname", ("--podname",), "strings", "Only these pods."),
-    Param("namespace", ("-n", "--namespace"), "strings", "Only these Kubernetes namespaces."),
-    Param("selector", ("-l", "--selector"), "strings", "Only containers with labels KEY=VALUE."),
-    Param("all_namespaces", ("-A", "--all-namespaces"), "flag", ""),
-    Param("host", ("--host",), "flag", "Show the host's own processes too."),
-    Param("host_only", ("--host-only",), "flag", "Show only the host's own processes."),
-)
-_RUNTIMES = (
-    Param("runtimes", ("-r", "--runtimes"), "strings", "docker,containerd,podman,cri-o"),
-    Param("docker_socket", ("--docker-socketpath",), "string", "Docker's socket."),
-    Param("containerd_socket", ("--containerd-socketpath",), "string", "containerd's socket."),
-    Param("containerd_namespace", ("--containerd-namespace",), "string", "One of containerd's."),
-    Param("podman_socket", ("--podman-socketpath",), "string", "Podman's socket."),
-    Param("crio_socket", ("--crio-socketpath",), "string", "The socket of CRI-O or another CRI."),
-)
-_OUTPUT = (
-    Param(
-        "output",
-        ("-o", "--output"),
-        "string",
-        "columns, columns=A,B,…, json, jsonl, jsonpretty, yaml, csv",
-    ),
-    Param("filter", ("-F", "--filter"), "strings", "Show only rows where COLUMN==VALUE (…)."),
-    Param("wide", ("--wide",), "flag", "Show all columns, however wide the terminal is."),
-    Param("no_header", ("--no-header",), "flag", "Leave out the headings."),
-    Param("color", ("--color",), "string", "auto, always or never; NO_COLOR counts as never."),
-    Param("ready_file", ("--ready-file",), "string", "Write this file once all is attached."),
-    Param(
-        "keep_privileges",
-        ("--keep-privileges",),
-        "flag",
-        "Do not give up the privileges that are needed no longer.",
-    ),
-)
-_TRACING = (
-    Param(
-        "timeout",
-        ("-t", "--timeout"),
-        "seconds",
-        "End after so many seconds; 0: after what is seen already.",
-    ),
-    Param("max_events", ("--max-events",), "count", "End after so many events."),
-)
 
 
 class _Command(TyperCommand):
@@ -92,8 +56,12 @@ class _Command(TyperCommand):
             if param.metavar == _METAVARS["interval"]
             for name in param.opts
         }
+        own = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         plain: list[str] = []
         for argument, following in pairwise([*args, "-"]):
+            asked = argument.partition("=")[0]
+            if asked in FOREIGN and asked not in own:
+                raise UsageError(f"There is no option {asked}.", "", f"Use {FOREIGN[asked]}.")
             match = _SHORT_WITH_VALUE.fullmatch(argument) or _LONG_WITH_TRUTH.fullmatch(argument)
             param = flags.get(match[1]) if match else None
             if match and param and match[2].lower() in ("true", "false"):
@@ -108,58 +76,20 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, plain)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """List the options, without the `--no-…` that each switch has too."""
-        for param in self.params:
+        """List the options under headings, without the `--no-…` that each switch has too."""
+        parts: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
             if getattr(param, "is_flag", False):
                 param.secondary_opts = []
-        super().format_options(ctx, formatter)
-
-
-_DIGITS = re.compile(r"[0-9]{1,5}")
-_MOST_PORTS = 2048
-_MOST_SECONDS = 1e9
-
-
-def _duration(text: str) -> int:
-    from ig.durations import parse_duration
-
-    return parse_duration(text)
-
-
-def _ports(text: str) -> list[int]:
-    ports = []
-    for part in text.split(","):
-        if not _DIGITS.fullmatch(part.strip()) or not 0 < int(part) < 65536:
-            raise UsageError(
-                f"{part.strip()!r} is no port.", "A port is a number from 1 to 65535.", ""
-            )
-        ports.append(int(part))
-    if len(ports) > _MOST_PORTS:
-        raise UsageError(
-            f"{len(ports)} ports are too many for the kernel's filter.",
-            f"It takes {_MOST_PORTS} at most.",
-            "-F 'port>=1024,port<2048' filters by any range.",
-        )
-    return ports
-
-
-def _seconds(value: float) -> float:
-    if not value <= _MOST_SECONDS:  # nan is neither more nor less
-        raise UsageError(
-            f"{value} is no number of seconds.", f"It may be {_MOST_SECONDS:.0f} at most.", ""
-        )
-    return value
-
-
-def _whole(param: str, least: int, most: int) -> Callable[[int], int]:
-    def check(value: int) -> int:
-        if not least <= value <= most:
-            raise UsageError(
-                f"{value} is no {param}.", f"It is a number from {least} to {most}.", ""
-            )
-        return value
-
-    return check
+            record = param.get_help_record(ctx)
+            if record:
+                parts.setdefault(HEADINGS.get(param.name or "", "Options"), []).append(record)
+        widest = max(len(record[0]) for part in parts.values() for record in part)
+        for heading, part in parts.items():
+            with formatter.section(heading):
+                first, *others = part
+                # All sections' texts begin in one column.
+                formatter.write_dl([(first[0].ljust(min(widest, 30)), first[1]), *others])
 
 
 _INTERVAL = "2"  # seconds between repetitions, where the option stands alone
@@ -167,20 +97,20 @@ _ANNOTATIONS: dict[str, Any] = {
     "flag": bool,
     "integer": int,
     "pid": int,
-    "uid": int,
+    "uid": str,
     "count": int,
     "string": str,
     "duration": str,
     "ports": str,
     "port": str,
-    "seconds": float,
-    "interval": float,
+    "seconds": str,
+    "interval": str,
     "strings": list[str],
 }
 _METAVARS = {
     "integer": "NUMBER",
     "pid": "NUMBER",
-    "uid": "NUMBER",
+    "uid": "USER",
     "count": "NUMBER",
     "string": "TEXT",
     "duration": "DURATION",
@@ -189,17 +119,6 @@ _METAVARS = {
     "seconds": "SECONDS",
     "interval": "[SECONDS]",
     "strings": "TEXT,…",
-}
-_LEAST = {"count": 1, "seconds": 0.0, "interval": 0.1}
-_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
-    "duration": _duration,
-    "ports": _ports,
-    "port": lambda text: _ports(text)[0],
-    "seconds": _seconds,
-    "interval": _seconds,
-    "integer": _whole("whole number", -(1 << 63), (1 << 63) - 1),
-    "pid": _whole("process", 1, 1 << 22),
-    "uid": _whole("user", 0, (1 << 32) - 2),
 }
 
 
@@ -214,8 +133,7 @@ def _parameter(param: Param) -> inspect.Parameter:
     else:
         annotation = kind | None
         default = param.default
-    limits: dict[str, Any] = {}
-    limits |= {"min": _LEAST[param.kind]} if param.kind in _LEAST else {}
+    limits: dict[str, Any] = {"min": 1} if param.kind == "count" else {}
     limits |= {"metavar": _METAVARS[param.kind]} if param.kind in _METAVARS else {}
     limits |= {"hidden": True} if not param.help else {}
     option = typer.Option(*flags, help=param.help, show_default=bool(param.default), **limits)
@@ -234,7 +152,7 @@ def _function(
 
     def command(**options: Any) -> None:
         for param in params:
-            convert = _CONVERSIONS.get(param.kind)
+            convert = CONVERSIONS.get(param.kind)
             if convert and options.get(param.name) is not None:
                 options[param.name] = convert(options[param.name])
         body(options)
@@ -249,9 +167,9 @@ def _function(
 
 def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
     """Give all options of a gadget's command: its own, then those that all have."""
-    limits = _TRACING if gadget.source == "program" else ()
+    limits = (TIME, *TRACING) if gadget.source == "program" else (MAX_ROWS,)
     own = {flag for param in gadget.params for flag in param.flags}
-    shared = [*_WHOSE, *_RUNTIMES, *_OUTPUT, *limits]
+    shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, *limits]
     return (
         *gadget.params,
         *(_without(param, own) for param in shared),
@@ -270,6 +188,9 @@ def _add_gadget(
     """Add a gadget's command; with its options only where it is named: that takes time."""
 
     def body(options: dict[str, Any]) -> None:
+        if options.pop("list_columns", False):
+            _list_columns(gadget, view, options)
+            return
         from ig.invoke import run
 
         run(gadget, view, options)
@@ -332,26 +253,31 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _list_gadgets() -> None:
-    from tabulate import tabulate
+def _list_columns(gadget: Gadget, view: View | None, options: dict[str, Any]) -> None:
+    from ig import describe, output
 
+    columns = view.columns if view else gadget.columns
+    typer.echo(describe.table(columns, output.shown_columns(columns, options)))
+
+
+def _list_gadgets() -> None:
+    from ig import describe
     from ig.gadgets import declared
 
-    rows = [
-        (gadget.name, f"ig {' '.join(gadget.command)}", gadget.summary)
-        for gadget in declared().values()
-    ]
-    typer.echo(tabulate(rows, ("NAME", "COMMAND", "SHOWS"), tablefmt="plain"))
+    typer.echo(describe.gadgets(list(declared().values())))
 
 
 def _list_containers() -> Callable[..., None]:
     def body(options: dict[str, Any]) -> None:
-        from ig.inventory import show
+        from ig import inventory
 
-        show(options)
+        if options.pop("list_columns", False):
+            _list_columns(inventory.LIST, None, options)
+            return
+        inventory.show(options)
 
     watch = Param("watch", ("-w", "--watch"), "flag", "Go on: a line for each that comes or goes.")
-    params = (watch, *(p for p in _WHOSE if not p.name.startswith("host")), *_RUNTIMES, *_OUTPUT)
+    params = (watch, *(p for p in WHOSE if not p.name.startswith("host")), *RUNTIMES, *OUTPUT)
     return _function("list-containers", "List the containers.", params, body)
 
 
@@ -365,7 +291,7 @@ def _doctor() -> Callable[..., None]:
         if not examine(options):
             raise typer.Exit(1)
 
-    params = (*_RUNTIMES[1:], *(param for param in _OUTPUT if param.name == "output"))
+    params = (*RUNTIMES[1:], *(param for param in OUTPUT if param.name == "output"))
     return _function("doctor", _DOCTOR, params, body)
 
 

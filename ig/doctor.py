@@ -25,8 +25,8 @@ _CONNECTS = 101
 _PATIENCE = 2.0  # seconds
 _HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 _COLUMNS = tuple(
-    Column(name, name, width=width, hidden=False)
-    for name, width in (("check", 36), ("result", 9), ("found", 80))
+    Column(name, name, width=width, hidden=False, least=least, wrap=name == "found")
+    for name, width, least in (("check", 36, 0), ("result", 9, 0), ("found", 80, 24))
 )
 
 Finding = tuple[str, str, str]

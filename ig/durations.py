@@ -24,6 +24,7 @@ _UNITS = {
     "h": HOUR,
 }
 _PART = re.compile(r"([0-9]*)(?:\.([0-9]*))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
+_NUMBER = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
 _LONGEST = 64
 _LIMIT = 2**63 - 1
 
@@ -73,15 +74,18 @@ def format_milliseconds(nanoseconds: Sequence[int]) -> list[str]:
     ]
 
 
-def parse_duration(text: str) -> int:
+def parse_duration(text: str, unit: int = 0) -> int:
     """Give the nanoseconds of a duration such as `10ms`, `1.5s`, `2m`, `1h30m` or `0`.
 
-    What is finer than a nanosecond is cut off. Raises UsageError for anything else, for negative
-    durations, and for those of more than 292 years (2^63 ns).
+    A bare number counts in `unit`, in ns, if there is one. What is finer than a nanosecond is cut
+    off. Raises UsageError for anything else, for negative durations, and for those of more than
+    292 years (2^63 ns).
     """
     stripped = text.strip()
     if stripped == "0":
         return 0
+    if unit and _NUMBER.fullmatch(stripped):
+        stripped += next(name for name, size in _UNITS.items() if size == unit)
     total = 0
     position = 0
     while position < len(stripped) <= _LONGEST:

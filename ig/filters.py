@@ -1,44 +1,62 @@
 r"""Filters on columns, as users type them (`comm==wget`, `port:>=1024`, `latency>10ms`).
 
 An expression is a column's name, an operator and a value; several, by comma or by repetition, must
-all hold. A comma that belongs to a value is written `\,`. Operators are `== != < <= > >= ~ !~`,
-where `~` searches a regular expression, or a colon with an operator after it: `comm:wget`,
-`comm:!wget`, `port:>=1024`, `comm:~re`, `comm:!~re`.
+all hold; of those between `||` one must, with all that commas join to it. Operators are
+`== != < <= > >= ~ !~`, where `~` searches a regular expression and `=` is `==`, or a colon with an
+operator after it: `comm:wget`, `comm:!wget`, `port:>=1024`, `comm:~re`, `comm:!~re`. What follows a
+comma and is no expression is one more value of the set before it: `outcome==refused,timed-out`,
+`dst.port!=80,443`. A comma that belongs to a value is written `\,`.
+
+Addresses are also compared to networks (`dst.addr==172.18.0.0/16`), users and groups to names
+(`uid==root`), ports to services (`dst.port==http`). A bare number of a duration is in ms.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import operator
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
 
+from ig import options
 from ig.columns import Cache
-from ig.durations import SECOND, parse_duration
+from ig.durations import MILLISECOND, SECOND, parse_duration
 from ig.errors import UsageError
 from ig.gadget import Batch, Column, Kind
 from ig.names import find_column
 from ig.values import BOOLEANS, texts
 
 Predicate = Callable[[Batch], Sequence[bool]]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_EXPRESSION = re.compile(r"\s*([^\s=!<>~:,]+)\s*(==|!=|<=|>=|!~|~|<|>|:)(.*)", re.DOTALL)
+_EXPRESSION = re.compile(r"\s*([^\s=!<>~:,]+)\s*(==|!=|<=|>=|!~|~|<|>|=|:)(.*)", re.DOTALL)
 _CLASSIC = re.compile(r"\s*(!~|!|<=|>=|<|>|~|)(.*)", re.DOTALL)
 _FROM_CLASSIC = {"": "==", "!": "!="}
 _SEPARATOR = re.compile(r"(?<!\\),")
+_ALTERNATIVE = re.compile(r"\s*\|\|\s*")
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
+    "=": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
     ">=": operator.ge,
 }
+_SETS = ("==", "!=", "=")
+_NETWORK = (ipaddress.IPv4Network, ipaddress.IPv6Network)
+_NUMBERED: Mapping[str, Callable[[str], int]] = {
+    "uid": options.user,
+    "gid": options.group,
+    **dict.fromkeys(("port", "sport", "dport", "src.port", "dst.port"), options.port),
+}
+"""What makes a number of a name, for the columns whose numbers have names."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}|0[xX][0-9a-fA-F]{1,16}")
 _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?"
@@ -55,34 +73,68 @@ def parse(expressions: Sequence[str], columns: Sequence[Column]) -> Predicate | 
     """Give what says for each event of a batch whether all expressions hold; None for none.
 
     Columns have the names that `find_column` accepts. Numbers and times compare as numbers,
-    strings by code point. A duration is `10ms` or whole nanoseconds, and one that there was none
-    of (0) is not less than any; a time is RFC 3339 or nanoseconds since the epoch. Raises
-    UsageError for an unknown column, a missing operator, and a value that the column cannot have.
+    strings by code point. A duration is `10ms` or a number of ms, and one that there was none of
+    is not less than any; a time is RFC 3339 or nanoseconds since the epoch. Raises UsageError for
+    an unknown column, a missing operator, and a value that the column cannot have.
     """
-    predicates = [_predicate(part, columns) for part in _parts(expressions)]
-    if not predicates:
-        return None
-    if len(predicates) == 1:
-        return predicates[0]
-
-    def all_hold(batch: Batch) -> Sequence[bool]:
-        return list(map(all, zip(*[predicate(batch) for predicate in predicates], strict=True)))
-
-    return all_hold
+    return _joined(all, [_alternatives(each, columns) for each in expressions])
 
 
 def filtered(expressions: Sequence[str], columns: Sequence[Column]) -> list[Column]:
     """Return the columns that the expressions look at. Raises UsageError for an unknown one."""
-    matches = filter(None, map(_EXPRESSION.fullmatch, _parts(expressions)))
-    return [find_column(match[1], columns) for match in matches]
+    parts = [part for each in expressions for part in _ALTERNATIVE.split(each)]
+    matches = [_EXPRESSION.fullmatch(each) for part in parts for each in _SEPARATOR.split(part)]
+    return [find_column(match[1], columns) for match in matches if match]
 
 
-def _parts(expressions: Sequence[str]) -> list[str]:
-    parts = [part for expression in expressions for part in _SEPARATOR.split(expression)]
-    return [part.replace("\\,", ",") for part in parts]
+def _alternatives(expression: str, columns: Sequence[Column]) -> Predicate:
+    parts = _ALTERNATIVE.split(expression)
+    found = _joined(any, [_conjunction(part, columns) for part in parts])
+    assert found
+    return found
 
 
-def _predicate(expression: str, columns: Sequence[Column]) -> Predicate:
+def _conjunction(text: str, columns: Sequence[Column]) -> Predicate:
+    """Return what says whether all expressions that are joined by commas hold."""
+    parts: list[list[str]] = []
+    for part in _SEPARATOR.split(text):
+        value = part.replace("\\,", ",")
+        if (
+            parts
+            and value.strip()
+            and not _EXPRESSION.fullmatch(value)
+            and _takes_set(parts[-1][0])
+        ):
+            parts[-1].append(value)
+        else:
+            parts.append([value])
+    found = _joined(all, [_predicate(first, more, columns) for first, *more in parts])
+    assert found
+    return found
+
+
+def _takes_set(expression: str) -> bool:
+    match = _EXPRESSION.fullmatch(expression)
+    if not match:
+        return False
+    symbol = _classic(match[3])[0] if match[2] == ":" else match[2]
+    return symbol in _SETS
+
+
+def _joined(
+    join: Callable[[Iterable[bool]], bool], predicates: Sequence[Predicate]
+) -> Predicate | None:
+    if len(predicates) <= 1:
+        return predicates[0] if predicates else None
+
+    def joined(batch: Batch) -> Sequence[bool]:
+        return list(map(join, zip(*[predicate(batch) for predicate in predicates], strict=True)))
+
+    return joined
+
+
+def _predicate(expression: str, more: Sequence[str], columns: Sequence[Column]) -> Predicate:
+    """Return the predicate of an expression, and of what else is in its set of values."""
     match = _EXPRESSION.fullmatch(expression)
     if not match:
         raise UsageError(
@@ -96,10 +148,13 @@ def _predicate(expression: str, columns: Sequence[Column]) -> Predicate:
     column = find_column(name, columns)
     if symbol in ("~", "!~"):
         return _search(column, value.strip(), wanted=symbol == "~")
-    operand = _operand(column, symbol, value.strip())
-    if column.values and symbol in ("==", "!="):
-        _need_known(column, operand)
-    return _comparison(column, symbol, operand)
+    values = [_value(column, symbol, each.strip()) for each in (value, *more)]
+    if column.values and symbol in _SETS:
+        for each in values:
+            _need_known(column, each)
+    if symbol in _SETS and (more or _is_address(column)):
+        return _membership(column, values, wanted=symbol != "!=")
+    return _comparison(column, symbol, values[0])
 
 
 def _need_known(column: Column, value: str) -> None:
@@ -111,6 +166,28 @@ def _need_known(column: Column, value: str) -> None:
             f"Known values: {', '.join(column.values)}",
             f"Did you mean {lower[near[0]]!r}?" if near else "",
         )
+
+
+def _is_address(column: Column) -> bool:
+    return column.kind is Kind.STRING and column.name.endswith("addr")
+
+
+def _membership(column: Column, values: Sequence[Any], *, wanted: bool) -> Predicate:
+    """Return whether a value is among others or, as an address, in one of several networks."""
+    chosen = {value for value in values if not isinstance(value, _NETWORK)}
+    networks = [value for value in values if isinstance(value, _NETWORK)]
+    if not networks:
+        return lambda batch: [(value in chosen) == wanted for value in batch.read(column)]
+
+    def holds(text: str) -> bool:
+        try:
+            address = ipaddress.ip_address(text.partition("%")[0])
+        except ValueError:
+            return not wanted
+        return (text in chosen or any(address in network for network in networks)) == wanted
+
+    found: Cache[str, bool] = Cache(holds, 4096)
+    return lambda batch: found.of(batch.read(column))
 
 
 def _classic(text: str) -> tuple[str, str]:
@@ -171,27 +248,40 @@ def _bounded(column: Column, pattern: str) -> Iterator[None]:
 
 def _comparison(column: Column, symbol: str, operand: Any) -> Predicate:
     compare = _COMPARE[symbol]
-    if column.kind is Kind.DURATION and symbol in ("<", "<="):
+    if (column.kind is Kind.DURATION or column.optional) and symbol in ("<", "<="):
         return lambda batch: [v != 0 and compare(v, operand) for v in batch.read(column)]
     return lambda batch: [compare(v, operand) for v in batch.read(column)]
 
 
-def _operand(column: Column, symbol: str, text: str) -> Any:
+def _value(column: Column, symbol: str, text: str) -> Any:
     if column.kind is Kind.STRING:
-        return text
+        return _network(column, text) if _is_address(column) and "/" in text else text
     if column.kind is Kind.BOOLEAN:
         return _boolean(column, symbol, text)
+    if column.kind is Kind.DURATION:
+        return parse_duration(text, MILLISECOND)
     if _INTEGER.fullmatch(text):
         return int(text, 16 if text[1:2] in ("x", "X") else 10)
-    if column.kind is Kind.DURATION:
-        return parse_duration(text)
     if column.kind is Kind.TIMESTAMP:
         return _time(text)
+    if column.name in _NUMBERED:
+        return _NUMBERED[column.name](text)
     raise _no_value(column, text, "a whole number")
 
 
+def _network(column: Column, text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise UsageError(
+            f"{text[:_SHOWN]!r} is no network (filter on {column.name}).",
+            f"{str(error)[:_SHOWN]}.",
+            "Write it as 172.18.0.0/16 or 2001:db8::/32.",
+        ) from None
+
+
 def _boolean(column: Column, symbol: str, text: str) -> bool:
-    if symbol not in ("==", "!="):
+    if symbol not in _SETS:
         raise UsageError(
             f"{column.name} is true or false and has no order.",
             f"The filter compares it by {symbol}",

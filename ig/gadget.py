@@ -73,6 +73,8 @@ class Column:
     """Cells that it is given in a table before its values are known."""
     least: int = 0
     """Cells to which a terminal may shorten its values, in their middle; 0: they are never cut."""
+    wrap: bool = False
+    """As a table's last column it goes on in further lines where a terminal is too narrow."""
     drop: int = 0
     """Where a terminal is too narrow whole columns are left out: 1 first, 2 next, 0 at last."""
     hidden: bool = True
@@ -108,9 +110,9 @@ class Param:
     name: str
     flags: tuple[str, ...]
     kind: str
-    """`flag`, `integer`, `pid`, `uid`, `count`, `string`, `strings`, `port`, `ports` (a list),
-    `seconds`, `interval` (seconds, which may be left out), or `duration` (given as 1.5s, kept as
-    ns)."""
+    """`flag`, `integer`, `pid`, `uid` (a user's name, too), `count`, `string`, `strings`, `port`,
+    `ports` (a list), `seconds`, `interval` (seconds, which may be left out), or `duration` (kept
+    as ns)."""
     help: str
     default: Any = None
     define: str = ""

@@ -14,6 +14,7 @@ from ig.answers import Answers, Hint, closing
 from ig.columns import owner_columns
 from ig.containers.container import Change, Container
 from ig.containers.index import Index
+from ig.durations import SECOND
 from ig.errors import IgError
 from ig.gadget import Batch, Column, Gadget, Kind
 from ig.invoke import follow, make_index, selection
@@ -43,30 +44,138 @@ def _is_in(container: Container) -> bool:
     return any(container.id in path for path in procfs.cgroup_paths(container.pid))
 
 
+def _age(batch: Batch) -> Sequence[str]:
+    """Return how long each runs, in its two largest units."""
+    now = time.time_ns()
+    return [_units(now - started) if started else "-" for started in batch.fields["started"]]
+
+
+def _units(nanoseconds: int) -> str:
+    seconds = max(nanoseconds, 0) // SECOND
+    for unit, size, smaller, part in (("d", 86_400, "h", 3600), ("h", 3600, "m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}{seconds % size // part}{smaller}"
+    return f"{seconds // 60}m{seconds % 60}s" if seconds >= 60 else f"{seconds}s"
+
+
+def _addresses(batch: Batch) -> Sequence[str]:
+    """Return the first address of each, and how many more there are."""
+    lists = [owner.addresses for owner in batch.owners]
+    return [
+        f"{each[0]} +{len(each) - 1}" if len(each) > 1 else "".join(each) or "-" for each in lists
+    ]
+
+
 # Each reads a field so that it is computed for every row anew: what a container is, changes.
 _COLUMNS = (
-    Column("event", "event", width=8, show_if=lambda options: bool(options.get("watch"))),
     Column(
-        "runtime", "runtime", width=10, hidden=False, read=lambda b: [o.runtime for o in b.owners]
-    ),
-    Column("id", "id", width=13, hidden=False, read=lambda b: [o.id[:12] for o in b.owners]),
-    Column("name", "name", width=24, hidden=False, read=lambda b: [o.name for o in b.owners]),
-    Column("image", "image", width=24, hidden=False, read=lambda b: [o.image for o in b.owners]),
-    Column("pid", "pid", Kind.INTEGER, width=8, hidden=False, read=lambda b: b.fields["pid"]),
-    Column(
-        "mntns", "mntns_id", Kind.INTEGER, width=10, hidden=False, read=lambda b: b.fields["mntns"]
+        "event",
+        "event",
+        width=8,
+        show_if=lambda options: bool(options.get("watch")),
+        description="exists, created, started, renamed, exited or removed.",
     ),
     Column(
-        "netns", "netns_id", Kind.INTEGER, width=10, hidden=False, read=lambda b: b.fields["netns"]
+        "runtime",
+        "runtime",
+        width=10,
+        drop=4,
+        hidden=False,
+        read=lambda b: [o.runtime for o in b.owners],
+        description="docker, containerd, podman or cri-o.",
     ),
-    Column("ip", "ip", width=16, hidden=False, read=lambda b: b.fields["ip"]),
-    Column("started", "started", Kind.TIMESTAMP, hidden=False, read=lambda b: b.fields["started"]),
-    Column("containerid", "containerId", read=lambda b: [o.id for o in b.owners]),
+    Column(
+        "id",
+        "id",
+        width=13,
+        hidden=False,
+        read=lambda b: [o.id[:12] for o in b.owners],
+        description="The beginning of the container's id.",
+    ),
+    Column(
+        "name",
+        "name",
+        width=24,
+        least=12,
+        hidden=False,
+        read=lambda b: [o.name for o in b.owners],
+        description="The container's name.",
+    ),
+    Column(
+        "image",
+        "image",
+        width=24,
+        least=12,
+        drop=5,
+        hidden=False,
+        read=lambda b: [o.image for o in b.owners],
+        description="The image that it was made from.",
+    ),
+    Column(
+        "pid",
+        "pid",
+        Kind.INTEGER,
+        width=8,
+        drop=3,
+        hidden=False,
+        optional=True,
+        read=lambda b: b.fields["pid"],
+        description="Its first process, 0 if it does not run.",
+    ),
+    Column(
+        "mntns",
+        "mntns_id",
+        Kind.INTEGER,
+        width=10,
+        drop=1,
+        hidden=False,
+        optional=True,
+        read=lambda b: b.fields["mntns"],
+        description="Inode of its mount namespace, 0 if unknown.",
+    ),
+    Column(
+        "netns",
+        "netns_id",
+        Kind.INTEGER,
+        width=10,
+        drop=2,
+        hidden=False,
+        optional=True,
+        read=lambda b: b.fields["netns"],
+        description="Inode of its network namespace, 0 if unknown.",
+    ),
+    Column(
+        "ip",
+        "ip",
+        width=16,
+        hidden=False,
+        read=lambda b: b.fields["ip"],
+        text=_addresses,
+        description="Its addresses, with commas between.",
+    ),
+    Column(
+        "started",
+        "started",
+        Kind.TIMESTAMP,
+        width=8,
+        heading="UP",
+        hidden=False,
+        read=lambda b: b.fields["started"],
+        text=_age,
+        description="When it was started (tables: how long ago); null if it was not.",
+    ),
+    Column(
+        "containerid",
+        "containerId",
+        least=12,
+        read=lambda b: [o.id for o in b.owners],
+        description="The container's id.",
+    ),
     *(column for column in owner_columns() if column.path.startswith("k8s.")),
 )
 
 
-_LIST = Gadget("list_containers", ("", ""), "List the containers.", _COLUMNS)
+LIST = Gadget("list_containers", ("list-containers", ""), "List the containers.", _COLUMNS)
 
 
 def show(options: Mapping[str, Any]) -> None:
@@ -74,7 +183,7 @@ def show(options: Mapping[str, Any]) -> None:
 
     Raises IgError, once the list is printed, if it is not complete.
     """
-    shape = Shape(_LIST, None, options)
+    shape = Shape(LIST, None, options)
     watching = bool(options.get("watch"))
     chosen = selection(options)
     ready.check(options.get("ready_file"))

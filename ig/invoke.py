@@ -278,7 +278,7 @@ def _taken(
         batch = peers.told(batch)
     if shape.keep:
         batch = batch.select(shape.keep(batch))
-    return order.sort(batch, gadget.columns, sort)
+    return order.first(batch, gadget.columns, sort, options.get("max_rows"))
 
 
 def _snapshot_options(

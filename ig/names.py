@@ -24,7 +24,7 @@ _SHORTHANDS = {
 def find_column(name: str, columns: Sequence[Column]) -> Column:
     """Give the column of a short name (`pid`), dotted path (`proc.pid`) or shorthand (`dport`).
 
-    Upper and lower case are the same. A duration's or timestamp's `_raw` key is its column too.
+    Upper and lower case are the same. `NAME_raw` is the column of a duration or time in ns.
     Raises UsageError, with the known names and the nearest, for an unknown one.
     """
     known = _known(columns)
@@ -43,9 +43,25 @@ def find_column(name: str, columns: Sequence[Column]) -> Column:
 def _known(columns: Sequence[Column]) -> dict[str, Column]:
     known: dict[str, Column] = {}
     for column in reversed(columns):
+        if column.kind in (Kind.DURATION, Kind.TIMESTAMP):
+            raw = _raw(column)
+            known |= {raw.name.lower(): raw, **({raw.path.lower(): raw} if raw.path else {})}
+    for column in reversed(columns):
         if column.path:
             known[column.path.lower()] = column
-            if column.kind in (Kind.DURATION, Kind.TIMESTAMP):
-                known.setdefault(f"{column.path}_raw".lower(), column)
     known.update((column.name.lower(), column) for column in reversed(columns))
     return known
+
+
+def _raw(column: Column) -> Column:
+    """Return the column of the same in ns, as a number."""
+    return Column(
+        f"{column.name}_raw",
+        f"{column.path}_raw" if column.path else "",
+        Kind.INTEGER,
+        width=12 if column.kind is Kind.DURATION else 19,
+        right=True,
+        optional=True,
+        read=lambda batch: batch.read(column),
+        description=f"{column.name} in ns.",
+    )

@@ -13,6 +13,12 @@ from ig.names import find_column
 _EXACT = 2**53  # whole numbers below are exact as floats, which sort faster
 
 
+def first(batch: Batch, columns: Sequence[Column], keys: Sequence[str], most: int | None) -> Batch:
+    """Return the first `most` events, all if that is None, in the order that `sort` gives."""
+    ordered = sort(batch, columns, keys)
+    return ordered if most is None else ordered.part(0, most)
+
+
 def sort(batch: Batch, columns: Sequence[Column], keys: Sequence[str]) -> Batch:
     """Give the batch ordered by the columns named in `keys`; `-` before a name is from the largest.
 

@@ -9,12 +9,23 @@ from typing import Any
 from ig import filters, output
 from ig.containers.container import Container
 from ig.gadget import Column, Gadget, View
+from ig.output.clock import time_column
 from ig.output.screen import colored, watch
 
 OF_PODS = ("namespace", "podname", "podcontainer")
 """The columns that are shown by themselves where there are pods."""
 _FAR_ENDS = (".name", ".namespace", ".kind")
 """How the names of columns end that tell whose a connection's ends are."""
+
+
+def _family(columns: Sequence[Column], options: Mapping[str, Any]) -> list[str]:
+    """Return the filter that -4 or -6 is."""
+    four, six = bool(options.get("ipv4")), bool(options.get("ipv6"))
+    if four == six:
+        return []
+    names = {column.name for column in columns}
+    name = next(each for each in ("ip", "version", "src.version") if each in names)
+    return [f"{name}=={4 if four else 6}"]
 
 
 class Shape:
@@ -29,7 +40,7 @@ class Shape:
         """The columns that were asked for by name."""
         if "=" in mode:
             self.named += output.parse_output(mode, columns)[1]
-        expressions = options.get("filter") or ()
+        expressions = [*(options.get("filter") or ()), *_family(gadget.columns, options)]
         self.keep = filters.parse(expressions, gadget.columns)
         self._filtered = filters.filtered(expressions, gadget.columns)
         shown: Sequence[Column] = output.shown_columns(columns, options)
@@ -37,6 +48,9 @@ class Shape:
             order = {name: place for place, name in enumerate(gadget.shown)}
             shown = sorted(shown, key=lambda column: order.get(column.name, len(order)))
         self.mode, self.shown = output.parse_output(mode, columns, shown)
+        times = time_column(options.get("time") or "none")
+        if times and self.mode == "columns":
+            self.shown = (times, *self.shown)
         self.columns = columns
         self._color = colored(options.get("color") or "auto")
         self._screen = watch(wide=bool(options.get("wide")))

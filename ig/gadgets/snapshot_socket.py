@@ -72,8 +72,21 @@ def _end(
         return named_end(_bracketed(batch, address), batch.fields[port], whose(batch))
 
     return (
-        Column(name, width=22, hidden=False, read=both, resolved=named),
-        Column(f"{name}.addr", f"{name}.addr", read=lambda batch: batch.fields[address]),
+        Column(
+            name,
+            width=22,
+            drop=9 if name == "dst" else 0,
+            hidden=False,
+            read=both,
+            resolved=named,
+            description=f"The {'far' if name == 'dst' else 'near'} end, as ADDRESS:PORT.",
+        ),
+        Column(
+            f"{name}.addr",
+            f"{name}.addr",
+            read=lambda batch: batch.fields[address],
+            description="Its address.",
+        ),
         Column(
             f"{name}.zone",
             f"{name}.zone",
@@ -81,15 +94,22 @@ def _end(
             read=lambda batch: _zones(batch, address),
             description="Interface that a link-local address belongs to.",
         ),
-        integer(f"{name}.port", f"{name}.port", port, width=5, right=True),
+        integer(f"{name}.port", f"{name}.port", port, width=5, right=True, description="Its port."),
         Column(
             f"{name}.proto",
             f"{name}.proto",
             read=lambda batch: batch.fields["proto"],
             width=5,
             values=_PROTOCOLS,
+            description="TCP or UDP.",
         ),
-        integer(f"{name}.version", f"{name}.version", "version", width=3),
+        integer(
+            f"{name}.version",
+            f"{name}.version",
+            "version",
+            width=3,
+            description="Version of IP, 4 or 6.",
+        ),
         *end_columns(name, whose, paths=True),
     )
 
@@ -135,10 +155,19 @@ def _info(options: Mapping[str, Any]) -> bool:
     return bool(options.get("info"))
 
 
-def _of_info(name: str, description: str, kind: Kind = Kind.INTEGER, width: int = 10) -> Column:
-    read = _optional(name, 0)
+def _of_info(
+    name: str, description: str, drop: int, kind: Kind = Kind.INTEGER, width: int = 10
+) -> Column:
     return Column(
-        name, name, kind, width=width, read=read, show_if=_info, description=description, right=True
+        name,
+        name,
+        kind,
+        width=width,
+        drop=drop,
+        read=_optional(name, 0),
+        show_if=_info,
+        description=description,
+        right=True,
     )
 
 
@@ -149,20 +178,39 @@ GADGET = Gadget(
     source="sockets",
     columns=(
         *owner_columns(),
-        Column("proto", width=5, hidden=False, values=_PROTOCOLS),
+        Column("proto", width=5, hidden=False, values=_PROTOCOLS, description="TCP or UDP."),
         *_end("src", "saddr", "sport", _here),
         *_end("dst", "daddr", "dport", peers),
-        Column("state", "state", width=11, hidden=False, values=_STATES),
+        Column(
+            "state",
+            "state",
+            width=11,
+            hidden=False,
+            values=_STATES,
+            description="The state; of UDP, ESTABLISHED if it is connected, else INACTIVE.",
+        ),
         integer("state_raw", "state_raw", width=9, description="The kernel's number of the state."),
-        integer("netns", "netns_id", "netns_id", width=10),
+        integer(
+            "netns",
+            "netns_id",
+            "netns_id",
+            width=10,
+            description="Inode of its network namespace.",
+        ),
         integer("ino", "ino", width=10, description="The socket's inode, as in /proc/PID/fd."),
-        integer("uid", "uid", width=6),
-        Column("user", "user", width=10, read=lambda batch: _USERS.of(batch.fields["uid"])),
+        integer("uid", "uid", width=6, description="Its user, as the host numbers users."),
+        Column(
+            "user",
+            "user",
+            width=10,
+            read=lambda batch: _USERS.of(batch.fields["uid"]),
+            description="That user's name on the host.",
+        ),
         integer("recv_q", "recv_q", right=True, description="Bytes; of a listener, waiting."),
         integer("send_q", "send_q", right=True, description="Bytes; of a listener, its limit."),
-        integer("mark", "mark"),
+        integer("mark", "mark", description="Its mark (SO_MARK)."),
         Column("interface", "interface", width=10, description="What the socket is bound to."),
-        Column("cgroup", "cgroup", width=32, description="Path of the version 2 cgroup."),
+        Column("cgroup", "cgroup", width=32, least=12, description="Path of the version 2 cgroup."),
         Column(
             "shared",
             "shared",
@@ -171,23 +219,41 @@ GADGET = Gadget(
             description="Owned by one of those that share the namespace, unknown which.",
         ),
         Column(
-            "pid", "proc.pid", Kind.INTEGER, width=8, read=_optional("pid", 0), show_if=_processes
+            "pid",
+            "proc.pid",
+            Kind.INTEGER,
+            width=8,
+            drop=2,
+            optional=True,
+            read=_optional("pid", 0),
+            show_if=_processes,
+            description="A process that holds it, 0 if none is known.",
         ),
-        Column("comm", "proc.comm", read=_optional("comm", ""), show_if=_processes),
+        Column(
+            "comm",
+            "proc.comm",
+            least=7,
+            drop=1,
+            read=_optional("comm", ""),
+            show_if=_processes,
+            description="That process's name.",
+        ),
         Column(
             "processes",
             "processes",
             width=24,
+            least=12,
+            drop=8,
             read=_holders,
             json=_holders_encoded,
             show_if=_processes,
-            description="All processes that hold the socket; pid and comm are the first of them.",
+            description="All processes that hold it, each with pid and comm.",
         ),
-        _of_info("rtt", "Smoothed round trip time.", Kind.DURATION),
-        _of_info("retransmits", "Segments sent again, in all."),
-        _of_info("cwnd", "Congestion window, in segments.", width=6),
-        _of_info("bytes_sent", "Bytes sent, those sent again included."),
-        _of_info("bytes_received", "Bytes received."),
+        _of_info("rtt", "Smoothed round trip time.", 7, Kind.DURATION),
+        _of_info("retransmits", "Segments sent again, in all.", 4),
+        _of_info("cwnd", "Congestion window, in segments.", 3, width=6),
+        _of_info("bytes_sent", "Bytes sent, those sent again included.", 5),
+        _of_info("bytes_received", "Bytes received.", 6),
     ),
     params=(
         Param("proto", ("--proto",), "string", "Show only this protocol: tcp, udp, all.", "all"),

@@ -40,7 +40,8 @@ GADGET = Gadget(
             "min",
             ("--min",),
             "duration",
-            "Show only attempts that took at least so long (10ms, 1.5s); implies --latency.",
+            "Show only attempts that took at least so long (10ms, 1.5s; a number is of ms); "
+            "implies --latency.",
             define="MIN_LATENCY",
             implies={"latency": True},
         ),

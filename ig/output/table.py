@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from ig.columns import Cache
 from ig.gadget import Batch, Column, Kind
@@ -142,7 +144,9 @@ class TableFormatter:
             column, most = self._shown[place], self._cells[place] or 0
             fill = 0 if place == last and not column.right else most
             cut = _whole
-            if self._endpoints[place]:
+            if column.wrap and place == last:
+                cut = partial(_wrapped, sum(self._cells[each] or 0 for each in texts) - most + last)
+            elif self._endpoints[place]:
                 cut = shorten_endpoint
             elif column.least:
                 cut = shorten
@@ -165,6 +169,12 @@ class TableFormatter:
             lines.append(row)
             self._rows += 1
         return "\n".join(lines) + "\n"
+
+
+def _wrapped(indent: int, text: str, width: int) -> str:
+    """Return the text in lines of at most `width` cells, those but the first indented."""
+    lines = textwrap.wrap(text, width, break_on_hyphens=False)
+    return f"\n{' ' * indent}".join(lines) or "-"
 
 
 def _whole(text: str, _: int) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from ig.output.text import display_width
+from tests.host.engine import Engine
 from tests.host.namespace import Namespace
 from tests.host.terminal import Terminal
 from tests.host.tracer import Tracer
@@ -94,3 +97,128 @@ def test_trace_tcp_waits_for_the_answer_and_tells_the_latency(
     latency = {row[heading.index("TYPE")]: row[-1] for row in rows}
     assert latency["connect"].endswith("ms")
     assert latency["close"] == "-"
+
+
+SIZES = ((80, 24), (120, 40), (200, 50))
+LONG = "a-name-of-sixty-characters-with-its-number-at-the"
+IPV6 = "fd00:dead:beef:cafe:1234:5678:9abc:2"
+TRACES = (
+    ("trace", "tcpconnect"),
+    ("trace", "tcpconnect", "-L"),
+    ("trace", "tcpconnect", "--resolve", "--time", "clock"),
+    ("trace", "tcp", "-L"),
+    ("trace", "bind", "-i=false"),
+    ("tcptracer",),
+    ("bindsnoop",),
+)
+LISTS = (
+    ("snapshot", "socket"),
+    ("snapshot", "socket", "-p", "-i"),
+    ("snapshot", "socket", "--resolve"),
+    ("list-containers",),
+    ("list-gadgets",),
+    ("doctor",),
+)
+
+
+BINDS = f"""
+import socket
+held = [socket.socket(socket.AF_INET6) for _ in range(3)]
+for each in held:
+    each.bind(({IPV6!r}, 0))
+"""
+
+
+def has(count: int, lines: list[str]) -> bool:
+    return len(lines) >= count
+
+
+def widest(lines: list[str]) -> int:
+    return max(map(display_width, lines))
+
+
+def test_traces_fit_terminals_of_every_size_and_follow_a_resize(
+    on_terminal: Start, engine: Engine
+) -> None:
+    container = engine.program(f"{LONG}-3", "serve", "::")
+    port = container.reports.ready()["port"]
+    container.namespace.ip("addr", "add", f"{IPV6}/128", "dev", "lo", "nodad")
+    environment = {"DOCKER_HOST": engine.socket, "TZ": "UTC"}
+    chosen = ("-c", container.name)
+    traces = {
+        words: on_terminal(*words, *chosen, environment=environment, size=SIZES[0])
+        for words in TRACES
+    }
+    marks = dict.fromkeys(traces, 0)
+    for size in SIZES:
+        for terminal in traces.values():
+            terminal.resize(*size)
+        connect = (IPV6, port, "--kind", "6", "--comm", "数据库客户", "--count", 3)
+        engine.connect(container, *connect)
+        engine.exec(container, ["/usr/bin/python3", "-c", BINDS]).all()
+        for words, terminal in traces.items():
+            begin = marks[words]
+            # Three rows at least, after the heading of the new width.
+            lines = terminal.wait_for(partial(has, begin + 4))[begin:]
+            assert widest(lines) <= size[0], (words, size, lines)
+            assert any(IPV6 in line for line in lines), (words, lines)
+            assert any("…" in line or container.name in line for line in lines), (words, lines)
+            marks[words] = begin + len(lines)
+    for terminal in traces.values():
+        lines, said, code = terminal.stop()
+        assert (said, code) == ("", 0)
+
+
+def test_lists_fit_terminals_of_every_size(on_terminal: Start, engine: Engine) -> None:
+    container = engine.program(f"{LONG}-3", "serve", "::")
+    port = container.reports.ready()["port"]
+    container.namespace.ip("addr", "add", f"{IPV6}/128", "dev", "lo", "nodad")
+    hold = ("--comm", "数据库客户", "--hold")
+    program = container.namespace.start("connect", IPV6, port, "--kind", "6", *hold)
+    program.reports.ready()
+    environment = {"DOCKER_HOST": engine.socket}
+    for words in LISTS:
+        terminals = [
+            on_terminal(*words, environment=environment, size=size, ready=False) for size in SIZES
+        ]
+        for (width, _), terminal in zip(SIZES, terminals, strict=True):
+            lines, said, code = terminal.finished()
+            assert said == "", words
+            assert code == 0 or words[0] == "doctor"
+            assert len(lines) > 2
+            assert widest(lines) <= width, (words, width, lines)
+            assert not any("1970" in line for line in lines)
+            if words[0] == "snapshot":
+                assert any(f"[::]:{port}" in line or f":{port} " in line for line in lines)
+    heading, *rows = on_terminal(
+        "list-containers", environment=environment, size=(80, 24), ready=False
+    ).finished()[0]
+    assert heading.split()[-1] == "UP"
+    assert all("…" in row and row.split()[-1].endswith(("s", "m", "h")) for row in rows)
+
+
+def test_the_heading_comes_again_after_each_screenful(
+    on_terminal: Start, namespace: Namespace
+) -> None:
+    chosen = ("--host", "-F", f"netns=={namespace.inode}", "--max-events", 30)
+    terminal = on_terminal("trace", "tcpconnect", *chosen, size=(120, 10))
+    bare = on_terminal("trace", "tcpconnect", *chosen, "--no-header", "--time", "delta")
+    namespace.connect("127.0.0.1", 9, "--count", 30)
+    lines, _, _ = terminal.finished()
+    assert [place for place, line in enumerate(lines) if "OUTCOME" in line] == [0, 9, 18, 27]
+    lines, _, _ = bare.finished()
+    assert len(lines) == 30
+    assert all(line.split()[0].startswith("+") for line in lines)
+
+
+def test_columns_of_a_pipe_is_a_width_too(
+    start_ig: Callable[..., Tracer], namespace: Namespace
+) -> None:
+    chosen = ("--host", "-F", f"netns=={namespace.inode}", "--max-events", 1)
+    environment = {"COLUMNS": "60"}
+    narrow = start_ig("trace", "tcpconnect", *chosen, environment=environment)
+    wide = start_ig("trace", "tcpconnect", *chosen, "--wide", environment=environment)
+    namespace.connect("127.0.0.1", 9)
+    for tracer, least, most in ((narrow, 0, 60), (wide, 90, 999)):
+        tracer.finished()
+        assert least < widest(tracer.reports.lines) <= most

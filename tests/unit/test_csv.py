@@ -28,6 +28,21 @@ def test_names_come_first_and_every_line_ends_with_crlf() -> None:
     assert made.format(events()) == ""
 
 
+def test_raw_columns_are_numbers_under_their_own_names() -> None:
+    _, shown = output.parse_output("csv=latency_raw,timestamp_raw,latency", COLUMNS)
+    found = rows(shown, events({}, {"latency": 0}))
+    assert found == [
+        ["latency_raw", "timestamp_raw", "latency"],
+        ["47069", "1795206784123456789", "47.069µs"],
+        ["", "1795206784123456789", ""],
+    ]
+
+
+def test_the_line_of_names_can_be_left_out() -> None:
+    columns, _ = strings()
+    assert output.formatter("csv", columns, columns, heading=False).header() == ""
+
+
 def test_commas_and_quotes_are_quoted() -> None:
     columns, batch = strings('a,"b"', "c")
     assert output.formatter("csv", columns, columns).format(batch) == '"a,""b"""\r\nc\r\n'

@@ -3,6 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ig.durations import (
+    MILLISECOND,
+    SECOND,
     format_duration,
     format_durations,
     format_milliseconds,
@@ -106,6 +108,12 @@ def test_durations_are_read(text: str, nanoseconds: int) -> None:
 def test_nonsense_is_refused_with_an_example_of_what_is_right(text: str) -> None:
     with pytest.raises(UsageError, match=r"10ms, 1\.5s or 1h30m"):
         parse_duration(text)
+
+
+def test_a_bare_number_counts_in_the_unit_that_is_named() -> None:
+    assert parse_duration("50", MILLISECOND) == 50_000_000
+    assert parse_duration("1.5", SECOND) == 1_500_000_000
+    assert parse_duration("2m", SECOND) == 120_000_000_000
 
 
 def test_a_missing_unit_is_named() -> None:

@@ -13,7 +13,7 @@ from ig.columns import integer
 from ig.containers.container import HOST, Container
 from ig.errors import UsageError
 from ig.gadget import Batch, Column
-from ig.order import sort
+from ig.order import first, sort
 
 COLUMNS = (
     Column("name", read=lambda batch: [owner.name for owner in batch.owners]),
@@ -94,3 +94,10 @@ def test_columns_that_need_an_option_turn_it_on() -> None:
     asked = snapshot.asked_by_columns({"proto": "tcp"}, [Column("pid"), Column("state")])
     assert asked == {"proto": "tcp", "processes": True, "info": False}
     assert snapshot.asked_by_columns({}, [Column("rtt")])["info"]
+
+
+def test_only_so_many_rows_are_the_first_of_the_order() -> None:
+    rows = [("b", 1), ("a", 2), ("c", 3)]
+    assert seen(first(batch(*rows), COLUMNS, ["-name"], 2)) == [("c", 3), ("b", 1)]
+    assert len(first(batch(*rows), COLUMNS, ["name"], 9)) == 3
+    assert len(first(batch(*rows), COLUMNS, ["name"], None)) == 3

@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from ig.containers.container import Container
+from ig.describe import sections
 from ig.gadget import Batch
 from ig.gadgets import declared
+from ig.inventory import LIST
 from ig.shape import Shape
 
 TOP = Path(__file__).parents[2]
-README, OPTIONS = TOP / "README.md", TOP / "docs" / "options.md"
+README, OPTIONS, JSON = (TOP / name for name in ("README.md", "docs/options.md", "docs/json.md"))
 BLOCK = re.compile(r"(    \$ (ig [a-z -]*--help)\n\n)((?:    .*\n|\n)*?)(?=\n?\S|\Z)")
 SAMPLE = re.compile(r"(    \$ sudo ig trace tcpconnect (?:--failures )?-o (\S+)\n)((?:    .*\n)*)")
 WEB = Container(
@@ -90,6 +92,21 @@ def test_every_gadget_and_view_is_described() -> None:
     commands = [" ".join(gadget.command) for gadget in declared().values()]
     commands += [view.command for gadget in declared().values() for view in gadget.views]
     assert [command for command in commands if f"`ig {command}`" not in text] == []
+
+
+def test_the_keys_are_those_of_the_objects() -> None:
+    begin, end = "pytest tests/unit/test_readme.py -->\n", "<!-- keys end -->"
+    text = JSON.read_text()
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    now = sections([*declared().values(), LIST])
+    check(JSON, f"{before}{begin}\n{now}\n{end}{after}")
+
+
+@pytest.mark.parametrize("name", [*declared(), "list_containers"])
+def test_every_column_says_what_it_is(name: str) -> None:
+    gadget = LIST if name == "list_containers" else declared()[name]
+    views = [gadget.columns, *(view.columns for view in gadget.views)]
+    assert [c.name for columns in views for c in columns if not c.description] == []
 
 
 def test_every_page_of_docs_is_listed() -> None:

@@ -52,7 +52,7 @@ def test_columns_are_shown_by_default_by_option_or_by_name() -> None:
     )
     assert mode == "columns"
     names = [column.name for column in shown]
-    assert names == ["pid", "comm", "containername", "dst.addr", "timestamp"]
+    assert names == ["pid", "comm", "containername", "dst.addr", "timestamp_raw"]
 
 
 @pytest.mark.parametrize("mode", ["json", "jsonl", "jsonpretty", "yaml", "csv", "columns"])

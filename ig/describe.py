@@ -1,0 +1,96 @@
+"""What columns there are and what they mean: for `--columns` and for docs/json.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tabulate import tabulate
+
+from ig.containers.container import HOST
+from ig.gadget import Batch, Column, Gadget, Kind
+from ig.output.screen import watch
+from ig.output.table import TableFormatter
+
+_KINDS = {
+    Kind.STRING: "text",
+    Kind.INTEGER: "number",
+    Kind.DURATION: "duration",
+    Kind.TIMESTAMP: "time",
+    Kind.BOOLEAN: "true or false",
+}
+_MEASURED = (Kind.DURATION, Kind.TIMESTAMP)
+
+
+def table(columns: Sequence[Column], shown: Sequence[Column]) -> str:
+    """Return a table of the columns, with a star after those that are shown by default."""
+    names = {column.name for column in shown}
+    rows = [
+        (
+            f"{column.name}{'*' if column.name in names else ''}",
+            column.path or "-",
+            _KINDS[column.kind],
+            column.description,
+        )
+        for column in columns
+    ]
+    return tabulate(rows, ("NAME", "JSON KEY", "KIND", "MEANING"), "plain", disable_numparse=True)
+
+
+def gadgets(declared: Sequence[Gadget]) -> str:
+    """Return a table of the gadgets, the last column wrapped where a terminal is narrow."""
+    rows = [(each.name, f"ig {' '.join(each.command)}", each.summary) for each in declared]
+    names = ("name", "command", "shows")
+    columns = [Column(name, least=24 * (name == "shows"), wrap=name == "shows") for name in names]
+    batch = Batch(dict(zip(names, zip(*rows, strict=True), strict=True)), [HOST] * len(rows))
+    formatter = TableFormatter(columns, columns, screen=watch())
+    return (formatter.header(batch) + formatter.format(batch)).rstrip("\n")
+
+
+def keys(columns: Sequence[Column]) -> Iterator[tuple[str, str, str]]:
+    """Yield each JSON key with its kind and its meaning, in the object's order."""
+    for column in columns:
+        if not column.path:
+            continue
+        if column.json and any(each.name == f"{column.name}.addr" for each in columns):
+            yield from _end(column)
+        elif column.json:
+            yield column.path, "see there", column.description
+        elif column.kind in _MEASURED:
+            yield column.path, f"{_KINDS[column.kind]}, text or null", column.description
+            if column.raw:
+                yield f"{column.path}_raw", "number or null", _raw(column)
+        else:
+            yield column.path, _KINDS[column.kind], column.description
+
+
+def _raw(column: Column) -> str:
+    if column.kind is Kind.TIMESTAMP:
+        return "The same in ns since the epoch."
+    return "The same in ns."
+
+
+def _end(column: Column) -> Iterator[tuple[str, str, str]]:
+    """Yield the keys of an end of a connection, which is one object."""
+    yield f"{column.path}.addr", "text", f"{column.description.split(',')[0]}'s address."
+    yield f"{column.path}.port", "number", "Its port."
+    yield f"{column.path}.proto", "text", "TCP."
+    yield f"{column.path}.version", "number", "Version of IP, 4 or 6."
+    yield f"{column.path}.name", "text", "The pod or container it belongs to, empty if unknown."
+    yield f"{column.path}.namespace", "text", "The pod's Kubernetes namespace, empty if none."
+    yield f"{column.path}.kind", "text", "Whose it is: container, pod, or raw if unknown."
+
+
+def section(title: str, columns: Sequence[Column]) -> str:
+    """Return a section of docs/json.md: a table of keys."""
+    lines = [f"## {title}", "", "| key | kind | meaning |", "|---|---|---|"]
+    lines += [f"| `{key}` | {kind} | {meaning} |" for key, kind, meaning in keys(columns)]
+    return "\n".join(lines) + "\n"
+
+
+def sections(gadgets: Sequence[Gadget]) -> str:
+    """Return the sections of the gadgets and their views."""
+    parts = []
+    for gadget in gadgets:
+        parts.append(section(f"ig {' '.join(filter(None, gadget.command))}", gadget.columns))
+        parts += [section(f"ig {view.command}", view.columns) for view in gadget.views]
+    return "\n".join(parts)
