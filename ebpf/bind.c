@@ -3,7 +3,6 @@
  * Binds of IP sockets, as the system call left them: what the socket has if it succeeded, what was
  * asked for if it failed.
  *
- * IGNORE_ERRORS	only binds that succeeded
  * FAILURE_ONLY		only binds that failed
  * FILTER_PORTS		a list of ports, those that were chosen for port 0 too
  */
@@ -140,9 +139,6 @@ static __always_inline int left_bind(s64 ret)
 
 #ifdef FAILURE_ONLY
 	if (!error)
-		return 0;
-#elif defined(IGNORE_ERRORS)
-	if (error)
 		return 0;
 #endif
 	call = current_call();

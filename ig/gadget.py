@@ -124,6 +124,18 @@ class Param:
 
 
 @dataclass(frozen=True, slots=True)
+class Withheld:
+    """Events that a switch keeps from being shown; how many there were is said at the end."""
+
+    option: str
+    """The switch, a parameter's name."""
+    column: str
+    """An integer column: an event in which it is not 0 is withheld."""
+    message: str
+    """What is said, with `{count}` in it."""
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """A classic name of a gadget: its own columns and its own flat JSON keys, same events."""
 
@@ -154,6 +166,7 @@ class Gadget:
     defines: Mapping[str, int] = field(default_factory=dict)
     """C macros that select the gadget's part of its program."""
     views: tuple[View, ...] = ()
+    withheld: Withheld | None = None
 
 
 GROUP = "ig.gadgets"

@@ -141,6 +141,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
                 ready.write(options.get("ready_file"))
                 pipeline.run(options.get("timeout"))
                 hint.give_at_end(pipeline.printed)
+            _tell_withheld(gadget, shape)
 
 
 def _give_up(index: Index, options: Mapping[str, Any], keep: Iterable[Capability]) -> None:
@@ -218,6 +219,11 @@ def _suit(
         )
     elif line := answers.none_running(answered, later):
         say(line)
+
+
+def _tell_withheld(gadget: Gadget, shape: Shape) -> None:
+    if gadget.withheld and shape.withheld and not shape.mode.startswith("json"):
+        say(gadget.withheld.message.format(count=shape.withheld))
 
 
 def _tell_lost(lost: Mapping[str, int], mode: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ig import filters, output
 from ig.containers.container import Container
-from ig.gadget import Column, Gadget, View
+from ig.gadget import Batch, Column, Gadget, View
+from ig.names import find_column
 from ig.output.clock import time_column
 from ig.output.screen import colored, watch
 
@@ -40,9 +42,15 @@ class Shape:
         """The columns that were asked for by name."""
         if "=" in mode:
             self.named += output.parse_output(mode, columns)[1]
+        relative = mode.partition("=")[2].lstrip().startswith(("+", "-"))
+        self._keep = bool(self.named) and not relative
         expressions = [*(options.get("filter") or ()), *_family(gadget.columns, options)]
         self.keep = filters.parse(expressions, gadget.columns)
         self._filtered = filters.filtered(expressions, gadget.columns)
+        self.withheld = 0
+        """How many events were withheld so far, those that the filter keeps."""
+        if gadget.withheld and options.get(gadget.withheld.option):
+            self.keep = self._withhold(find_column(gadget.withheld.column, gadget.columns))
         shown: Sequence[Column] = output.shown_columns(columns, options)
         if view is None and gadget.shown:
             order = {name: place for place, name in enumerate(gadget.shown)}
@@ -57,6 +65,18 @@ class Shape:
         self._heading = not options.get("no_header")
         self.resolves = self._resolves(options)
         """Whether anything that is shown, or filtered by, tells whose the far ends are."""
+
+    def _withhold(self, column: Column) -> filters.Predicate:
+        """Return the filter, which leaves out, and counts, what has something in `column`."""
+        before = self.keep
+
+        def keep(batch: Batch) -> Sequence[bool]:
+            kept = before(batch) if before else [True] * len(batch)
+            marked = list(map(bool, batch.read(column)))
+            self.withheld += sum(map(operator.and_, kept, marked))
+            return list(map(operator.gt, kept, marked))
+
+        return keep
 
     def _resolves(self, options: Mapping[str, Any]) -> bool:
         names = {c.name for c in self.columns if c.name.endswith(_FAR_ENDS)}
@@ -81,5 +101,5 @@ class Shape:
             screen=self._screen,
             color=self._color,
             heading=self._heading,
-            keep=bool(self.named),
+            keep=self._keep,
         )

@@ -18,7 +18,7 @@ from ig.columns import (
     owner_columns,
     process_columns,
 )
-from ig.gadget import Batch, Column, Gadget, Param, View
+from ig.gadget import Batch, Column, Gadget, Param, View, Withheld
 
 _PROTOCOLS: Cache[int, str] = Cache(
     lambda number: next(
@@ -134,9 +134,11 @@ GADGET = Gadget(
             "flag",
             "Show only binds that succeeded; -i=false shows what the others asked for, and errno.",
             default=True,
-            define="IGNORE_ERRORS",
         ),
         failures("binds that failed", implies={"ignore_errors": False}),
     ),
     views=(_BINDSNOOP,),
+    withheld=Withheld(
+        "ignore_errors", "error_raw", "{count} binds failed and are not shown: -i=false shows them."
+    ),
 )

@@ -213,3 +213,18 @@ def test_what_is_no_port_is_refused(start_ig: Start, ports: str) -> None:
     _, said, code = start_ig("trace", "bind", "-P", ports, ready=False).finished()
     assert code == 2
     assert "port" in said
+
+
+def test_the_end_of_a_trace_says_how_many_binds_failed(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    script = "for _ in range(3): bind(('192.0.2.1', 0)), bind(('127.0.0.1', 0))"
+    chosen = ("--host", "-F", f"netns=={namespace.inode}")
+    usual, all_of_them = (start_ig("trace", "bind", *chosen, *more) for more in ((), ("-i=false",)))
+    namespace.run("/usr/bin/python3", "-c", BIND + script)
+    said = "ig: 3 binds failed and are not shown: -i=false shows them.\n"
+    assert usual.stop()[1:] == (said, 0)
+    assert len(usual.reports.lines) == 1 + 3
+    assert all_of_them.stop()[1:] == ("", 0)
+    errors = [line.split()[-1] for line in all_of_them.reports.lines[1:]]
+    assert errors == ["EADDRNOTAVAIL", "-"] * 3
