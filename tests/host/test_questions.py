@@ -1,0 +1,58 @@
+"""The README's questions: each command answers with what happened in containers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.host.engine import Engine
+from tests.host.tracer import Tracer
+
+README = Path(__file__).parents[2] / "README.md"
+QUESTION = re.compile(r"^\| [^|`]+\? \| `ig ([^`]+)` \|$", re.M)
+REFUSED_BIND = "import socket\ntry: socket.socket().bind(('192.0.2.1', 0))\nexcept OSError: pass"
+
+
+def test_every_question_has_an_answer(start_ig: Callable[..., Tracer], engine: Engine) -> None:
+    commands = QUESTION.findall(README.read_text())
+    assert len(commands) == 10
+    database = engine.program("db", "serve", "0.0.0.0", 5432)
+    database.reports.ready()
+    web = engine.idle("web")
+    web.namespace.peer("--delay", 100)
+    environment = {"DOCKER_HOST": engine.socket}
+
+    def start(command: str) -> Tracer:
+        words = [web.name if word == "web" else word for word in shlex.split(command)]
+        return start_ig(*words, environment=environment)
+
+    traces = {command: start(command) for command in commands if command.startswith("trace")}
+    engine.connect(web, database.address, 5432)
+    engine.connect(web, database.address, 5433)
+    engine.connect(web, "198.51.100.2", 80)
+    engine.exec(web, ["/usr/bin/python3", "-c", REFUSED_BIND]).all()
+    held = web.namespace.start("connect", database.address, 5432, "--hold")
+    held.reports.ready()
+    answers = {}
+    for command in commands:
+        tracer = traces.get(command) or start(command)
+        assert (tracer.stop() if command in traces else tracer.finished())[2] == 0
+        answers[command] = tracer.reports.lines
+    for command, (heading, *rows) in answers.items():
+        assert rows, f"ig {command} shows nothing under {heading}"
+    failures, one, slow, of_database, needs, volumes, binds, listeners, connections, containers = (
+        "\n".join(lines[1:]) for lines in answers.values()
+    )
+    assert "refused" in failures
+    assert "established" not in failures
+    assert "ECONNREFUSED" in one
+    assert "198.51.100.2:80" in slow
+    assert "5432" in of_database
+    assert f"{database.address},5432" in needs
+    assert f"{database.address}:5432" in volumes
+    assert "EADDRNOTAVAIL" in binds
+    assert "5432" in listeners
+    assert f"{database.address}:5432" in connections
+    assert {web.name, database.name} <= set(containers.split())
