@@ -70,8 +70,10 @@ struct event {
 	u64 duration;		/* ns from established (or accepted) to closed */
 	u64 half_closed;	/* ns from shutdown() to closed; while the connection lasts, when shutdown() was called */
 	u64 sent, received;	/* bytes */
+	u64 waited;		/* of an attempt: ns from the SYN until now, 0 if nobody knows */
 	struct owner owner;
 	u32 netns, error;
+	u32 update, spare;	/* update: 1 if the attempt was reported as unanswered before */
 	s32 fd, accept_fd;
 	u8 saddr[16], daddr[16];
 	u16 sport, dport;	/* host order */

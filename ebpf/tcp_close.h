@@ -109,6 +109,7 @@ static __always_inline void become_connection(struct event *event)
 	event->type = CLOSE;
 	event->outcome = NONE;
 	event->latency = event->error = event->retransmits = 0;
+	event->waited = event->update = 0;
 	event->fd = event->accept_fd = -1;
 }
 
@@ -315,8 +316,7 @@ static __always_inline int forget_connection(struct sock *sk, int behind)
 		return 0;
 	switch (tracked->state) {
 	case ATTEMPT:
-		if (tracked->event.outcome != UNANSWERED)
-			count_lost(LOST_ANSWERS);
+		count_lost(LOST_ANSWERS);
 		break;
 	case OPEN:
 		end_tracked(tracked, sk, CLOSED, CLOSED, 0);

@@ -89,7 +89,7 @@ int raw_tp__inet_sk_error_report(struct { u64 sk; } *ctx)
 	if (READ_IF(ARGUMENTS_TYPED, sk, __sk_common.skc_state) != SYN_SENT)
 		return 0;
 	event = attempt_of(sk);
-	if (!event || event->outcome == UNANSWERED)
+	if (!event)
 		return 0;
 	event->error = queued_error(sk);
 	if (event->error)
@@ -117,9 +117,9 @@ static __always_inline void finish_attempt(struct sock *sk, struct event *event,
 	u64 now = bpf_ktime_get_ns(), begun = syn_sent(sk, event, typed);
 	u64 latency = late ? 0 : latency_of(sk, event, outcome, now - begun);
 
-	if (event->outcome == UNANSWERED || !begun) {
+	if (!begun) {
 		event->timestamp = now;
-		return; /* told when the SYN was repeated, or no attempt at all */
+		return; /* no attempt at all */
 	}
 #ifdef FAILURE_ONLY
 	if (outcome == DONE)
@@ -131,6 +131,8 @@ static __always_inline void finish_attempt(struct sock *sk, struct event *event,
 	if (late || (latency ? latency : now - begun) < MIN_LATENCY)
 		return;
 #endif
+	event->update = event->outcome == UNANSWERED;
+	event->waited = late ? 0 : now - begun;
 	event->timestamp = now;
 	event->latency = latency;
 	event->outcome = outcome;
@@ -229,8 +231,7 @@ static __always_inline void ask_again(struct sock *sk)
 	if (!event || state == SYN_SENT || state == SYN_RECV)
 		return;
 	if (NTOHS(READ(sk, __sk_common.skc_dport)) != event->dport || (state == CLOSED && !error)) {
-		if (event->outcome != UNANSWERED)
-			count_lost(LOST_ANSWERS); /* another socket by now, or its caller was told */
+		count_lost(LOST_ANSWERS); /* another socket by now, or its caller was told */
 		untrack(sk);
 		return;
 	}
@@ -330,6 +331,7 @@ static __always_inline void repeat_syn(struct sock *sk, int before, int typed)
 	event->outcome = UNANSWERED;
 	copy = *event;
 	copy.timestamp = bpf_ktime_get_ns();
+	copy.waited = copy.timestamp - event->timestamp;
 	copy.sport = local_port(sk, typed);
 	submit(&copy);
 #endif

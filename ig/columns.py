@@ -490,6 +490,21 @@ def attempt_columns() -> tuple[Column, ...]:
             show_if=wants_latency,
             description="From the SYN to the reply; null where there was none.",
         ),
+        Column(
+            "waited",
+            "waited",
+            Kind.DURATION,
+            width=9,
+            right=True,
+            description="From the SYN to the outcome, or until now where there is none yet.",
+        ),
+        Column(
+            "update",
+            "update",
+            Kind.BOOLEAN,
+            width=6,
+            description="Whether the same attempt was shown before, as unanswered.",
+        ),
     )
 
 

@@ -154,11 +154,20 @@ class Pipeline:
             batch = batch.select(shown)
         if self.keep and len(batch):
             batch = batch.select(self.keep(batch))
-        if self.max_events and len(batch) > self.max_events - self.printed:
-            batch = batch.select([n < self.max_events - self.printed for n in range(len(batch))])
-        self.printed += len(batch)
+        if self.max_events and len(batch):
+            batch = self._limited(batch)
         if len(batch):
             self.stream.write(self.formatter.format(batch))
+
+    def _limited(self, batch: Batch) -> Batch:
+        """Return the events until enough are printed: a second one of an attempt is no other."""
+        repeated = batch.fields.get("update") or [0] * len(batch)
+        first = [place for place, again in enumerate(repeated) if not again]
+        left = self.max_events - self.printed
+        if len(first) > left:
+            batch = batch.part(0, first[left])
+        self.printed += min(len(first), left)
+        return batch
 
     def _attributed(
         self, fields: Mapping[str, Sequence[Any]]

@@ -140,7 +140,21 @@ def _member(key: str, column: Column) -> Iterator[str | Slot]:
     yield Slot(read, encode, column.read is not None and _reads_no_field(column.read))
     if column.raw and column.kind in (Kind.DURATION, Kind.TIMESTAMP):
         yield f",{json_string(key + '_raw')}:"
-        yield Slot(read, _numbers)
+        yield Slot(read, _NUMBERS)
+
+
+class _Again:
+    """Remembers the last values that it encoded: `latency` and `waited` are nearly always equal."""
+
+    def __init__(self, encode: Encode) -> None:
+        self._encode = encode
+        self._values: Sequence[int] = ()
+        self._texts: Sequence[str] = ()
+
+    def __call__(self, values: Sequence[int]) -> Sequence[str]:
+        if values != self._values:
+            self._values, self._texts = values, self._encode(values)
+        return self._texts
 
 
 def _durations(nanoseconds: Sequence[int]) -> list[str]:
@@ -281,6 +295,7 @@ _STRINGS: Cache[str, str] = Cache(json_string, 8192)
 _ENCODE: Mapping[Kind, Encode] = {
     **TEXTS,
     Kind.STRING: _STRINGS.of,
-    Kind.DURATION: _durations,
+    Kind.DURATION: _Again(_durations),
     Kind.TIMESTAMP: _timestamps,
 }
+_NUMBERS = _Again(_numbers)

@@ -144,7 +144,9 @@ def soak(engine: Engine, folder: str, seconds: int) -> tuple[bool, bool]:
     ready, stderr = Path(folder, "ready"), Path(folder, "stderr")
     names = [engine.name(name) for name in ("server", "client-*")]
     containers = ",".join([*names, PASSING_PREFIX])
-    line = [str(IG), "trace", "tcp", "-o", "json", "-c", containers, "--ready-file", str(ready)]
+    # With -L each attempt is one event, also one that is not answered at once.
+    line = [str(IG), "trace", "tcp", "-L", "-o", "json", "-c", containers]
+    line += ["--ready-file", str(ready)]
     environment = {**os.environ, "DOCKER_HOST": engine.socket}
     with stderr.open("wb") as said:
         ig = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=said, env=environment)

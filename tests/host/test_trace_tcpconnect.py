@@ -138,14 +138,48 @@ def test_an_attempt_without_an_answer_times_out(start_ig: Start, namespace: Name
     assert (event["latency"], event["latency_raw"]) == (None, None)
 
 
-def test_without_latency_an_unanswered_syn_is_told_after_a_second_and_once(
+def test_without_latency_an_unanswered_attempt_is_shown_after_a_second_and_at_its_end(
     start_ig: Start, namespace: Namespace
 ) -> None:
     namespace.peer("--answer", "nothing")
     ig = traced(start_ig)
+    once = traced(start_ig, "--failures")
     namespace.connect("198.51.100.2", 80, "--syn-count", 1)
-    (event,) = seen_from(ig.stop()[0], namespace)
-    assert event["outcome"] == "unanswered"
+    (first, last), (only,) = (seen_from(each.stop()[0], namespace) for each in (ig, once))
+    assert [first["outcome"], last["outcome"], only["outcome"]] == [
+        "unanswered",
+        "timed-out",
+        "timed-out",
+    ]
+    assert [first["update"], last["update"], only["update"]] == [False, True, False]
+    assert [first["latency"], last["latency"]] == [None, None]
+    assert 900_000_000 < first["waited_raw"] < last["waited_raw"]
+    assert first["timestamp_raw"] < last["timestamp_raw"]
+    assert first["src"] == last["src"]
+
+
+def test_the_most_events_are_the_most_attempts(start_ig: Start, namespace: Namespace) -> None:
+    namespace.peer("--answer", "nothing")
+    chosen = ("-F", f"netns=={namespace.inode}", "--max-events", 2)
+    ig = traced(start_ig, *chosen)
+    namespace.connect("198.51.100.2", 80, "--syn-count", 1)
+    namespace.connect("127.0.0.1", 9, "--count", 3)
+    assert outcomes(ig.finished()[0]) == ["unanswered", "timed-out", "refused"]
+
+
+def test_what_an_attempt_waited_is_there_with_and_without_an_answer(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    namespace.peer("--delay", 50)
+    ig = traced(start_ig, "--latency")
+    namespace.connect("198.51.100.2", 80)
+    namespace.connect("127.0.0.1", 9)
+    namespace.connect("198.51.100.2", 80, "--nonblocking", "--timeout", 0.02)
+    answered, refused, abandoned = seen_from(ig.stop()[0], namespace)
+    assert answered["waited_raw"] == answered["latency_raw"] > 49_000_000
+    assert refused["waited_raw"] == refused["latency_raw"] > 0
+    assert abandoned["latency_raw"] is None
+    assert abandoned["waited_raw"] > 19_000_000
 
 
 def test_with_latency_the_repeated_syns_are_counted_and_the_end_awaited(

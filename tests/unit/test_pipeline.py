@@ -9,7 +9,7 @@ import pytest
 from ig import pipeline
 from ig.attribution import Attribution
 from ig.containers.container import HOST, Change, Container
-from ig.gadget import Column, Kind
+from ig.gadget import Batch, Column, Kind
 from ig.kernel.cgroup_paths import CgroupPath, Paths
 from ig.kernel.source import RING_FULL
 from ig.output.csv import CsvFormatter
@@ -175,6 +175,13 @@ def test_no_more_events_are_printed_than_asked_for() -> None:
     trace.path(1, WEB)
     events = [(ago(1 - number / 100), 1, 0, number) for number in range(5)]
     assert trace.step(*events) == ["0,web", "1,web"]
+
+
+def test_a_second_event_of_an_attempt_does_not_count() -> None:
+    trace = Trace(WEB, max_events=2)
+    repeated = Batch({"update": [0, 1, 1, 0, 1, 0]}, [WEB] * 6)
+    assert len(trace.pipeline._limited(repeated)) == 5
+    assert trace.pipeline._enough()
 
 
 def test_zero_seconds_print_what_is_there_and_end() -> None:

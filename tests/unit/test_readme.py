@@ -49,6 +49,7 @@ def attempts() -> Batch:
     rows = (
         ("nginx", "172.18.0.2", 9000, 1, 0, 84_908, 0),
         ("nginx", "172.18.0.3", 5433, 2, 111, 61_022, 0),
+        ("curl", "198.51.100.7", 443, 7, 0, 0, 1),
         ("curl", "198.51.100.7", 443, 1, 0, 1_042_318_004, 1),
         ("nginx", "10.255.255.1", 80, 7, 0, 0, 1),
     )
@@ -60,6 +61,8 @@ def attempts() -> Batch:
     same = {"type": 1, "version": 4, "netns": 4026532184, "mntns": 4026532180, "cgroup": 7}
     same |= {"pid": 3971, "tid": 3971, "uid": 33, "gid": 33, "parent_pid": 3950, "sport": 47916}
     fields |= {name: [value] * count for name, value in same.items()}
+    fields["waited"] = [84_908, 61_022, 1_000_000_000, 1_042_318_004, 1_000_000_000]
+    fields["update"] = [0, 0, 0, 1, 0]
     fields["timestamp"] = [1_795_206_784_123_456_789] * count
     fields["comm"] = [f"{name}\0".encode() for name, *_ in rows]
     fields["parent_comm"] = [b"nginx\0"] * count
