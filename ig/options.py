@@ -69,7 +69,7 @@ TRACING = (
         "seconds",
         "End after so many seconds, or 500ms, 2m; 0: after what is seen already.",
     ),
-    Param("max_events", ("--max-events",), "count", "End after so many events."),
+    Param("max_events", ("--max-events",), "count", "End after so many events; an attempt is one."),
 )
 MAX_ROWS = Param("max_rows", ("-m", "--max-rows"), "count", "Show only so many rows.")
 HEADINGS = {

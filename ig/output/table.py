@@ -70,7 +70,9 @@ class TableFormatter:
         if not len(batch):
             return ""
         screen = self._screen()
-        changed = screen != self._seen and self._arrange(screen)
+        changed = screen.width != self._seen.width
+        if screen != self._seen:
+            self._arrange(screen)
         if screen.width is None:
             rows: Iterable[str] = map(
                 " ".join, zip(*[cells(batch) for cells in self._plain], strict=True)
