@@ -1,0 +1,105 @@
+"""How options are read, listed, and answered where they are another command's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ig import options
+from ig.errors import UsageError
+from ig.gadgets import declared
+
+IG = Path(sys.executable).with_name("ig")
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run(
+        [IG, *words], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("seconds", "1s", 1.0),
+        ("seconds", "50ms", 0.05),
+        ("seconds", "0", 0.0),
+        ("seconds", "90", 90.0),
+        ("seconds", "2m", 120.0),
+        ("interval", "0.5", 0.5),
+        ("duration", "50", 50_000_000),
+        ("duration", "1.5s", 1_500_000_000),
+        ("port", "http", 80),
+        ("ports", "80,https", [80, 443]),
+        ("user", "root", 0),
+        ("user", "1000", 1000),
+    ],
+)
+def test_values_are_taken_with_a_unit_or_a_name_or_as_bare_numbers(
+    kind: str, text: str, value: object
+) -> None:
+    assert options.CONVERSIONS[kind](text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("seconds", "soon", "'soon' is no duration"),
+        ("seconds", "-1", "negative"),
+        ("interval", "10ms", "(?s)'10ms' is too short.*0.1 seconds"),
+        ("port", "no-such-service", "(?s)no port.*http"),
+        ("port", "65536", "no port"),
+        ("ports", "80,", "no port"),
+        ("user", "nobody-there", "no user 'nobody-there'"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(kind: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        options.CONVERSIONS[kind](text)
+
+
+@pytest.mark.parametrize("name", options.FOREIGN)
+def test_other_commands_options_are_answered_with_ours(name: str) -> None:
+    done = run("trace", "tcpconnect", f"{name}=x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"no option {name}" in done.stderr
+    assert options.FOREIGN[name] in done.stderr
+
+
+@pytest.mark.parametrize("name", declared())
+def test_columns_are_listed_with_their_keys_and_meanings(name: str) -> None:
+    done = run("run", name, "--columns")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["NAME", "JSON", "KEY", "KIND", "MEANING"]
+    listed = [line.split()[0].rstrip("*") for line in lines[1:]]
+    assert listed == [column.name for column in declared()[name].columns]
+
+
+def test_help_has_headings_and_no_negations() -> None:
+    text = run("trace", "tcp", "--help").stdout
+    headings = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings == ["Options:", "Containers:", "Runtimes:", "Output:", "Ending:"]
+    assert "--no-host" not in text
+    assert "--all-namespaces" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--color", "sometimes"), "auto, always, never"),
+        (("--time", "noon"), "none, clock, delta, iso"),
+        (("-o", "columns=-nothing"), "Known columns"),
+    ],
+)
+def test_choices_that_are_none_are_refused_with_those_that_are(
+    words: tuple[str, ...], message: str
+) -> None:
+    done = run("trace", "tcpconnect", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
