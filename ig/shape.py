@@ -20,6 +20,15 @@ _FAR_ENDS = (".name", ".namespace", ".kind")
 """How the names of columns end that tell whose a connection's ends are."""
 
 
+def _usual(
+    columns: Sequence[Column], order: Sequence[str], options: Mapping[str, Any]
+) -> Sequence[Column]:
+    """Return the columns that are shown where none are named, those of `order` first."""
+    places = {name: place for place, name in enumerate(order)}
+    shown = output.shown_columns(columns, options)
+    return sorted(shown, key=lambda column: places.get(column.name, len(places)))
+
+
 def _family(columns: Sequence[Column], options: Mapping[str, Any]) -> list[str]:
     """Return the filter that -4 or -6 is."""
     four, six = bool(options.get("ipv4")), bool(options.get("ipv6"))
@@ -51,11 +60,8 @@ class Shape:
         """How many events were withheld so far, those that the filter keeps."""
         if gadget.withheld and options.get(gadget.withheld.option):
             self.keep = self._withhold(find_column(gadget.withheld.column, gadget.columns))
-        shown: Sequence[Column] = output.shown_columns(columns, options)
-        if view is None and gadget.shown:
-            order = {name: place for place, name in enumerate(gadget.shown)}
-            shown = sorted(shown, key=lambda column: order.get(column.name, len(order)))
-        self.mode, self.shown = output.parse_output(mode, columns, shown)
+        usual = _usual(columns, gadget.shown if view is None else (), options)
+        self.mode, self.shown = output.parse_output(mode, columns, usual)
         times = time_column(options.get("time") or "none")
         if times and self.mode == "columns":
             self.shown = (times, *self.shown)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -321,12 +321,14 @@ def test_what_the_map_of_attempts_has_no_room_for_is_counted(
 ) -> None:
     namespace.drop(9)
     only = ("--port", 9, "-F", f"netns=={namespace.inode}")
-    # With --latency each attempt is one event.
-    tracer = start_ig("trace", "tcpconnect", "--latency", "--host", "-o", "json", *only)
+    # With --latency each attempt is one event, and all of these fit into the pipe.
+    tracer = start_ig("trace", "tcpconnect", "--latency", "--host", "-o", "csv=outcome", *only)
     namespace.run("/usr/bin/python3", "-c", TOO_MANY, seconds=10 * PATIENCE)
     tracer.process.send_signal(signal.SIGINT)
-    events, said, _ = tracer.finished(10 * PATIENCE)
-    lost = json.loads(said.splitlines()[-1])["causes"]
+    _, said, _ = tracer.finished(10 * PATIENCE)
+    found = re.findall(r"(\d+) events were lost so far: (.*)\.", said)
+    lost = {cause: int(count) for count, cause in found}
     assert lost["too many connects were waiting for an answer"] > 0
-    assert len(events) + sum(lost.values()) == 70_001
-    assert {event["outcome"] for event in events} == {"abandoned"}
+    name, *told = tracer.reports.lines
+    assert (name, set(told)) == ("outcome", {"abandoned"})
+    assert len(told) + sum(lost.values()) == 70_001
