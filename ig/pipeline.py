@@ -156,6 +156,8 @@ class Pipeline:
             batch = batch.select(self.keep(batch))
         if self.max_events and len(batch):
             batch = self._limited(batch)
+        else:
+            self.printed += len(batch)
         if len(batch):
             self.stream.write(self.formatter.format(batch))
 

@@ -36,8 +36,8 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         ("duration", "1.5s", 1_500_000_000),
         ("port", "http", 80),
         ("ports", "80,https", [80, 443]),
-        ("user", "root", 0),
-        ("user", "1000", 1000),
+        ("uid", "root", 0),
+        ("uid", "1000", 1000),
     ],
 )
 def test_values_are_taken_with_a_unit_or_a_name_or_as_bare_numbers(
@@ -55,7 +55,7 @@ def test_values_are_taken_with_a_unit_or_a_name_or_as_bare_numbers(
         ("port", "no-such-service", "(?s)no port.*http"),
         ("port", "65536", "no port"),
         ("ports", "80,", "no port"),
-        ("user", "nobody-there", "no user 'nobody-there'"),
+        ("uid", "nobody-there", "no user 'nobody-there'"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(kind: str, text: str, message: str) -> None:
