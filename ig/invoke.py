@@ -100,10 +100,6 @@ def follow(
     return answers.of(index, asked_for(options))
 
 
-def _peers(index: Index) -> Peers:
-    return Peers(lambda: index.version, lambda: index.containers(sandboxes=True))
-
-
 def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
     """Trace until the user stops it, or as long as the options say."""
     from ig.kernel.cgroup_paths import look_up
@@ -116,7 +112,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, shape.resolves)
-    peers = _peers(index).of_records if shape.resolves else None
+    peers = Peers(index).of_records if shape.resolves else None
     # Forks before the index has threads; compiles while the runtimes are asked.
     loading = Loading(gadget.program, defines(gadget, options))
     with closing(index), contextlib.closing(loading):
@@ -247,7 +243,7 @@ def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> N
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, shape.resolves)
-    peers = _peers(index) if shape.resolves else None
+    peers = Peers(index) if shape.resolves else None
     answered = follow(index, options, _SNAPSHOT)
     _suit(shape, chosen, index, answered)
     gc.disable()  # one pass over plain lists: nothing to collect, much to look at

@@ -3,55 +3,161 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from ig.columns import ADDRESSES, Cache
-from ig.containers.container import HOST, Container
+from ig.columns import ADDRESSES, TYPES, Cache
+from ig.containers.container import HOST, Change, Container
 from ig.containers.endpoints import Endpoints
 from ig.gadget import Batch
 from ig.kernel import netns
 
+_ACCEPT = TYPES.index("accept")
+_LISTEN = 10  # TCP_LISTEN, enum in include/net/tcp_states.h
+_BY_PORT = Container("", "", "", image="by port")
+_IF_PUBLISHED = Container("", "", "", image="if published")
+"""What stands in a cache for an address whose owner depends on the port."""
+
+
+class Containers(Protocol):
+    """What is asked of the runtimes' containers: ig.containers.index.Index."""
+
+    def containers(self, stopped: bool = False, sandboxes: bool = False) -> list[Container]:
+        """Return the containers that run now."""
+
+    def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `told` with each change from now on."""
+
 
 class Peers:
-    """The containers that addresses and published ports belong to, as the runtimes tell now."""
+    """The containers that addresses and published ports belonged to when events happened."""
 
-    def __init__(
-        self, version: Callable[[], int], containers: Callable[[], Sequence[Container]]
-    ) -> None:
-        """Take the index's version, which grows with each change, and its containers."""
-        self._version = version
+    def __init__(self, containers: Containers, host: int = 0) -> None:
+        """`host` is the inode of the host's network namespace."""
+        self._endpoints = Endpoints(host or netns.host())
+        containers.subscribe(self._endpoints.told)
+        for container in containers.containers(sandboxes=True):
+            self._endpoints.told(Change("exists", container))
         self._seen = -1
-        self._endpoints = Endpoints(version, containers)
-        self._host = netns.host()
-        self._found: Cache[tuple[str, int, int], Container] = Cache(self._find)
+        self._depends = False
+        """Whether any answer that is remembered depends on the port."""
+        self._shared: set[int] = set()
+        self._ports: set[int] = set()
+        self._foreign: set[tuple[int, str]] = set()
+        self._settled: Cache[tuple[str, int], Container] = Cache(self._settle)
+        self._raw: Cache[tuple[int, bytes, int], Container] = Cache(
+            lambda key: self._settled[(ADDRESSES[key[:2]], key[2])]
+        )
 
-    def of_records(self, fields: Mapping[str, Sequence[Any]]) -> Sequence[Container]:
-        """Give whose the `daddr` and `dport` of each record are, HOST for nobody's known."""
-        if not self._anybody():
-            return [HOST] * len(fields["daddr"])
-        keys = zip(fields["version"], fields["daddr"], strict=True)
-        return self.of(list(map(ADDRESSES.__getitem__, keys)), fields["dport"], fields["netns"])
+    def of_records(
+        self, fields: Mapping[str, Sequence[Any]], owners: Sequence[Container]
+    ) -> Sequence[Container]:
+        """Return whose the `daddr` and `dport` of each record were, HOST for nobody's known.
+
+        `timestamp` is in ns since the epoch; `owners` are those of the near ends.
+        """
+        if not self._endpoints.any():
+            return [HOST] * len(owners)
+        namespaces, ports, times = fields["netns"], fields["dport"], fields["timestamp"]
+        self._learn(namespaces, owners)
+        if self._shared and "type" in fields:
+            kinds = [kind == _ACCEPT for kind in fields["type"]]
+            self._listen(kinds, owners, namespaces, fields["sport"])
+        versions, ends = fields["version"], fields["daddr"]
+
+        def address(place: int) -> str:
+            return ADDRESSES[versions[place], ends[place]]
+
+        keys = zip(versions, ends, namespaces, strict=True)
+        found = self._by_port(list(map(self._raw.__getitem__, keys)), address, ports, namespaces)
+        since = self._endpoints.since
+        if min(times, default=since) >= since:
+            return found
+        # What has changed since an event is looked up by the event's time.
+        for place, moment in enumerate(times):
+            if moment < since:
+                end = (address(place), ports[place], namespaces[place], moment)
+                found[place] = self._endpoints.find(*end) or HOST
+        return found
 
     def told(self, batch: Batch) -> Batch:
-        """Give the sockets of a snapshot with a field `peer`: whose their far ends are."""
-        ends = [batch.fields[name] for name in ("daddr", "dport", "netns_id")]
-        return Batch({**batch.fields, "peer": self.of(*ends)}, batch.owners)
+        """Return the sockets of a snapshot with a field `peer`: whose their far ends are."""
+        fields = batch.fields
+        addresses, ports, namespaces = (fields[name] for name in ("daddr", "dport", "netns_id"))
+        if not self._endpoints.any():
+            return Batch({**fields, "peer": [HOST] * len(batch)}, batch.owners)
+        self._learn(namespaces, batch.owners)
+        if self._shared:
+            listening = [
+                state == _LISTEN and not shared
+                for state, shared in zip(fields["state_raw"], fields["shared"], strict=True)
+            ]
+            self._listen(listening, batch.owners, namespaces, fields["sport"])
+        found = self._settled.of(list(zip(addresses, namespaces, strict=True)))
+        peer = self._by_port(found, addresses.__getitem__, ports, namespaces)
+        return Batch({**fields, "peer": peer}, batch.owners)
 
-    def of(
-        self, addresses: Sequence[str], ports: Sequence[int], namespaces: Sequence[int]
-    ) -> Sequence[Container]:
-        """Give whose each address and port is, seen from a network namespace (its inode)."""
-        if not self._anybody():
-            return [HOST] * len(addresses)
-        return self._found.of(list(zip(addresses, ports, namespaces, strict=True)))
+    def _learn(self, namespaces: Sequence[int], owners: Sequence[Container]) -> None:
+        """Take in what the runtimes told since, and where containers act that they do not know."""
+        self._refresh()
+        unknown = {each for each in set(namespaces) if not self._endpoints.is_known(each)}
+        if not unknown:
+            return
+        for namespace, owner in zip(namespaces, owners, strict=True):
+            if namespace not in unknown or not owner.id or owner.nested:
+                continue
+            if (namespace, owner.id) not in self._foreign:
+                self._foreign.add((namespace, owner.id))
+                if self._endpoints.assume(owner, namespace):
+                    unknown.discard(namespace)
+        self._refresh()
 
-    def _anybody(self) -> bool:
-        version = self._version()
+    def _refresh(self) -> None:
+        version = self._endpoints.version
         if version != self._seen:
             self._seen = version
-            self._found.clear()
-        return self._endpoints.any()
+            self._settled.clear()
+            self._raw.clear()
+            self._foreign.clear()
+            self._depends = False
+            self._shared = self._endpoints.shared()
+            self._ports = self._endpoints.ports()
 
-    def _find(self, key: tuple[str, int, int]) -> Container:
-        address, port, namespace = key
-        return self._endpoints.find(address, port, namespace == self._host) or HOST
+    def _listen(
+        self,
+        listening: Sequence[bool],
+        owners: Sequence[Container],
+        namespaces: Sequence[int],
+        ports: Sequence[int],
+    ) -> None:
+        """Note who listens where several containers could."""
+        for listens, owner, namespace, port in zip(
+            listening, owners, namespaces, ports, strict=True
+        ):
+            if listens and owner.id and namespace in self._shared:
+                self._endpoints.listens(owner, namespace, port)
+
+    def _settle(self, key: tuple[str, int]) -> Container:
+        """Return whose an address is now, as seen from a network namespace."""
+        by_port = self._endpoints.depends_on_port(*key)
+        if by_port or by_port is None:
+            self._depends = True
+            return _BY_PORT if by_port else _IF_PUBLISHED
+        return self._endpoints.find(key[0], 0, key[1]) or HOST
+
+    def _by_port(
+        self,
+        found: list[Container],
+        address: Callable[[int], str],
+        ports: Sequence[int],
+        namespaces: Sequence[int],
+    ) -> list[Container]:
+        """Fill in the answers that depend on the port; `address` is that of a place."""
+        if not self._depends:
+            return found
+        for place, answer in enumerate(found):
+            if answer is _IF_PUBLISHED and ports[place] not in self._ports:
+                found[place] = HOST
+            elif answer is _IF_PUBLISHED or answer is _BY_PORT:
+                whose = self._endpoints.find(address(place), ports[place], namespaces[place])
+                found[place] = whose or HOST
+        return found

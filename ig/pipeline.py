@@ -34,6 +34,9 @@ UNNAMED = "not shown while it was not known whose they are"
 _REPORT_EVERY = 10.0  # seconds between reports of losses, while they last
 
 
+Fields = Mapping[str, Sequence[Any]]
+
+
 class EventSource(Protocol):
     """What gives events: ig.kernel.source.Source."""
 
@@ -60,7 +63,7 @@ class Pipeline:
     keep: Callable[[Batch], Sequence[object]] | None
     stopping: Callable[[], bool]
     report_lost: Callable[[Mapping[str, int]], None]
-    peers: Callable[[Mapping[str, Sequence[Any]]], Sequence[Container]] | None = None
+    peers: Callable[[Fields, Sequence[Container]], Sequence[Container]] | None = None
     max_events: int = 0
     printed: int = 0
     _waiting: list[tuple[Any, ...]] = field(default_factory=list)
@@ -148,7 +151,7 @@ class Pipeline:
         offset = self._wall_clock()
         fields["timestamp"] = tuple(time + offset for time in fields["timestamp"])
         if self.peers:
-            fields["peer"] = tuple(self.peers(fields))
+            fields["peer"] = tuple(self.peers(fields, owners))
         batch = Batch(fields, owners)
         if not all(shown):
             batch = batch.select(shown)

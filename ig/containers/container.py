@@ -39,6 +39,18 @@ class Container:
     """The cgroups of its first process: the names of each from its hierarchy's root down."""
     mntns: int = 0
     """The inode of its mount namespace, if no cgroup of its first process is its own; else 0."""
+    networks: tuple[str, ...] = ()
+    """The network of each of `addresses`; empty where networks are not told."""
+    netns: int = 0
+    """The inode of its network namespace; 0 where it is not known."""
+    joined: str = ""
+    """The id of the container whose network namespace it was started in, if any."""
+    exposed: tuple[int, ...] = ()
+    """The TCP ports that it is made to listen on, as its image and its runtime say."""
+    addressed: int = 0
+    """When its addresses last changed, in ns since the epoch; 0 where the runtime does not tell."""
+    moved: bool = False
+    """Whether its addresses may have changed since they were asked for."""
 
     @property
     def named(self) -> bool:

@@ -84,7 +84,14 @@ class Containerd:
         running = _runs(task)
         pid = task.pid if running else 0
         start = processes.started(pid) or container.started if running else 0
-        return replace(container, running=running, pid=pid, started=start, addresses=addresses)
+        return replace(
+            container,
+            running=running,
+            pid=pid,
+            started=start,
+            addresses=addresses,
+            netns=processes.network_namespace(pid, container.id),
+        )
 
     def version(self) -> str:
         """Ask containerd for its version."""

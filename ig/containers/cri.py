@@ -96,8 +96,14 @@ class Cri:
             sandbox = container.id if container.sandbox else _sandbox(found.info)
             addresses = _addresses(connection, sandbox) if running and sandbox else ()
         pid = answers.number(_info(found.info).get("pid")) if running else 0
-        started = processes.started(pid) if pid else 0
-        return replace(container, running=running, pid=pid, started=started, addresses=addresses)
+        return replace(
+            container,
+            running=running,
+            pid=pid,
+            started=processes.started(pid) if pid else 0,
+            addresses=addresses,
+            netns=processes.network_namespace(pid, container.id, _network_file(found.info)),
+        )
 
     def version(self) -> str:
         """Ask the runtime for its own name and version."""
@@ -222,6 +228,16 @@ def _info(info: Any) -> dict[str, Any]:
         return dict(answers.mapping(json.loads(info["info"])))
     except (KeyError, ValueError, RecursionError):
         return {}
+
+
+def _network_file(info: Any) -> str:
+    """Return where the network namespace is mounted that a pod or a container was made in."""
+    specification = answers.mapping(_info(info).get("runtimeSpec"))
+    namespaces = answers.mapping(specification.get("linux")).get("namespaces")
+    for each in map(answers.mapping, namespaces if isinstance(namespaces, list) else ()):
+        if each.get("type") == "network":
+            return answers.text(each.get("path"))
+    return ""
 
 
 def _sandbox(info: Any) -> str:

@@ -77,7 +77,9 @@ class Detailer:
             return  # It is what has just been answered.
         with self._changed:
             self._questions.pop(_key(container), None)
-        if container.running and (not container.pid or _lacks_addresses(container)):
+        if container.running and (
+            container.moved or not container.pid or _lacks_addresses(container)
+        ):
             self.ask(container)
 
     def ask(self, container: Container) -> None:

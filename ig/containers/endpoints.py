@@ -1,74 +1,286 @@
-"""Say which container is behind an address and port, for the far end of a connection."""
+"""Say which container an address and a port belonged to: seen from where, and when.
+
+An address is a container's within the network namespaces that reach it: the host's, and those of
+the containers on the same network of the same engine. Elsewhere (an engine within a container, a
+VPN) the same address is something else.
+"""
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TypeVar
+from itertools import zip_longest
 
-from ig.containers.container import Container
+from ig.containers.cgroup import ID
+from ig.containers.container import Change, Container
+from ig.containers.history import FOREVER, FORMER, SLACK, History, Holding
 
-Key = TypeVar("Key")
+Identity = tuple[str, str, str]
 
+HELD = 65536
+"""How many containers are remembered altogether."""
+LISTENERS = 4096
 CACHED = 4096
 """How many addresses are remembered to be, or not to be, the host's own."""
 
 
-class Endpoints:
-    """Names the far ends of connections, by what the runtimes tell now.
+@dataclass(slots=True)
+class _Held:
+    """What one container holds: by history and key."""
 
-    `version` and `containers` are the index's: the tables are made anew when the version grows.
+    container: Container
+    began: int = 0
+    ended: int = FOREVER
+    holdings: dict[tuple[str, object], Holding] = field(default_factory=dict)
+    assumed: bool = False
+    """Whether its network namespace was seen, not told."""
+
+
+class Endpoints:
+    """The containers behind addresses and published ports, now and lately, by what runtimes tell.
+
+    One thread asks; others tell.
     """
 
-    def __init__(
-        self, version: Callable[[], int], containers: Callable[[], Iterable[Container]]
-    ) -> None:
-        self._version = version
-        self._containers = containers
-        self._made = -1
-        self._addresses: dict[str, Container] = {}
-        self._published: dict[tuple[str, int], Container] = {}
+    def __init__(self, host: int, now: Callable[[], int] = time.time_ns) -> None:
+        """`host` is the inode of the host's network namespace; `now` gives ns since the epoch."""
+        self.version = 0
+        """Grows with every change that could alter an answer."""
+        self.since = 0
+        """When the last such change took place, in ns since the epoch."""
+        self._host = host
+        self._now = now
+        self._lock = threading.Lock()
+        self._addresses: History[str] = History()
+        self._published: History[tuple[str, int]] = History()
+        self._namespaces: History[int] = History()
+        self._joined: History[str] = History()
+        self._held: dict[Identity, _Held] = {}
+        self._ended: OrderedDict[Identity, None] = OrderedDict()
+        self._listeners: OrderedDict[tuple[int, int], Identity] = OrderedDict()
         self._local: dict[str, bool] = {}
 
     def any(self) -> bool:
-        """Say whether any address or port is known."""
-        self._refresh()
+        """Return whether any address or port is known."""
         return bool(self._addresses or self._published)
 
-    def find(self, address: str, port: int, host_network: bool) -> Container | None:
-        """Give the container that an address belongs to, or whose published port it is; else None.
-
-        `address` is in its canonical spelling. `host_network` is whether it was used in the host's
-        network namespace: elsewhere a loopback address is not the host's.
-        """
-        self._refresh()
-        found = self._addresses.get(address)
-        if found is not None or not self._published:
-            return found
-        everywhere = "::" if ":" in address else "0.0.0.0"
-        published = self._published.get((address, port)) or self._published.get((everywhere, port))
-        if published is None or not self._is_hosts(address, host_network):
-            return None
-        return published
-
-    def _refresh(self) -> None:
-        version = self._version()
-        if version == self._made:
+    def told(self, change: Change) -> None:
+        """Take note of a change of a container."""
+        if change.kind == "synced":
             return
-        addresses: dict[str, list[Container]] = {}
-        published: dict[tuple[str, int], list[Container]] = {}
-        for container in self._containers():
-            for address in container.addresses:
-                addresses.setdefault(address, []).append(container)
-            for address, port, _ in container.ports:
-                published.setdefault((address or "0.0.0.0", port), []).append(container)
-        self._addresses, self._published, self._made = _sole(addresses), _sole(published), version
+        container = change.container
+        identity = _identity(container)
+        with self._lock:
+            held = self._held.get(identity)
+            running = container.running and change.kind not in ("exited", "removed")
+            if held is not None and held.ended == FOREVER and not running:
+                self._end(identity, held, container.addressed)
+            elif running:
+                if held is None or held.ended != FOREVER or _restarted(held.container, container):
+                    if held is not None and held.ended == FOREVER:
+                        self._end(identity, held)
+                    self._ended.pop(identity, None)
+                    began = min(container.addressed or container.started, self._now())
+                    held = self._held[identity] = _Held(container, began)
+                self._update(held, container)
+                if len(self._held) > HELD:
+                    oldest = next(iter(self._held))
+                    self._end(oldest, self._held[oldest])
+                    del self._ended[oldest], self._held[oldest]
 
-    def _is_hosts(self, address: str, host_network: bool) -> bool:
-        if ip_address(address).is_loopback:
-            return host_network
+    def assume(self, owner: Container, namespace: int) -> bool:
+        """Note that a container without a known network namespace acts in this one.
+
+        A container acts before its runtime can be asked about it. Return whether that is new.
+        """
+        with self._lock:
+            held = self._held.get(_identity(owner))
+            if held is None or held.container.netns or held.container.joined or held.assumed:
+                return False
+            held.assumed = True
+            holding = Holding(held.container, held.began)
+            held.holdings[("namespace", namespace)] = holding
+            self._namespaces.begin(namespace, holding)
+            if held.ended != FOREVER:
+                self._namespaces.end(namespace, holding, held.ended)
+            self.version += 1
+            return True
+
+    def listens(self, owner: Container, namespace: int, port: int) -> None:
+        """Note that a container listens on a port of a network namespace."""
+        with self._lock:
+            self._listeners[(namespace, port)] = _identity(owner)
+            self._listeners.move_to_end((namespace, port))
+            if len(self._listeners) > LISTENERS:
+                self._listeners.popitem(last=False)
+
+    def is_known(self, namespace: int) -> bool:
+        """Return whether a network namespace is the host's or a container's."""
+        return namespace == self._host or namespace in self._namespaces._holdings
+
+    def shared(self) -> set[int]:
+        """Return the network namespaces in which several containers are now."""
+        with self._lock:
+            return {
+                each
+                for each in self._namespaces
+                if each != self._host and len(self._tenants(each, FOREVER - 1)) > 1
+            }
+
+    def ports(self) -> set[int]:
+        """Return the published ports."""
+        with self._lock:
+            return {port for _, port in self._published}
+
+    def depends_on_port(self, address: str, namespace: int) -> bool | None:
+        """Return whether the answer differs by port, None if only by whether that is published."""
+        with self._lock:
+            holders = self._holders(address, namespace, FOREVER - 1)
+            if holders:
+                return any(len(self._sharing(each.container, FOREVER - 1)) > 1 for each in holders)
+            if not self._published or not self._may_publish(address, namespace, FOREVER - 1):
+                return False
+        return None
+
+    def find(
+        self, address: str, port: int, namespace: int, moment: int = FOREVER - 1
+    ) -> Container | None:
+        """Return whose an address and port were, or whose published port; None if not known.
+
+        `address` is in its canonical spelling, `namespace` the inode of the network namespace in
+        which it was used, `moment` in ns since the epoch: the present one if none is given.
+        """
+        with self._lock:
+            holders = self._holders(address, namespace, moment)
+            if not holders and self._published:
+                if not self._may_publish(address, namespace, moment):
+                    return None
+                everywhere = "::" if ":" in address else "0.0.0.0"
+                holders = self._published.at((address, port), moment)
+                holders = holders or self._published.at((everywhere, port), moment)
+            found = _sole(holders)
+            if found is None:
+                return None
+            return self._listening(found.container, found.port or port, moment)
+
+    def _update(self, held: _Held, container: Container) -> None:
+        """Begin and end what the container has and has not any more."""
+        now = self._now()
+        changed = min(container.addressed or now, now)
+        first = not any(key[0] == "address" for key in held.holdings)
+        wanted = dict(_wanted(container))
+        if held.assumed and not container.netns:
+            wanted |= {key: each for key, each in held.holdings.items() if key[0] == "namespace"}
+        altered = container.name != held.container.name
+        held.container = container
+        for key in [key for key in held.holdings if key not in wanted]:
+            self._history(key[0]).end(key[1], held.holdings.pop(key), changed)
+            self.since = max(self.since, changed)
+            altered = True
+        for key, each in wanted.items():
+            known = held.holdings.get(key)
+            if known is not None:
+                known.container, known.network = container, each.network or known.network
+                continue
+            # An address that came after others came when the runtime says that one did.
+            later = key[0] == "address" and not first and container.addressed
+            each.begin = changed if later else held.began
+            held.holdings[key] = each
+            self._history(key[0]).begin(key[1], each)
+            self.since = max(self.since, each.begin)
+            altered = True
+        if altered:
+            self.version += 1
+
+    def _end(self, identity: Identity, held: _Held, moment: int = 0) -> None:
+        """Note that a container has ended, at the `moment` that its runtime tells or now."""
+        now = self._now()
+        held.ended = now = moment if held.began < moment < now else now
+        for (history, key), holding in held.holdings.items():
+            self._history(history).end(key, holding, now)
+        if held.holdings:
+            self.version += 1
+            self.since = max(self.since, now)
+        self._ended[identity] = None
+        if len(self._ended) > FORMER:
+            del self._held[self._ended.popitem(last=False)[0]]
+
+    def _history(self, name: str) -> History[object]:
+        histories: dict[str, History[object]] = {
+            "address": self._addresses,  # type: ignore[dict-item]
+            "port": self._published,  # type: ignore[dict-item]
+            "namespace": self._namespaces,  # type: ignore[dict-item]
+            "joined": self._joined,  # type: ignore[dict-item]
+        }
+        return histories[name]
+
+    def _holders(self, address: str, namespace: int, moment: int) -> Sequence[Holding]:
+        """Return who has an address, as seen from a network namespace."""
+        holders = self._addresses.at(address, moment)
+        if not holders or namespace == self._host:
+            return holders
+        clients = self._tenants(namespace, moment)
+        networks = {network for each in clients for network in each.networks}
+        engines = {_engine(each) for each in clients}
+        return [
+            each
+            for each in holders
+            if _engine(each.container) in engines
+            and (not each.network or not networks or each.network in networks)
+        ]
+
+    def _may_publish(self, address: str, namespace: int, moment: int) -> bool:
+        """Return whether an address is the host's, as seen from a network namespace."""
+        if namespace != self._host:
+            loopback = ip_address(address).is_loopback
+            if loopback or not self._tenants(namespace, moment):
+                return False
+        return self._is_local(address)
+
+    def _tenants(self, namespace: int, moment: int) -> list[Container]:
+        """Return the containers in a network namespace."""
+        found = {_identity(each.container): each for each in self._namespaces.at(namespace, moment)}
+        for identity in list(found):
+            for each in self._joined.at(identity[2], moment):
+                found.setdefault(_identity(each.container), each)
+        return [each.container for each in found.values()]
+
+    def _namespace(self, container: Container) -> int:
+        """Return the network namespace of a container, 0 if it is not known."""
+        held = self._held.get(_identity(container))
+        seen = [key[1] for key in held.holdings if key[0] == "namespace"] if held else []
+        return container.netns or int(str(seen[0])) if seen else container.netns
+
+    def _sharing(self, container: Container, moment: int) -> list[Container]:
+        """Return the containers in a container's network namespace that open sockets there."""
+        if container.pod_uid:
+            return [container]
+        found = {_identity(container): container}
+        for each in self._tenants(self._namespace(container), moment):
+            found.setdefault(_identity(each), each)
+        for holding in self._joined.at(container.id, moment):
+            found.setdefault(_identity(holding.container), holding.container)
+        return [each for each in found.values() if not each.sandbox] or [container]
+
+    def _listening(self, container: Container, port: int, moment: int) -> Container | None:
+        """Return who listens on a port in the container's namespace; None if it is not known."""
+        sharing = self._sharing(container, moment)
+        if len(sharing) == 1:
+            return sharing[0]
+        seen = self._listeners.get((self._namespace(container), port))
+        for each in sharing:
+            if _identity(each) == seen:
+                return each
+        exposing = [each for each in sharing if port in each.exposed]
+        return exposing[0] if len(exposing) == 1 else None
+
+    def _is_local(self, address: str) -> bool:
         known = self._local.get(address)
         if known is None:
             if len(self._local) >= CACHED:
@@ -77,13 +289,46 @@ class Endpoints:
         return known
 
 
-def _sole(claims: Mapping[Key, Sequence[Container]]) -> dict[Key, Container]:
-    """Give those that one container has, or one pod's containers, which are then all the same."""
-    return {
-        key: first
-        for key, (first, *others) in claims.items()
-        if all(first.pod_uid and other.pod_uid == first.pod_uid for other in others)
-    }
+def _wanted(container: Container) -> Iterator[tuple[tuple[str, object], Holding]]:
+    """Yield what a running container has: the history and the key, and the holding."""
+    for address, network in zip_longest(container.addresses, container.networks, fillvalue=""):
+        if address and not (ip_address(address).is_loopback or ip_address(address).is_unspecified):
+            yield ("address", address), Holding(container, 0, network=network)
+    for address, port, inside in container.ports:
+        key = (address or "0.0.0.0", port)
+        yield ("port", key), Holding(container, 0, port=inside)
+    if container.netns:
+        yield ("namespace", container.netns), Holding(container, 0)
+    if container.joined:
+        yield ("joined", container.joined), Holding(container, 0)
+
+
+def _identity(container: Container) -> Identity:
+    # Docker's containers are containerd's too: whoever told of one first, it is the same.
+    return (container.source, "" if ID.match(container.id) else container.scope, container.id)
+
+
+def _engine(container: Container) -> str:
+    return container.source or container.runtime
+
+
+def _restarted(before: Container, now: Container) -> bool:
+    """Return whether a container was started anew, its end unheard."""
+    return bool(before.started and now.started > before.started + SLACK and now.pid != before.pid)
+
+
+def _sole(holders: Collection[Holding]) -> Holding | None:
+    """Return the only holder, or one of a pod's, which are then all the same; None for others."""
+    first = next(iter(holders), None)
+    if first is None:
+        return None
+    pod = first.container.pod_uid
+    alike = all(
+        _identity(each.container) == _identity(first.container)
+        or (pod and each.container.pod_uid == pod)
+        for each in holders
+    )
+    return first if alike else None
 
 
 def _can_bind(address: str) -> bool:

@@ -15,7 +15,7 @@ from itertools import islice
 
 from ig.containers import answers, engine_http
 from ig.containers.container import Change, Container
-from ig.containers.engine_records import MOST, Seen, detailed, listed, told
+from ig.containers.engine_records import MOST, MOVES, Seen, detailed, listed, told
 from ig.containers.json_items import decoded, items, lines
 from ig.errors import RuntimeUnavailable
 
@@ -54,7 +54,7 @@ class Engine:
         self._stopped = False
         with self._asked("/_ping"):
             pass
-        filters = {"type": ["container"], "event": list(self._kinds)}
+        filters = {"type": ["container", "network"], "event": [*self._kinds, *MOVES]}
         with self._asked("/events", SILENCE, filters=json.dumps(filters)) as stream:
             if not stopped():
                 yield from self._listed()

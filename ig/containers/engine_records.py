@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ig.containers import answers
+from ig.containers import answers, processes
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
 
@@ -29,6 +29,8 @@ KINDS = {
     "remove": "removed",
 }
 """What Docker's events are to us; `died` and `remove` are Podman's words."""
+MOVES = ("connect", "disconnect")
+"""Events of networks that give a container another address, or take one away."""
 
 _NOT_LABELS = frozenset(
     ("name", "image", "oldName", "exitCode", "execDuration", "containerExitCode", "podId")
@@ -64,7 +66,9 @@ class Seen:
             others = self._size - self._sizes.get(container.id, 0)
             size = _size(container)
             if others + size > _ALL:
-                container = replace(container, image="", labels={}, addresses=(), ports=())
+                container = replace(
+                    container, image="", labels={}, addresses=(), networks=(), ports=()
+                )
                 size = _size(container)
             if container.id in self._known:
                 self._sizes[container.id] = size
@@ -98,8 +102,8 @@ def _size(container: Container) -> int:
     return (
         sum(map(_label_size, container.labels.items()))
         + texts
-        + 128 * len(container.addresses)
-        + 256 * len(container.ports)
+        + 512 * len(container.addresses)
+        + 512 * len(container.ports)
     )
 
 
@@ -136,7 +140,9 @@ def listed(runtime: str, record: object) -> Container | None:
         image=answers.text(found.get("Image")),
         running=running,
         labels=labels,
-        addresses=_addresses(found) if running else (),
+        joined=_joined(found),
+        addresses=tuple(_addresses(found)) if running else (),
+        networks=tuple(_addresses(found).values()) if running else (),
         ports=_listed_ports(found.get("Ports")) if running else (),
         **answers.dockers_pod(name, labels),
     )
@@ -148,7 +154,10 @@ def told(record: object, seen: Seen) -> Change | None:
     The record has no pid and no addresses, so neither has the container.
     """
     found = answers.mapping(record)
-    kind = KINDS.get(answers.text(found.get("Action")))
+    action = answers.text(found.get("Action"))
+    if found.get("Type") == "network":
+        return _moved(found, seen) if action in MOVES else None
+    kind = KINDS.get(action)
     actor = answers.mapping(found.get("Actor"))
     identifier = answers.text(actor.get("ID"))
     if kind is None or not ID.match(identifier):
@@ -156,34 +165,75 @@ def told(record: object, seen: Seen) -> Change | None:
     attributes = answers.mapping(actor.get("Attributes"))
     known = seen.get(identifier) or _first_told(seen.runtime, identifier, attributes)
     container = replace(
-        known,
+        _undetailed(known),
         name=answers.text(attributes.get("name")).lstrip("/") or known.name,
         image=answers.text(attributes.get("image")) or known.image,
-        pid=0,
-        addresses=(),
-        ports=(),
     )
     container = replace(container, **answers.dockers_pod(container.name, container.labels))
     if kind != "renamed":
-        started = answers.number(found.get("timeNano")) if kind == "started" else 0
-        container = replace(container, running=kind == "started", started=started)
+        moment = answers.number(found.get("timeNano"))
+        starts = kind == "started"
+        # Docker tells of a container's new addresses before it tells of its start.
+        addressed = known.addressed if starts and known.moved else 0 if starts else moment
+        container = replace(
+            container, running=starts, started=moment if starts else 0, addressed=addressed
+        )
     return Change(kind, container)
 
 
+def _moved(found: Mapping[str, Any], seen: Seen) -> Change | None:
+    """Return that a container's addresses have changed, by a record of a network's event."""
+    actor = answers.mapping(found.get("Actor"))
+    attributes = answers.mapping(actor.get("Attributes"))
+    # Docker's actor is the network, Podman's the container.
+    identifier = answers.text(attributes.get("container")) or answers.text(actor.get("ID"))
+    known = seen.get(identifier)
+    if known is None or (not known.running and found.get("Action") != "connect"):
+        return None
+    addressed = answers.number(found.get("timeNano"))
+    return Change("updated", replace(_undetailed(known), addressed=addressed, moved=True))
+
+
+def _undetailed(container: Container) -> Container:
+    """Return the container with no more than an event tells of it."""
+    return replace(container, pid=0, addresses=(), networks=(), ports=(), moved=False)
+
+
 def detailed(container: Container, record: object) -> Container:
-    """Give the container with what a record of `/containers/{id}/json` tells of it as it runs."""
+    """Return the container with what a record of `/containers/{id}/json` tells of it as it runs."""
     found = answers.mapping(record)
     state = answers.mapping(found.get("State"))
     if state.get("Running") is not True:
-        return replace(container, running=False, pid=0, addresses=(), ports=())
+        return replace(_undetailed(container), running=False)
+    pid = answers.number(state.get("Pid"))
+    file = answers.mapping(found.get("NetworkSettings")).get("SandboxKey")
     return replace(
         container,
         running=True,
-        pid=answers.number(state.get("Pid")),
+        pid=pid,
         started=answers.timestamp(state.get("StartedAt")) or container.started,
-        addresses=_addresses(found),
+        addresses=tuple(_addresses(found)),
+        networks=tuple(_addresses(found).values()),
         ports=_inspected_ports(found),
+        netns=processes.network_namespace(pid, container.id, answers.text(file)),
+        joined=_joined(found),
+        exposed=_exposed(found),
+        moved=False,
     )
+
+
+def _joined(found: Mapping[str, Any]) -> str:
+    """Return the id of the container whose network namespace another was started in."""
+    mode = answers.text(answers.mapping(found.get("HostConfig")).get("NetworkMode"))
+    identifier = mode.removeprefix("container:")
+    return identifier if mode != identifier and ID.match(identifier) else ""
+
+
+def _exposed(found: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the TCP ports that the image and who started it say are listened on."""
+    declared = answers.mapping(answers.mapping(found.get("Config")).get("ExposedPorts"))
+    named = (answers.text(each).partition("/") for each in list(declared)[: answers.PORTS])
+    return tuple(answers.port(port) for port, _, proto in named if proto == "tcp")
 
 
 def _first_told(runtime: str, identifier: str, attributes: Mapping[str, Any]) -> Container:
@@ -200,14 +250,17 @@ def _name(names: object) -> str:
     return ""
 
 
-def _addresses(found: Mapping[str, Any]) -> tuple[str, ...]:
+def _addresses(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return the network of each address that a record tells."""
     networks = answers.mapping(answers.mapping(found.get("NetworkSettings")).get("Networks"))
-    given = [
-        answers.address(answers.mapping(network).get(key))
-        for network in list(networks.values())[: answers.ADDRESSES]
-        for key in ("IPAddress", "GlobalIPv6Address")
-    ]
-    return tuple(dict.fromkeys(filter(None, given)))
+    given: dict[str, str] = {}
+    for name, record in list(networks.items())[: answers.ADDRESSES]:
+        network = answers.mapping(record)
+        for key in ("IPAddress", "GlobalIPv6Address"):
+            address = answers.address(network.get(key))
+            if address:
+                given[address] = answers.text(network.get("NetworkID")) or answers.text(name)
+    return given
 
 
 def _listed_ports(records: object) -> tuple[tuple[str, int, int], ...]:

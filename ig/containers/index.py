@@ -228,16 +228,21 @@ class Index:
             now = registry.told(source, key_of(asked))
             if now is None or not (now.running and detailed.running):
                 return
-            if now.started != asked.started:
-                return  # It was started anew while it was asked about.
+            if (now.started, now.addressed) != (asked.started, asked.addressed):
+                return  # It was started anew, or moved, while it was asked about.
             found = replace(
                 now,
                 pid=detailed.pid,
                 started=detailed.started,
                 addresses=detailed.addresses,
+                networks=detailed.networks,
                 ports=detailed.ports,
+                netns=detailed.netns,
+                joined=detailed.joined,
+                exposed=detailed.exposed,
+                moved=False,
             )
-            changes = self._taken_in(source, Change("updated", found))
+            changes = self._taken_in(source, Change("detailed", found))
             self._publish(changes)
 
     def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
@@ -299,7 +304,7 @@ class Index:
                 container = replace(container, source=source)
             if user != ROOT:
                 # Addresses and ports are the same in every user's networks, and free to claim.
-                container = replace(container, addresses=(), ports=())
+                container = replace(container, addresses=(), networks=(), ports=())
             change = Change(change.kind, self._strays.looked_up(container, user))
         changes = self._registries[user].apply(source, change)
         strayed = [self._strays.take_in(user, each.container) for each in changes]

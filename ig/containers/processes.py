@@ -77,6 +77,25 @@ def mount_namespace(pid: int | str) -> int:
     return monitor.namespace(pid, "mnt")
 
 
+def network_namespace(pid: int, identifier: str, file: str = "") -> int:
+    """Return the inode of a container's network namespace; 0 if it cannot be told.
+
+    `file` is where its engine mounted it: others than root may not follow /proc/PID/ns. The first
+    process is asked if its cgroup has the container's id: an engine elsewhere counts otherwise.
+    """
+    candidates = [file] if file.startswith("/") else []
+    if pid and identifier in _read(f"/proc/{pid}/cgroup"):
+        candidates.append(f"/proc/{pid}/ns/net")
+    for path in candidates:
+        try:
+            found = os.stat(path)
+            if found.st_dev == os.stat("/proc/self/ns/net").st_dev:
+                return found.st_ino
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
 def is_of_user(pid: int, uid: int) -> bool:
     """Return whether a process is in a user namespace of that user's, as a rootless engine's is.
 

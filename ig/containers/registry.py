@@ -61,6 +61,9 @@ class Registry:
     def apply(self, runtime: str, change: Change) -> list[Change]:
         """Take in what a runtime told and give what is different now, all runtimes taken together.
 
+        A change of kind `detailed` has all that the runtime tells of a container when it is asked;
+        others are completed by what was told before.
+
         Raises KeyError for a runtime that was not announced.
         """
         told = self._told[runtime]
@@ -74,7 +77,7 @@ class Registry:
             return []
         if change.kind == "removed":
             return self._remove(runtime, key)
-        if change.kind == "updated" and key not in told:
+        if change.kind in ("updated", "detailed") and key not in told:
             return []
         container = _carried(told.get(key), container, change.kind)
         self._unconfirmed[runtime].discard(key)
@@ -104,7 +107,7 @@ class Registry:
             return []
         # What is remembered as gone stays so: a reader looks there after it has looked here.
         self._known[key] = now
-        if kind == "removed" or (before is not None and kind in ("exists", "created")):
+        if kind in ("removed", "detailed") or (before and kind in ("exists", "created")):
             kind = "updated"
         return [Change(kind, now)]
 
@@ -128,13 +131,20 @@ def _carried(before: Container | None, now: Container, kind: str) -> Container:
         return now
     if not now.cgroups and before.cgroups and now.source == before.source:
         now = replace(now, cgroups=before.cgroups)
-    if kind == "exists" or not (before.running and now.running):
+    if kind in ("exists", "detailed") or not (before.running and now.running):
         return now
+    has_addresses = now if now.addresses else before
     return replace(
         now,
         pid=now.pid or before.pid,
         started=now.started or before.started,
-        addresses=now.addresses or before.addresses,
+        addresses=has_addresses.addresses,
+        networks=has_addresses.networks,
         ports=now.ports or before.ports,
         mntns=now.mntns if now.pid else before.mntns,
+        netns=now.netns or before.netns,
+        joined=now.joined or before.joined,
+        exposed=now.exposed or before.exposed,
+        addressed=now.addressed or before.addressed,
+        moved=now.moved or before.moved,
     )

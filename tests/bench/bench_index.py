@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import resource
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -79,12 +80,19 @@ def measure() -> Iterator[Sequence[object]]:
         attribution.update([])
     took = (time.perf_counter() - began) / CHANGES * 1e6
     yield f"a change of one container, {CGROUPS} cgroups known", "1000 us", f"{took:.1f} us"
-    peers = Peers(lambda: index.version, index.containers)
-    ends = [known[number % CONTAINERS].addresses[0] for number in range(EVENTS)]
+    peers = Peers(index, host=1)
+    ends = [socket.inet_aton(each.addresses[0]) + bytes(12) for each in known]
+    fields: dict[str, Sequence[object]] = {
+        "timestamp": [time.time_ns()] * EVENTS,
+        "version": [4] * EVENTS,
+        "daddr": [ends[number % CONTAINERS] for number in range(EVENTS)],
+        "dport": [80] * EVENTS,
+        "netns": [1] * EVENTS,
+    }
     began = time.perf_counter()
-    peers.of(ends, [80] * EVENTS, [1] * EVENTS)
+    peers.of_records(fields, [known[0]] * EVENTS)
     yield f"a far end's name among {CONTAINERS}", "", microseconds_each(began, EVENTS)
-    del cgroups, ends
+    del cgroups, ends, fields
     before = resident_megabytes()
     for number in range(CONTAINERS, CONTAINERS + PASSING):
         each = container(number)

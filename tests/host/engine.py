@@ -20,6 +20,8 @@ from typing import Any
 import docker
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
+from docker.models.networks import Network
+from docker.types import IPAMConfig, IPAMPool
 
 from tests.host.namespace import PROGRAMS, Namespace, program
 from tests.host.reports import Report, Reports
@@ -100,8 +102,7 @@ class PrivateEngine:
                 ["ip", *arguments], check=True, capture_output=True
             ).stdout.decode()
 
-        routes = ip("-4", "route", "show", "table", "all")
-        network = next(net for n in range(16, 255) if (net := f"10.213.{n}.") not in routes)
+        network = f"{unused_subnet()}."
         ip("link", "add", self._bridge, "type", "bridge")
         ip("addr", "add", f"{network}1/24", "dev", self._bridge)
         ip("link", "set", self._bridge, "up")
@@ -135,6 +136,14 @@ class PrivateEngine:
         for mount in sorted(mounts_below(self.folder), reverse=True):
             subprocess.run(["umount", "--lazy", mount], check=False)
         shutil.rmtree(self.folder)
+
+
+def unused_subnet() -> str:
+    """Give the first three parts of addresses that this host has no route to of its own."""
+    routes = subprocess.run(
+        ["ip", "-4", "route", "show", "table", "all"], check=True, capture_output=True
+    ).stdout.decode()
+    return next(net for n in range(16, 255) if f"{(net := f'10.213.{n}')}." not in routes)
 
 
 def mounts_below(folder: Path) -> list[str]:
@@ -313,6 +322,20 @@ class Engine:
         """Run `connect.py` by exec and give what it told of each attempt."""
         command = program("connect", host, port, *options, folder="/programs")
         return self.exec(running, command).all()
+
+    @contextmanager
+    def network(self) -> Iterator[tuple[Network, str]]:
+        """Make a network, and give it and the first three parts of its addresses."""
+        subnet = unused_subnet()
+        pool = IPAMPool(subnet=f"{subnet}.0/24", gateway=f"{subnet}.1")
+        network = self.client.networks.create(
+            f"{self.prefix}-{subnet}", driver="bridge", ipam=IPAMConfig(pool_configs=[pool])
+        )
+        try:
+            yield network, subnet
+        finally:
+            self.clear()
+            network.remove()
 
     def restart(self, running: Running) -> Running:
         """Stop the container and start it again: new process, new namespaces, same id."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from itertools import groupby
 
 import pytest
 
 from tests.host.engine import POD, POD_NAME, Engine
+from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
@@ -35,6 +38,103 @@ def test_json_names_both_ends(ig: Start, engine: Engine) -> None:
         by_client = event["runtime"]["containerName"] == client.name
         expected = (ours, theirs) if by_client else (theirs, ours)
         assert (end(event, "src"), end(event, "dst")) == expected
+
+
+def test_an_address_is_a_containers_only_where_it_leads_there(
+    ig: Start, engine: Engine, namespace: Namespace
+) -> None:
+    server, port = engine.serve("server")
+    client = engine.idle("client")
+    address = server.address
+    namespace.ip("addr", "add", f"{address}/32", "dev", "lo")  # as a VPN or an inner engine has
+    elsewhere = namespace.serve(address)
+    tracer = ig("trace", "tcp", "--host", "-F", "type==connect")
+    namespace.connect(address, elsewhere)
+    engine.connect(client, address, port)
+    Namespace.of(os.getpid()).connect(address, port)
+    tracer.wait_for(lambda event: event["dst"]["addr"] == address, 3)
+    ends = {
+        event["netns_id"]: end(event, "dst")
+        for event in tracer.stop()[0]
+        if event["dst"]["addr"] == address
+    }
+    named = ("container", "", server.name)
+    here = os.stat("/proc/self/ns/net").st_ino
+    assert ends == {
+        namespace.inode: ("raw", "", ""),
+        client.namespace.inode: named,
+        here: named,
+    }
+
+
+def test_an_address_that_moves_is_whose_it_is(ig: Start, engine: Engine) -> None:
+    with engine.network() as (network, subnet):
+        old, new = engine.idle("old"), engine.idle("new")
+        client = engine.idle("client", network=network.name)
+        moving = f"{subnet}.50"
+        network.connect(old.container, ipv4_address=moving)
+        tracer = ig("trace", "tcpconnect", "-c", client.name)
+
+        def named() -> str:
+            engine.connect(client, moving, 9, "--timeout", 1)
+            return str(end(tracer.events[-1], "dst")[2]) if tracer.events else ""
+
+        until(lambda: named() == old.name, "the first to be named")
+        network.disconnect(old.container)
+        until(lambda: not named(), "an address that was taken away to be nobody's")
+        network.connect(new.container, ipv4_address=moving)
+        second = new.name
+        until(lambda: named() == second, "the second to be named")
+        renamed = engine.rename(new, "renamed")
+        until(lambda: named() == renamed, "the new name")
+        names = [end(event, "dst")[2] for event in tracer.stop()[0]]
+    assert [name for name, _ in groupby(filter(None, names))] == [old.name, second, renamed]
+
+
+def test_of_several_in_a_namespace_only_the_one_that_listens_is_named(
+    ig: Start, engine: Engine
+) -> None:
+    vpn = engine.idle("vpn")
+    address = vpn.address
+    web, port = engine.serve("web", network_mode=f"container:{vpn.id}")
+    client = engine.idle("client")
+    tracer = ig("trace", "tcp", "-F", "type==connect")
+    seen: list[bool] = []
+
+    def named() -> bool:
+        engine.connect(client, address, port)
+        engine.connect(client, address, 9)
+        tracer.wait_for(lambda event: event["dst"]["port"] == 9, len(seen) + 1)
+        seen.append(True)
+        return any(end(event, "dst")[2] for event in tracer.events)
+
+    until(named, "the one that accepts to be named")
+    ends = {(event["dst"]["port"], end(event, "dst")[2]) for event in tracer.stop()[0]}
+    assert (port, web.name) in ends
+    assert ends <= {(port, web.name), (port, ""), (9, "")}
+
+
+def test_an_address_is_named_by_who_had_it_when_the_event_happened(
+    ig: Start, engine: Engine
+) -> None:
+    with engine.network() as (network, _):
+        client = engine.idle("client", network=network.name)
+        first = engine.idle("first", network=network.name)
+        address = first.address
+        tracer = ig("trace", "tcpconnect", "-c", client.name)
+        engine.connect(client, address, 9)
+        tracer.wait_for(lambda event: end(event, "dst")[2] == first.name)
+        tracer.process.send_signal(signal.SIGSTOP)
+        engine.connect(client, address, 9)
+        engine.remove(first)
+        second = engine.idle("second", network=network.name)
+        assert second.address == address
+        engine.connect(client, address, 9)
+        tracer.process.send_signal(signal.SIGCONT)
+        tracer.wait_for(lambda _: True, 3)
+        names = [end(event, "dst")[2] for event in tracer.stop()[0]]
+    assert names[:2] == [first.name] * 2
+    assert names[2] in (second.name, "")
 
 
 def test_what_nobody_knows_is_raw(ig: Start, engine: Engine) -> None:

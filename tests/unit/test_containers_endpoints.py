@@ -1,65 +1,256 @@
-"""Who is behind an address and a port."""
+"""Who was behind an address and a port: seen from where, and when."""
 
 from __future__ import annotations
 
-from ig.containers.container import Container
+from dataclasses import replace
+
+import pytest
+
+from ig.containers import endpoints as module
+from ig.containers.container import Change, Container
 from ig.containers.endpoints import Endpoints
+from ig.containers.history import FORMER
+
+HOST, INNER, STRANGE = 1, 2, 3
+SECOND = 1_000_000_000
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 WEB = Container(
-    "a" * 64,
+    A,
     "web",
     "docker",
+    running=True,
+    pid=7,
     addresses=("172.17.0.2", "fd00::2"),
+    networks=("bridge", "bridge"),
     ports=(("0.0.0.0", 8080, 80), ("127.0.0.1", 9090, 90), ("::", 8080, 80)),
+    netns=10,
 )
-API = Container("b" * 64, "api", "cri-o", addresses=("10.1.0.7",), pod_name="api-0")
+CLIENT = Container(
+    B, "client", "docker", running=True, pid=8, addresses=("172.17.0.3",), networks=("bridge",),
+    netns=20,
+)  # fmt: skip
+API = Container("d" * 64, "api", "cri-o", running=True, addresses=("10.1.0.7",), pod_name="api-0")
+
+
+class Clock:
+    """Gives the time that a test sets."""
+
+    now = 1000 * SECOND
+
+    def __call__(self) -> int:
+        return self.now
+
+
+CLOCK = Clock()
 
 
 def endpoints(*containers: Container) -> Endpoints:
-    return Endpoints(lambda: 1, lambda: containers)
+    CLOCK.now = 1000 * SECOND
+    found = Endpoints(HOST, CLOCK)
+    for container in containers:
+        found.told(Change("exists", container))
+    return found
 
 
 def test_an_address_of_a_container_is_its() -> None:
     both = endpoints(WEB, API)
-    assert both.find("172.17.0.2", 80, host_network=False) == WEB
-    assert both.find("fd00::2", 5555, host_network=True) == WEB
-    assert both.find("10.1.0.7", 443, host_network=False) == API
-    assert both.find("172.17.0.3", 80, host_network=False) is None
+    assert both.find("172.17.0.2", 80, HOST) == WEB
+    assert both.find("fd00::2", 5555, HOST) == WEB
+    assert both.find("10.1.0.7", 443, HOST) == API
+    assert both.find("172.17.0.3", 80, HOST) is None
+
+
+def test_an_address_means_nothing_in_a_namespace_of_no_container() -> None:
+    assert endpoints(WEB, CLIENT).find("172.17.0.2", 80, STRANGE) is None
+
+
+def test_an_address_is_a_containers_for_others_on_its_network_alone() -> None:
+    other = replace(CLIENT, id=C, netns=30, networks=("other",), addresses=("172.18.0.2",))
+    podman = replace(CLIENT, id="d" * 64, netns=40, runtime="podman")
+    both = replace(CLIENT, id="e" * 64, netns=50, networks=("other", "bridge"))
+    found = endpoints(WEB, CLIENT, other, podman, replace(both, addresses=("172.18.0.3", "")))
+    assert found.find("172.17.0.2", 80, CLIENT.netns) == WEB
+    assert found.find("172.17.0.2", 80, WEB.netns) == WEB
+    assert found.find("172.17.0.2", 80, other.netns) is None
+    assert found.find("172.17.0.2", 80, podman.netns) is None
+    assert found.find("172.17.0.2", 80, both.netns) == WEB
+
+
+def test_an_address_of_two_networks_is_who_has_it_on_the_clients() -> None:
+    twin = replace(WEB, id=C, netns=30, networks=("other", "other"), ports=())
+    other = replace(CLIENT, id="d" * 64, netns=40, networks=("other",))
+    found = endpoints(WEB, twin, CLIENT, other)
+    assert found.find("172.17.0.2", 80, CLIENT.netns) == WEB
+    assert found.find("172.17.0.2", 80, other.netns) == twin
+    assert found.find("172.17.0.2", 80, HOST) is None
+
+
+def test_a_container_that_acts_before_its_runtime_answers_is_where_it_was_seen() -> None:
+    fresh = replace(CLIENT, netns=0, addresses=(), networks=())
+    found = endpoints(WEB, fresh)
+    assert found.find("172.17.0.2", 80, INNER) is None
+    assert found.assume(fresh, INNER)
+    assert found.find("172.17.0.2", 80, INNER) == WEB
+    assert not found.assume(fresh, STRANGE)
+    assert not found.assume(WEB, STRANGE)
+    assert not found.assume(API, STRANGE)
+    found.told(Change("updated", CLIENT))
+    assert found.find("172.17.0.2", 80, INNER) is None
+    assert found.find("172.17.0.2", 80, CLIENT.netns) == WEB
 
 
 def test_a_published_port_on_the_hosts_addresses_is_the_containers_behind() -> None:
-    assert endpoints(WEB).find("127.0.0.1", 8080, host_network=True) == WEB
-    assert endpoints(WEB).find("127.0.0.1", 9090, host_network=True) == WEB
-    assert endpoints(WEB).find("::1", 8080, host_network=True) == WEB
-    assert endpoints(WEB).find("127.0.0.1", 80, host_network=True) is None
+    assert endpoints(WEB).find("127.0.0.1", 8080, HOST) == WEB
+    assert endpoints(WEB).find("127.0.0.1", 9090, HOST) == WEB
+    assert endpoints(WEB).find("::1", 8080, HOST) == WEB
+    assert endpoints(WEB).find("127.0.0.1", 80, HOST) is None
+
+
+def test_a_published_port_is_reached_from_containers_but_not_from_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_can_bind", lambda address: address == "192.0.2.7")
+    found = endpoints(WEB, CLIENT)
+    assert found.find("192.0.2.7", 8080, CLIENT.netns) == WEB
+    assert found.find("192.0.2.7", 8080, STRANGE) is None
+    assert found.find("192.0.2.8", 8080, CLIENT.netns) is None
 
 
 def test_a_containers_own_loopback_is_not_the_hosts() -> None:
-    assert endpoints(WEB).find("127.0.0.1", 8080, host_network=False) is None
+    assert endpoints(WEB, CLIENT).find("127.0.0.1", 8080, CLIENT.netns) is None
 
 
 def test_the_same_port_elsewhere_in_the_world_is_not_the_containers() -> None:
-    assert endpoints(WEB).find("192.0.2.1", 8080, host_network=True) is None
-    assert endpoints(WEB).find("2001:db8::1", 8080, host_network=False) is None
+    assert endpoints(WEB).find("192.0.2.1", 8080, HOST) is None
+    assert endpoints(WEB).find("2001:db8::1", 8080, STRANGE) is None
 
 
-def test_what_the_runtimes_tell_later_counts() -> None:
-    known: list[Container] = []
-    version = 1
-    found = Endpoints(lambda: version, lambda: known)
-    assert found.find("172.17.0.2", 80, host_network=False) is None
-    known.append(WEB)
-    assert found.find("172.17.0.2", 80, host_network=False) is None
-    version = 2
-    assert found.find("172.17.0.2", 80, host_network=False) == WEB
+def test_an_address_is_whose_it_was_at_the_time() -> None:
+    old = replace(WEB, started=10 * SECOND)
+    found = endpoints(old)
+    CLOCK.now = 20 * SECOND
+    found.told(Change("exited", replace(old, running=False, addresses=(), ports=())))
+    new = replace(WEB, id=C, name="new", started=30 * SECOND)
+    CLOCK.now = 31 * SECOND
+    found.told(Change("started", replace(new, addresses=(), ports=(), networks=(), netns=0, pid=0)))
+    found.told(Change("updated", new))
+    names = {}
+    for second in (5, 15, 25, 35):
+        whose = found.find("172.17.0.2", 80, HOST, second * SECOND)
+        names[second] = whose and whose.name
+    assert names == {5: None, 15: "web", 25: None, 35: "new"}
+    assert found.since == 30 * SECOND
+    published = found.find("127.0.0.1", 8080, HOST, 15 * SECOND)
+    assert published is not None
+    assert published.name == "web"
+
+
+def test_an_address_that_moves_to_another_container_is_whose_it_is_then() -> None:
+    found = endpoints(WEB, CLIENT)
+    CLOCK.now = 2000 * SECOND
+    left = replace(WEB, addresses=("fd00::2",), networks=("bridge",), addressed=1990 * SECOND)
+    found.told(Change("updated", left))
+    got = replace(
+        CLIENT,
+        addresses=("172.17.0.3", "172.17.0.2"),
+        networks=("bridge", "bridge"),
+        addressed=1995 * SECOND,
+    )
+    found.told(Change("updated", got))
+    assert found.find("172.17.0.2", 80, HOST) == got
+    assert found.find("172.17.0.2", 80, HOST, 1985 * SECOND) == WEB
+    assert found.find("172.17.0.2", 80, HOST, 1992 * SECOND) is None
+    assert found.find("172.17.0.3", 80, HOST, 1985 * SECOND) == got
+
+
+def test_a_container_that_just_began_is_believed_to_have_begun_before_it_was_told() -> None:
+    found = endpoints(replace(WEB, started=10 * SECOND))
+    assert found.find("172.17.0.2", 80, HOST, 10 * SECOND - 1000) is not None
+    assert found.find("172.17.0.2", 80, HOST, 9 * SECOND) is None
+
+
+def test_a_container_that_was_renamed_has_its_new_name() -> None:
+    found = endpoints(WEB)
+    version = found.version
+    shop = replace(WEB, name="shop")
+    found.told(Change("renamed", shop))
+    assert found.find("172.17.0.2", 80, HOST) == shop
+    assert found.version > version
+
+
+def test_what_does_not_concern_addresses_changes_no_answer() -> None:
+    found = endpoints(WEB)
+    version = found.version
+    found.told(Change("created", Container(C, "made", "docker")))
+    found.told(Change("updated", replace(WEB, started=5)))
+    found.told(Change("synced"))
+    assert found.version == version
+
+
+def test_a_clock_that_is_ahead_makes_no_address_unknown() -> None:
+    found = endpoints(replace(WEB, started=9999 * SECOND))
+    assert found.find("172.17.0.2", 80, HOST, 1001 * SECOND) is not None
+
+
+def test_a_loopback_or_unspecified_address_is_no_containers() -> None:
+    found = endpoints(replace(WEB, addresses=("127.0.0.1", "0.0.0.0", "::1"), ports=()))
+    assert not found.any()
+
+
+def test_of_several_in_a_namespace_the_one_that_listens_is_meant() -> None:
+    vpn = replace(WEB, name="vpn", ports=(("0.0.0.0", 8080, 80),), exposed=(8000,))
+    joined = Container(C, "joined", "docker", running=True, pid=9, joined=vpn.id, netns=10)
+    found = endpoints(vpn, joined, CLIENT)
+    assert found.shared() == {10}
+    assert found.find("172.17.0.2", 80, HOST) is None
+    assert found.find("127.0.0.1", 8080, HOST) is None
+    assert found.find("172.17.0.2", 8000, HOST) == vpn
+    found.listens(joined, 10, 80)
+    assert found.find("172.17.0.2", 80, CLIENT.netns) == joined
+    assert found.find("127.0.0.1", 8080, HOST) == joined
+    assert found.depends_on_port("172.17.0.2", HOST)
+    found.told(Change("removed", replace(joined, running=False)))
+    assert found.find("172.17.0.2", 80, HOST) == vpn
+
+
+def test_a_namespace_is_shared_also_before_it_is_known() -> None:
+    vpn = replace(WEB, netns=0)
+    joined = Container(C, "joined", "docker", running=True, joined=vpn.id)
+    found = endpoints(vpn, joined)
+    assert found.find("172.17.0.2", 80, HOST) is None
+    assert endpoints(vpn, joined, CLIENT).find("172.17.0.3", 80, HOST) == CLIENT
 
 
 def test_an_address_that_two_claim_is_nobodys_but_for_a_pods_containers() -> None:
-    other = Container("c" * 64, "other", "podman", addresses=WEB.addresses, ports=WEB.ports)
-    assert endpoints(WEB, other).find("172.17.0.2", 80, host_network=False) is None
-    assert endpoints(WEB, other).find("127.0.0.1", 9090, host_network=True) is None
+    other = Container(C, "other", "podman", running=True, addresses=WEB.addresses, ports=WEB.ports)
+    assert endpoints(WEB, other).find("172.17.0.2", 80, HOST) is None
+    assert endpoints(WEB, other).find("127.0.0.1", 9090, HOST) is None
     pod = [
-        Container(each * 64, each, "cri-o", addresses=("10.1.0.9",), pod_name="p", pod_uid="u")
+        Container(
+            each * 64, each, "cri-o", running=True, addresses=("10.1.0.9",), pod_name="p",
+            pod_uid="u", netns=60,
+        )
         for each in "de"
-    ]
-    assert endpoints(*pod).find("10.1.0.9", 80, host_network=False) == pod[0]
+    ]  # fmt: skip
+    assert endpoints(*pod).find("10.1.0.9", 80, HOST) == pod[0]
+
+
+def test_a_container_of_two_runtimes_is_one() -> None:
+    containerds = Container(A, A[:12], "containerd", running=True, scope="moby", pid=7)
+    found = endpoints(containerds, WEB)
+    found.told(Change("removed", replace(WEB, running=False)))
+    assert found.find("172.17.0.2", 80, HOST) is None
+    assert len(found._held) == 1
+
+
+def test_memory_stays_bounded_over_many_containers() -> None:
+    found = endpoints(WEB)
+    for number in range(3 * FORMER):
+        passing = replace(CLIENT, id=f"{number:064x}", started=number * SECOND)
+        found.told(Change("exists", passing))
+        found.told(Change("removed", replace(passing, running=False)))
+    kept = (found._addresses, found._namespaces)
+    assert all(sum(map(len, each._holdings.values())) <= FORMER + 2 for each in kept)
+    assert len(found._held) <= FORMER + 1
+    assert found.find("172.17.0.2", 80, HOST) == WEB

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,6 +92,71 @@ def test_a_start_tells_when() -> None:
     change = told(event("start", name="web"), Seen("docker"))
     assert change is not None
     assert change.container.started == 1_700_000_000_123_456_789
+
+
+def network_event(action: str, moment: int, podman: bool = False) -> dict[str, object]:
+    actor = {"ID": ID, "Attributes": {}} if podman else {"ID": "n", "Attributes": {"container": ID}}
+    return {"Type": "network", "Action": action, "Actor": actor, "timeNano": moment}
+
+
+@pytest.mark.parametrize("podman", [False, True])
+def test_a_networks_events_tell_that_a_containers_addresses_have_changed(podman: bool) -> None:
+    seen = Seen("docker")
+    assert told(network_event("connect", 5, podman), seen) is None
+    running = listed("docker", LISTED)
+    assert running is not None
+    seen.note(running)
+    for action in ("connect", "disconnect"):
+        change = told(network_event(action, 7, podman), seen)
+        assert change is not None
+        container = change.container
+        assert (change.kind, container.moved, container.addressed) == ("updated", True, 7)
+        assert not container.addresses
+    assert told(network_event("create", 7, podman), seen) is None
+
+
+def test_a_start_has_the_time_at_which_its_addresses_came() -> None:
+    seen = Seen("docker")
+
+    def next_one(record: dict[str, object]) -> Container:
+        change = told(record, seen)
+        assert change is not None
+        return seen.note(change.container)
+
+    def at(action: str, moment: int) -> dict[str, object]:
+        return {**event(action, name="web"), "timeNano": moment}
+
+    next_one(at("create", 1))
+    next_one(network_event("connect", 2))
+    assert next_one(at("start", 3)).addressed == 2
+    assert next_one(at("die", 4)).addressed == 4
+    assert told(network_event("disconnect", 5), seen) is None
+    assert next_one(at("start", 6)).addressed == 0
+    assert next_one(at("die", 7)).addressed == 7
+    next_one(network_event("connect", 8))
+    started = next_one(at("start", 9))
+    assert (started.addressed, started.started, started.moved) == (8, 9, False)
+
+
+def test_an_inspected_container_has_its_networks_and_what_it_exposes() -> None:
+    networks = {
+        "one": {"IPAddress": "172.17.0.2", "GlobalIPv6Address": "fd00::2", "NetworkID": "n1"},
+        "two": {"IPAddress": "172.18.0.2"},
+    }
+    ports: dict[str, object] = {"80/tcp": {}, "53/udp": {}, "x/tcp": {}, "443/tcp": None}
+    record = {
+        "State": {"Running": True, "Pid": 0},
+        "NetworkSettings": {"Networks": networks, "SandboxKey": "/proc/self/ns/net"},
+        "Config": {"ExposedPorts": ports},
+        "HostConfig": {"NetworkMode": f"container:{ID}"},
+    }
+    container = detailed(Container(ID, "web", "docker", moved=True), record)
+    assert container.networks == ("n1", "n1", "two")
+    assert container.exposed == (80, 0, 443)
+    assert (container.joined, container.moved) == (ID, False)
+    assert container.netns == Path("/proc/self/ns/net").stat().st_ino
+    wrong = {**record, "NetworkSettings": {"SandboxKey": "/etc/passwd"}}
+    assert detailed(Container(ID, "web", "docker"), wrong).netns == 0
 
 
 def test_other_events_tell_nothing() -> None:

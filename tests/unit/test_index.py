@@ -440,3 +440,28 @@ def test_a_bug_in_a_thread_is_said_and_raised_in_the_end() -> None:
     index.wait_synced(BOUND)
     with pytest.raises(ZeroDivisionError):
         index.close()
+
+
+def test_an_address_that_was_taken_away_is_a_containers_no_more() -> None:
+    class Moving(Script):
+        addresses: tuple[str, ...] = ("10.0.0.1", "10.0.0.2")
+
+        def details(self, container: Container) -> Container:
+            found = replace(super().details(container), addresses=self.addresses, moved=False)
+            return replace(found, networks=("n",) * len(self.addresses))
+
+    script, witness = Moving(), Witness()
+    index = Index([script], quiet, detailed=True)
+    index.subscribe(witness.changes.put)
+    index.start()
+    script.lines.put(Change("exists", WEB))
+    assert witness.next()[1].addresses == ()
+    assert witness.next()[1].addresses == ("10.0.0.1", "10.0.0.2")
+    for addresses in (("10.0.0.2",), ()):
+        script.addresses = addresses
+        script.lines.put(Change("updated", replace(WEB, moved=True, addressed=7 + len(addresses))))
+        kind, asked = witness.next()
+        assert (kind, asked.moved, len(asked.addresses)) == ("updated", True, len(addresses) + 1)
+        _, found = witness.next()
+        assert (found.addresses, found.moved) == (addresses, False)
+    index.close()

@@ -1,0 +1,76 @@
+"""Keep who has something, and who had it lately, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ig.containers.container import Container
+
+Key = TypeVar("Key")
+
+FOREVER = 1 << 63
+SLACK = 100_000_000
+"""ns by which a container may have begun before its runtime says so: it says so afterwards."""
+FORMER = 4096
+"""How many former holders of each kind of key are remembered, and how many ended containers."""
+EACH = 16
+"""How many former holders of one key are remembered."""
+
+
+@dataclass(slots=True)
+class Holding:
+    """A container that has, or had, something from `begin` until `end`, in ns since the epoch."""
+
+    container: Container
+    begin: int
+    end: int = FOREVER
+    network: str = ""
+    """The network that an address is of; empty where it is not known."""
+    port: int = 0
+    """The port of the container's that a published port leads to."""
+
+
+class History(Generic[Key]):
+    """Who has what, and who had it lately."""
+
+    def __init__(self) -> None:
+        self._holdings: dict[Key, list[Holding]] = {}
+        self._former: deque[tuple[Key, Holding]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._holdings)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._holdings)
+
+    def begin(self, key: Key, holding: Holding) -> None:
+        """Remember the holding of a key."""
+        self._holdings.setdefault(key, []).append(holding)
+
+    def end(self, key: Key, holding: Holding, moment: int) -> None:
+        """Note that a holding has ended; the oldest of too many that have is forgotten."""
+        holding.end = max(moment, holding.begin)
+        self._former.append((key, holding))
+        ended = [each for each in self._holdings[key] if each.end != FOREVER]
+        if len(ended) > EACH:
+            self._forget(key, ended[0])
+        if len(self._former) > FORMER:
+            self._forget(*self._former.popleft())
+
+    def _forget(self, key: Key, holding: Holding) -> None:
+        left = [each for each in self._holdings.get(key, ()) if each is not holding]
+        if left:
+            self._holdings[key] = left
+        else:
+            self._holdings.pop(key, None)
+
+    def at(self, key: Key, moment: int) -> list[Holding]:
+        """Return the holdings of a key at a moment; if there was none, those that just began."""
+        holdings = self._holdings.get(key)
+        if not holdings:
+            return []
+        there = [each for each in holdings if each.begin <= moment < each.end]
+        return there or [each for each in holdings if each.begin - SLACK <= moment < each.end]
