@@ -1,7 +1,7 @@
 """Look up what /proc shows only to the privileged, once this process has given its privileges up.
 
-A child process keeps the one capability that it takes, holds nothing else that is open, and
-answers nothing but two numbers to a number. It ends with this process, however that ends.
+A child process keeps the one capability that it takes, has nothing else open, and answers nothing
+but what a few files of a process hold. It ends with this process, however that ends.
 
 Source: proc(5), namespaces(7), ptrace(2) ("Ptrace access mode checking").
 """
@@ -17,9 +17,9 @@ from contextlib import suppress
 
 from ig.privileges import Capability, drop, holds
 
-_QUESTION = struct.Struct("=q")
-_ANSWER = struct.Struct("=QQ")
-_KINDS = ("mnt", "net")
+_FILES = ("ns/mnt", "ns/net", "cgroup", "stat", "uid_map")
+_QUESTION = struct.Struct("=qB")  # a process, and the place of a file in _FILES
+_MOST = 65536  # bytes of an answer: the content after a letter, so that none is empty
 _PATIENCE = 2.0  # seconds
 
 _child: socket.socket | None = None
@@ -41,25 +41,43 @@ def start() -> None:
 
 def namespace(pid: int | str, kind: str) -> int:
     """Return the inode of a process's namespace, `mnt` or `net`; 0 if it cannot be told."""
+    return int(read(pid, f"ns/{kind}") or 0)
+
+
+def read(pid: int | str, name: str) -> str:
+    """Return what /proc/PID/NAME holds, of a namespace its inode; "" if that cannot be told."""
     try:
-        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+        data = _content(pid, name)
     except PermissionError:
-        return _ask(int(pid))[_KINDS.index(kind)]
+        data = _ask(int(pid), name)
     except OSError:
-        return 0
+        # Where /proc is mounted with hidepid, it hides others' processes as if they were not.
+        data = b"" if os.path.exists("/proc/1") else _ask(int(pid), name)
+    return data.decode("utf-8", "backslashreplace")
 
 
-def _ask(pid: int) -> tuple[int, ...]:
+def _content(pid: int | str, name: str) -> bytes:
+    path = f"/proc/{pid}/{name}"
+    if name.startswith("ns/"):
+        return b"%d" % os.stat(path).st_ino
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
+
+
+def _ask(pid: int, name: str) -> bytes:
     global _child
     with _asking:
-        if _child is not None:
-            try:
-                _child.send(_QUESTION.pack(pid))
-                return _ANSWER.unpack(_child.recv(_ANSWER.size))
-            except (OSError, struct.error):  # it was killed, or a late answer would be mistaken
-                _child.close()
-                _child = None
-    return 0, 0
+        if _child is None:
+            return b""
+        try:
+            _child.send(_QUESTION.pack(pid, _FILES.index(name)))
+            answer = _child.recv(_MOST)
+        except OSError:  # it was killed, or a late answer would be mistaken for the next
+            answer = b""
+        if not answer:
+            _child.close()
+            _child = None
+        return answer[1:]
 
 
 def _serve(parent: socket.socket) -> None:
@@ -74,13 +92,10 @@ def _serve(parent: socket.socket) -> None:
         drop((), (Capability.CAP_SYS_PTRACE,))
         only = socket.socket(fileno=0)
         while question := only.recv(_QUESTION.size):
-            (pid,) = _QUESTION.unpack(question)
-            only.send(_ANSWER.pack(*(_inode(pid, kind) for kind in _KINDS)))
+            pid, place = _QUESTION.unpack(question)
+            content = b""
+            with suppress(OSError):
+                content = _content(pid, _FILES[place])
+            only.send(b"=" + content[: _MOST - 1])
     finally:
         os._exit(0)
-
-
-def _inode(pid: int, kind: str) -> int:
-    with suppress(OSError):
-        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
-    return 0

@@ -20,7 +20,7 @@ def started(pid: int) -> int:
     """
     try:
         # The name may hold spaces and parentheses; what follows its end is numbers.
-        fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        fields = monitor.read(pid, "stat").rpartition(")")[2].split()
         ticks = int(fields[19])
         boot = next(
             int(line.split()[1])
@@ -38,7 +38,7 @@ def cgroups(pid: int) -> tuple[Path, ...] | None:
     The roots are left out. A path outside of this process's own cgroup namespace begins with `..`:
     the names above it are not told (cgroups(7)).
     """
-    text = _read(f"/proc/{pid}/cgroup") if sees_host() else ""
+    text = monitor.read(pid, "cgroup") if sees_host() else ""
     return paths(text) if text else None
 
 
@@ -54,7 +54,7 @@ def sees_host() -> bool:
 def all_cgroups() -> set[Path]:
     """Return the cgroups that any process is in, as `cgroups` does."""
     pids = [name for name in os.listdir("/proc") if name.isdigit()]
-    return {path for text in {_read(f"/proc/{pid}/cgroup") for pid in pids} for path in paths(text)}
+    return {path for text in {monitor.read(pid, "cgroup") for pid in pids} for path in paths(text)}
 
 
 def paths(text: str) -> tuple[Path, ...]:
@@ -103,7 +103,7 @@ def is_of_user(pid: int, uid: int) -> bool:
     """
     try:
         ranges = [
-            tuple(map(int, line.split())) for line in _read(f"/proc/{pid}/uid_map").splitlines()
+            tuple(map(int, line.split())) for line in monitor.read(pid, "uid_map").splitlines()
         ]
         outside = [range(first, first + count) for _, first, count in ranges]
     except ValueError:

@@ -19,7 +19,7 @@ import pytest
 from ig.privileges import Reach, reach
 from tests.host.engine import Engine, PrivateEngine
 from tests.host.namespace import Namespace
-from tests.host.tracer import IG, Tracer
+from tests.host.tracer import IG, Tracer, in_own_mounts
 from tests.host.waiting import PATIENCE, until
 
 Start = Callable[..., Tracer]
@@ -80,6 +80,42 @@ def test_list_containers_gives_up_all_and_its_monitor_reads_namespaces_for_it(
     assert [event["mntns_id"], event["netns_id"]] == expected
     tracer.kill()
     until(lambda: not monitor.exists(), "the monitor to end")
+
+
+PROCESSES = """
+import subprocess
+from ig import monitor
+from ig.containers import processes
+from ig.privileges import drop
+
+commands = (["cat"], ["unshare", "--net", "--mount", "cat"], ["setpriv", "--reuid=65534", "cat"])
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+started = [subprocess.Popen(command, bufsize=0, **pipes) for command in commands]
+for each in started:
+    each.stdin.write(b"ready\\n")
+    each.stdout.readline()
+
+def known(pid):
+    net, mnt = monitor.namespace(pid, "net"), processes.mount_namespace(pid)
+    return net, mnt, processes.cgroups(pid), processes.started(pid), processes.is_of_user(pid, 1)
+
+before = [known(each.pid) for each in started]
+monitor.start()
+drop(())
+print([known(each.pid) for each in started] == before and all(map(any, before)), known(1 << 40))
+for each in started:
+    each.communicate()
+"""
+
+
+@pytest.mark.parametrize("mount", ["true", "mount -t proc -o hidepid=2,gid=1234 proc /proc"])
+def test_a_monitor_reads_of_processes_what_proc_shows_to_the_privileged_alone(
+    tmp_path: Path, mount: str
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PROCESSES)
+    done = in_own_mounts(f"{mount} && '{sys.executable}' '{script}'")
+    assert (done.stdout, done.stderr) == ("True (0, 0, None, 0, False)\n", "")
 
 
 def test_a_monitor_that_is_killed_costs_namespaces_and_nothing_else(
