@@ -103,7 +103,7 @@ def _setups(options: argparse.Namespace, kernel: str) -> Iterator[tuple[str, Seq
         yield from ((name, SETUPS[name]) for name in options.setup.split(","))
         return
     yield "", [*(QUICK if options.quick else ()), *options.tests]
-    chosen = options.quick or options.tests or options.shell or options.append
+    chosen = options.quick or options.tests or options.shell or options.append or options.run
     if not chosen and (options.kernel == kernel or kernel in _all(quick=True)):
         yield from SETUPS.items()
 
@@ -116,7 +116,7 @@ def _run(
     print(f"{kernel.release} {setup}: begins", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="ig-kernel-") as folder:
         out = Path(folder)
-        command = "exec setsid -c bash -i\n" if options.shell else _command(tests)
+        command = "exec setsid -c bash -i\n" if options.shell else _command(tests, options.run)
         words = f"{options.append} {setup}".strip()
         with (out / "printed").open("wb") as printed:
             output = None if options.shell else printed
@@ -128,7 +128,7 @@ def _run(
         results = _results(out / "junit.xml")
     outcomes = {outcome for _, outcome in results}
     # Skipped tests pass for pytest; where nothing else is left, nothing was shown.
-    passed = code == 0 and ("passed" in outcomes or options.shell)
+    passed = code == 0 and ("passed" in outcomes or bool(options.shell or options.run))
     passed &= not (setup and "skipped" in outcomes)
     cells = _cells(results, None if code is None else passed)
     return [f"{kernel.release} {setup}".strip(), *cells], int(not passed)
@@ -138,6 +138,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=__doc__)
     parser.add_argument("--kernel", default="", help=f"some of {','.join(debian.SUITES)}")
     parser.add_argument("--shell", action="store_true", help="a shell instead of the tests")
+    parser.add_argument("--run", default="", help="a module of ours instead of the tests")
     parser.add_argument("--quick", action="store_true", help="a few, on two of them")
     parser.add_argument("--setup", default="", help=f"only some of {','.join(SETUPS)}")
     parser.add_argument("--append", default="", help="words for the kernel's command line")
@@ -147,7 +148,9 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _command(chosen: Sequence[str]) -> str:
+def _command(chosen: Sequence[str], module: str = "") -> str:
+    if module:
+        return f"cd {shlex.quote(str(CHECKOUT))} && {shlex.quote(sys.executable)} -m {module}\n"
     tests = ["-m", "not anywhere", *chosen]
     if not any(".py" in word for word in tests):
         tests.insert(0, ".")
