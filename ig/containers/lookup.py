@@ -36,6 +36,10 @@ class Lookup:
     ask: Callable[[Container], None]
     """Has a runtime asked for a container's first process."""
     _asked: set[tuple[int, Key, int]] = field(default_factory=set)
+    _listing: Sequence[Listing] = ()
+
+    def __post_init__(self) -> None:
+        self._listing = [each for each in self.sources.values() if isinstance(each, Listing)]
 
     def find(self, path: Sequence[str], trusted: int | None = None) -> tuple[Container, bool]:
         """Return whose a cgroup is, and whether that is final: see `Index.find`."""
@@ -124,9 +128,8 @@ class Lookup:
 
     def _want(self, container: Container) -> None:
         """Have those runtimes asked at once that are asked but now and then."""
-        for runtime in self.sources.values():
-            if isinstance(runtime, Listing):
-                runtime.wanted(container.id)
+        for runtime in self._listing:
+            runtime.wanted(container.id)
 
 
 def _of_runc(name: str) -> Container | None:

@@ -117,6 +117,28 @@ def test_an_id_in_words_is_not_the_hosts_for_good_before_containerd_has_told() -
     assert index.find(["rt", "other"]) == (HOST, True)
 
 
+class Asking(Script):
+    """A runtime that is asked for its list now and then."""
+
+    def __init__(self) -> None:
+        super().__init__("cri-o")
+        self.ids: list[str] = []
+
+    def wanted(self, identifier: str) -> None:
+        self.ids.append(identifier)
+
+
+def test_a_runtime_without_events_hears_which_container_is_wanted() -> None:
+    runtime = Asking()
+    index = Index([runtime], quiet)
+    index.find(["system.slice", "ssh.service"])
+    index.find(["kubepods", f"crio-{A}"])
+    index.apply("cri-o", Change("created", Container(A, "web", "cri-o")))
+    index.find(["kubepods", f"crio-{A}"])
+    index.find(["lxc.payload.web"])
+    assert runtime.ids == [A]
+
+
 def test_a_container_without_a_name_is_final_where_docker_cannot_name_it() -> None:
     index = Index([Script(), Script("containerd")], quiet)
     for scope, final in (("moby", False), ("default", True), ("buildkit", True)):

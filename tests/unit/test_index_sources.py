@@ -11,7 +11,9 @@ from dataclasses import replace
 from ig.containers import processes, sources, strays
 from ig.containers.container import HOST, Change, Container
 from ig.containers.index import Index
-from tests.unit.test_index import NOBODY, A, B, Script, Witness, quiet
+from ig.errors import RuntimeUnavailable
+from tests.host.waiting import until
+from tests.unit.test_index import BOUND, NOBODY, A, B, Script, Witness, quiet
 
 USER = 4242
 OURS, THEIRS = "/run/podman/podman.sock", f"/run/user/{USER}/podman/podman.sock"
@@ -74,6 +76,36 @@ def test_a_users_runtime_does_not_rename_a_container_of_roots() -> None:
     assert index.find(("machine.slice", f"libpod-{A}.scope"))[0] == web
     index.apply("podman", Change("removed", web))
     assert index.find(("machine.slice", f"libpod-{A}.scope"))[0].id == A
+
+
+def test_a_socket_that_a_user_takes_over_keeps_nothing_of_roots() -> None:
+    script = Script("podman", OURS)
+    index = Index([script], quiet)
+    index.begin("podman")
+    web = Container(A, "web", "podman", running=True)
+    index.apply("podman", Change("exists", web))
+    index.apply("podman", Change("synced"))
+    index.lost("podman")
+    script.socket = THEIRS
+    index.begin("podman")
+    assert index.containers() == []
+    index.apply("podman", Change("exists", replace(web, name="shop")))
+    assert index.find(("machine.slice", f"libpod-{A}.scope"))[0].name == "web"  # removed lately
+    assert [each.name for each in index.containers()] == ["shop"]
+
+
+def test_a_users_runtime_that_goes_is_not_told() -> None:
+    said = Witness().said
+    ours, theirs = Script("podman", "/nonexistent/podman.sock"), Script("podman", THEIRS)
+    index = Index([ours, theirs], said.put)
+    index.start()
+    for script in (theirs, ours):
+        for line in (Change("synced"), RuntimeUnavailable(f"{script.socket} is gone")):
+            script.lines.put(line)
+    assert "/nonexistent/podman.sock is gone" in said.get(timeout=BOUND)
+    until(lambda: not index.telling, "both to be lost")
+    index.close()
+    assert said.empty()
 
 
 def test_a_users_runtime_claims_no_addresses_and_no_ports() -> None:
