@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import lru_cache
 
 from ig import monitor
@@ -80,19 +81,16 @@ def mount_namespace(pid: int | str) -> int:
 def network_namespace(pid: int, identifier: str, file: str = "") -> int:
     """Return the inode of a container's network namespace; 0 if it cannot be told.
 
-    `file` is where its engine mounted it: others than root may not follow /proc/PID/ns. The first
-    process is asked if its cgroup has the container's id: an engine elsewhere counts otherwise.
+    `file` is where its engine mounted it, if it did. The first process is asked if its cgroup has
+    the container's id: an engine elsewhere counts otherwise.
     """
-    candidates = [file] if file.startswith("/") else []
-    if pid and identifier in _read(f"/proc/{pid}/cgroup"):
-        candidates.append(f"/proc/{pid}/ns/net")
-    for path in candidates:
-        try:
-            found = os.stat(path)
+    if file.startswith("/"):
+        with suppress(OSError, ValueError):
+            found = os.stat(file)
             if found.st_dev == os.stat("/proc/self/ns/net").st_dev:
                 return found.st_ino
-        except (OSError, ValueError):
-            continue
+    if pid and identifier in monitor.read(pid, "cgroup"):
+        return monitor.namespace(pid, "net")
     return 0
 
 

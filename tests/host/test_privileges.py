@@ -96,7 +96,7 @@ for each in started:
     each.stdout.readline()
 
 def known(pid):
-    net, mnt = monitor.namespace(pid, "net"), processes.mount_namespace(pid)
+    net, mnt = processes.network_namespace(pid, ""), processes.mount_namespace(pid)
     return net, mnt, processes.cgroups(pid), processes.started(pid), processes.is_of_user(pid, 1)
 
 before = [known(each.pid) for each in started]
