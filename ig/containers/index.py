@@ -220,6 +220,9 @@ class Index:
         except RuntimeUnavailable:
             return None
         self._keep(source, container, detailed)
+        if self._users[source] != ROOT:
+            kept = self._registries[self._users[source]].told(source, key_of(container))
+            return replace(detailed, pid=kept.pid if kept else 0)  # not one that is not theirs
         return detailed
 
     def _keep(self, source: str, asked: Container, detailed: Container) -> None:
@@ -303,8 +306,7 @@ class Index:
             if container.runtime != source:
                 container = replace(container, source=source)
             if user != ROOT:
-                # Addresses and ports are the same in every user's networks, and free to claim.
-                container = replace(container, addresses=(), networks=(), ports=())
+                container = sources.without_network(container)
             change = Change(change.kind, self._strays.looked_up(container, user))
         changes = self._registries[user].apply(source, change)
         strayed = [self._strays.take_in(user, each.container) for each in changes]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from ig.containers.container import Change, Runtime
+from ig.containers.container import Change, Container, Runtime
 
 ROOT = 0
 """The user whose runtimes are believed what they tell."""
@@ -54,6 +55,14 @@ def named(runtimes: Sequence[Runtime]) -> dict[str, Runtime]:
         name = runtime.name if runtime.name not in found else f"{runtime.name} {runtime.socket}"
         found.setdefault(name, runtime)
     return found
+
+
+def without_network(container: Container) -> Container:
+    """Return a container of an ordinary user's runtime without what that says of networks.
+
+    Addresses are the same in every user's networks, and free to claim.
+    """
+    return replace(container, addresses=(), ports=(), networks=(), netns=0, joined="", exposed=())
 
 
 def owner(socket: str) -> int:

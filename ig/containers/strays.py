@@ -60,8 +60,10 @@ class Strays:
         if not (container.running and container.pid):
             return container
         paths = processes.cgroups(container.pid)
-        if paths is None or (user != ROOT and not processes.is_of_user(container.pid, user)):
+        if paths is None:
             return container
+        if user != ROOT and not processes.is_of_user(container.pid, user):
+            return replace(container, pid=0)
         key = user, key_of(container)
         mntns = 0
         self._places.pop(key, None)

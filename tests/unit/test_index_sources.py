@@ -108,12 +108,37 @@ def test_a_users_runtime_that_goes_is_not_told() -> None:
     assert said.empty()
 
 
-def test_a_users_runtime_claims_no_addresses_and_no_ports() -> None:
+def test_a_users_runtime_claims_no_network_and_no_process_of_others() -> None:
     index = podmans()
-    web = Container(A, "web", "podman", running=True, addresses=("10.88.0.2",))
-    index.apply(SECOND, Change("exists", replace(web, ports=(("", 80, 80),))))
-    (told,) = index.containers()
-    assert (told.addresses, told.ports) == ((), ())
+    web = Container(A, "web", "podman", running=True, pid=os.getpid())
+    network = replace(
+        web,
+        addresses=("10.88.0.2",),
+        networks=("podman",),
+        ports=(("", 80, 80),),
+        exposed=(80,),
+        netns=os.stat("/proc/self/ns/net").st_ino,
+        joined=B,
+    )
+    index.apply(SECOND, Change("exists", network))
+    # Nor this process, which is not in a user namespace of that user's.
+    assert index.containers() == [replace(web, pid=0, source=SECOND)]
+
+
+class Liar(Script):
+    """A runtime that tells of this very process."""
+
+    def details(self, container: Container) -> Container:
+        return replace(container, pid=os.getpid())
+
+
+def test_a_users_runtime_gives_no_details_of_processes_of_others() -> None:
+    index = Index([Liar("podman", THEIRS)], quiet)
+    index.begin("podman")
+    web = Container(A, "web", "podman", running=True)
+    index.apply("podman", Change("exists", web))
+    assert index.details(web).pid == 0
+    assert [each.pid for each in index.containers()] == [0]
 
 
 def test_changes_of_a_users_runtime_are_published() -> None:
