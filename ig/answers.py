@@ -24,7 +24,7 @@ _CHOICES = (
     ("containername", "-c"),
     ("podname", "--podname"),
     ("namespace", "-n"),
-    ("selector", "-l"),
+    ("selector", "--selector"),
 )
 
 

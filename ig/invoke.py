@@ -9,14 +9,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from ig import answers, monitor, ready
 from ig.answers import Answers, Hint, closing
 from ig.attribution import Attribution
 from ig.containers import runtimes
-from ig.containers.container import Container, Runtime
+from ig.containers.container import HOST, Runtime
 from ig.containers.follower import SHOWN_BY_ID
 from ig.containers.index import Index
 from ig.containers.selection import Selection, select
@@ -234,23 +233,27 @@ def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
 
 def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
     """Show what exists now, once or again and again."""
-    from ig.snapshot import DEFAULT_ORDER, watch
+    from ig.snapshot import DEFAULT_ORDER, Notes, collect, known_by, watch, with_host
 
+    options = with_host(options)
     chosen = selection(options)
     sort = _names(options.get("sort")) or list(DEFAULT_ORDER)
     options = _snapshot_options(gadget, view, options, sort)
     shape = Shape(gadget, view, options)
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
-    index = make_index(options, shape.resolves)
-    peers = Peers(index) if shape.resolves else None
+    index = make_index(options, _tells_ends(shape, options))
     answered = follow(index, options, _SNAPSHOT)
     _suit(shape, chosen, index, answered)
     gc.disable()  # one pass over plain lists: nothing to collect, much to look at
+    notes = Notes(say, again=os.isatty(1))
+    name_ends = _name_ends(shape, options, chosen, index)
+    finish = _finish(gadget, shape, {**options, "sort": sort}, notes.append)
+    show = _shower(shape, options, stream, stop, notes.tell)
 
-    wants = chosen.wants
-    take = partial(_taken, gadget, shape, options, index, wants=wants, peers=peers, sort=sort)
-    show = _shower(shape, options, stream, stop)
+    def take() -> Batch:
+        return finish(name_ends(collect(options, known_by(index), chosen.wants, notes.append)))
+
     ready.write(options.get("ready_file"))
     with closing(index):
         if options.get("watch"):
@@ -261,26 +264,53 @@ def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> N
             answers.need_owners(answered, chosen)
 
 
-def _taken(
-    gadget: Gadget,
-    shape: Shape,
-    options: Mapping[str, Any],
-    index: Index,
-    *,
-    wants: Callable[[Container], bool],
-    peers: Peers | None,
-    sort: Sequence[str],
-) -> Batch:
-    """Take one snapshot."""
-    from ig import order
-    from ig.snapshot import collect, known_by
+def _tells_ends(shape: Shape, options: Mapping[str, Any]) -> bool:
+    """Return whether the containers that addresses and published ports belong to are needed."""
+    return shape.resolves or bool(options.get("listening"))
 
-    batch = collect(options, known_by(index), wants, say)
-    if peers:
-        batch = peers.told(batch)
-    if shape.keep:
-        batch = batch.select(shape.keep(batch))
-    return order.first(batch, gadget.columns, sort, options.get("max_rows"))
+
+def _name_ends(
+    shape: Shape, options: Mapping[str, Any], chosen: Selection, index: Index
+) -> Callable[[Batch], Batch]:
+    """Return what names the containers behind published ports and at far ends, if they are needed.
+
+    It adds rows for published ports that no socket stands for, where they are asked for.
+    """
+    from ig.kernel import netns
+    from ig.published import Published, silent
+
+    peers = Peers(index) if shape.resolves else None
+    host = netns.host()
+
+    def name(batch: Batch) -> Batch:
+        if _tells_ends(shape, options):
+            ports = Published(index.containers(sandboxes=True), host)
+            batch = ports.add(batch, silent(options, chosen.wants(HOST)))
+        return peers.told(batch) if peers else batch
+
+    return name
+
+
+def _finish(
+    gadget: Gadget, shape: Shape, options: Mapping[str, Any], note: Callable[[str], None]
+) -> Callable[[Batch], Batch]:
+    """Return what filters, folds and sorts a snapshot; `note` is told what was folded."""
+    from ig import order
+    from ig.folding import folded
+    from ig.kernel import netns
+
+    folds = shape.mode == "columns" and not (options.get("all") or options.get("filter"))
+    host = netns.host()
+
+    def finish(batch: Batch) -> Batch:
+        if shape.keep:
+            batch = batch.select(shape.keep(batch))
+        if folds:
+            batch, line = folded(batch, host, bool(options.get("state")))
+            note(line)
+        return order.first(batch, gadget.columns, options["sort"], options.get("max_rows"))
+
+    return finish
 
 
 def _snapshot_options(
@@ -294,7 +324,11 @@ def _snapshot_options(
 
 
 def _shower(
-    shape: Shape, options: Mapping[str, Any], stream: Stream, stop: Stop
+    shape: Shape,
+    options: Mapping[str, Any],
+    stream: Stream,
+    stop: Stop,
+    tell: Callable[[], None],
 ) -> Callable[[Batch], None]:
     """Give a function that prints a snapshot, on a terminal in the last one's place."""
     from ig.snapshot import portions
@@ -310,6 +344,7 @@ def _shower(
             for part in portions(batch):
                 stream.write(formatter.format(part))
             stream.write(formatter.footer())
+        tell()
 
     return show
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from itertools import compress
 from typing import Any
 
@@ -16,6 +17,7 @@ from ig.kernel.cgroups import Cgroups
 from ig.kernel.netns import Namespace
 from ig.kernel.sockets import (
     ALL_STATES,
+    CLOSE,
     INFO,
     LISTEN,
     STATES,
@@ -34,6 +36,7 @@ Say = Callable[[str], None]
 DEFAULT_ORDER = ("containername", "proto", "state", "src")
 """What `ig.order.sort` is given where the user asked for no order."""
 
+_CHOICES = ("containername", "podname", "namespace", "selector", "runtimes", "host_only")
 _PROCESSES = ("pid", "comm", "processes")
 _UDP_STATES = {name.lower(): 1 << number for number, name in UDP_STATES.items()}
 _TCP_STATES = {name.lower(): 1 << number for number, name in STATES.items()}
@@ -55,11 +58,12 @@ def known_by(index: Index) -> Known:
 def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) -> Batch:
     """Give the sockets of the containers that are wanted (the host's if HOST is), in no order.
 
-    `options` are the gadget's: proto, state, info, processes. `say` is told, a line at a time, what
-    could not be done as it should be. Raises UsageError for a state or protocol that does not
-    exist.
+    `options` are the gadget's: proto, state, listening, port, info, processes. `say` is told, a
+    line at a time, what could not be done as it should be. Raises UsageError for a state or
+    protocol that does not exist.
     """
-    wanted = _asked(options.get("proto") or "all", options.get("state") or ())
+    wanted = asked(options)
+    ports = frozenset(options.get("port") or ())
     found = netns.find()
     batch = _Rows(wanted, bool(options.get("info")), bool(options.get("processes")))
     left_out = 0
@@ -75,7 +79,12 @@ def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) ->
             if any(map(wants, tenancies[namespace.id].tenants))
             or (namespace.id == netns.own() and not found.complete)
         ]
-        for namespace, sockets in netns.visit(spaces, reader.read):
+
+        def read(space: Namespace, entered: bool) -> tuple[Namespace, Fields]:
+            _, sockets = reader.read(space, entered)
+            return space, _on(ports, sockets) if ports else sockets
+
+        for namespace, sockets in netns.visit(spaces, read):
             tenancy = tenancies[namespace.id]
             whose = owners.of_sockets(sockets, tenancy, namespace)
             chosen, its = _attributed(sockets, whose, tenancy, wants)
@@ -108,6 +117,13 @@ def _limits(found: netns.Found, cgroups: Cgroups) -> Iterator[str]:
         )
 
 
+def with_host(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options: what listens is the host's too, unless somebody's sockets are chosen."""
+    if not options.get("listening") or any(map(options.get, _CHOICES)):
+        return options
+    return {**options, "host": True}
+
+
 def asked_by_columns(options: Mapping[str, Any], columns: Iterable[Column]) -> dict[str, Any]:
     """Give the options, with those turned on that the columns named by the user need."""
     names = {column.name for column in columns}
@@ -136,6 +152,28 @@ def watch(
             return
 
 
+class Notes:
+    """What is to be said of a snapshot, below it."""
+
+    def __init__(self, say: Say, again: bool) -> None:
+        """With `again`, say below each snapshot what was said below the last one already."""
+        self._say = say
+        self._again = again
+        self._lines: list[str] = []
+        self._said: list[str] = []
+
+    def append(self, line: str) -> None:
+        """Take a line for the snapshot that is being taken."""
+        self._lines.append(line)
+
+    def tell(self) -> None:
+        """Say what was taken since the last time."""
+        for line in self._lines:
+            if line and (self._again or line not in self._said):
+                self._say(line)
+        self._lines, self._said = [], self._lines
+
+
 def portions(batch: Batch, size: int = 1024) -> Iterator[Batch]:
     """Yield the batch in parts, so that the text of all rows is never in memory at once."""
     for start in range(0, len(batch), size):
@@ -144,18 +182,29 @@ def portions(batch: Batch, size: int = 1024) -> Iterator[Batch]:
         yield Batch(fields, batch.owners[part])
 
 
-def _asked(proto: str, states: Iterable[str]) -> dict[str, int]:
-    """Give the states wanted of each protocol, as bits."""
-    names = [_state_name(state) for state in states]
+def asked(options: Mapping[str, Any]) -> dict[str, int]:
+    """Return the states that the options want of each protocol, as bits. Raises UsageError."""
+    names = [_state_name(state) for state in options.get("state") or ()]
     chosen = {"TCP": ALL_STATES, "UDP": ALL_STATES}
-    if names:
+    if options.get("listening"):
+        chosen = {"TCP": 1 << LISTEN, "UDP": 1 << CLOSE}
+    elif names:
         chosen["TCP"] = sum(_TCP_STATES.get(name, 0) for name in set(names))
         chosen["UDP"] = sum(_UDP_STATES.get(name, 0) for name in set(names))
-    if proto.upper() == "ALL":
-        return chosen
-    if proto.upper() not in chosen:
-        raise UsageError(f"There is no protocol {proto!r}.", "", "Choose one of tcp, udp, all.")
-    return {proto.upper(): chosen[proto.upper()]}
+    proto = (options.get("proto") or "all").upper()
+    both = [name for name in chosen if options.get(name.lower())]
+    if proto not in (*chosen, "ALL"):
+        raise UsageError(f"unknown protocol {proto.lower()!r}", "", "Choose one of tcp, udp, all.")
+    if proto != "ALL":
+        both.append(proto)
+    return {name: states for name, states in chosen.items() if name in both or not both}
+
+
+def _on(ports: AbstractSet[int], sockets: Fields) -> Fields:
+    """Return the sockets that have one of the ports at either end."""
+    ends = zip(sockets["sport"], sockets["dport"], strict=True)
+    keep = [near in ports or far in ports for near, far in ends]
+    return {name: list(compress(values, keep)) for name, values in sockets.items()}
 
 
 def _state_name(state: str) -> str:

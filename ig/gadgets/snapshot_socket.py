@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ig.columns import RESOLVE, Cache, end_columns, integer, named_end, owner_columns, peers
-from ig.containers.container import Container
+from ig.containers.container import HOST, Container
 from ig.gadget import Batch, Column, Gadget, Kind, Param
 
 _PROTOCOLS = ("TCP", "UDP")
@@ -26,11 +26,39 @@ _STATES = (
     "CLOSING",
     "ACTIVE",
     "INACTIVE",
+    "PUBLISHED",
 )
-"""As in ig.kernel.sockets, those of UDP last."""
+"""As in ig.kernel.sockets, those of UDP after those of TCP, and that of ig.published."""
 
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 """What addresses of fe80::/10 begin with: they mean something only beside an interface."""
+
+
+_NOTHING = frozenset({("0.0.0.0", 0), ("[::]", 0)})
+"""The far end of a socket that is connected to nothing."""
+_BOUND = frozenset({"LISTEN", "INACTIVE", "PUBLISHED"})
+"""The states in which a socket takes what comes to its address, whoever it is called."""
+
+
+def _bound(named: str, plain: str) -> str:
+    """Return an address that is bound and, in parentheses, whose it is if that is known."""
+    name = named.rpartition(":")[0]
+    return f"{plain}({name})" if plain and name.startswith(("c/", "p/")) else plain
+
+
+def _behind(batch: Batch) -> Sequence[Container]:
+    return batch.fields.get("behind") or [HOST] * len(batch)
+
+
+def _stands_for(batch: Batch) -> Sequence[str]:
+    ports = _optional("behind_port", 0)(batch)
+    named = named_end([""] * len(batch), ports, _behind(batch))
+    return [text if port else "" for text, port in zip(named, ports, strict=True)]
+
+
+def _queue(batch: Batch) -> Sequence[str]:
+    ends = zip(batch.fields["recv_q"], batch.fields["send_q"], strict=True)
+    return [f"{waiting}/{limit}" for waiting, limit in ends]
 
 
 def _here(batch: Batch) -> Sequence[Container]:
@@ -57,7 +85,11 @@ def _bracketed(batch: Batch, address: str) -> list[str]:
 
 
 def _end(
-    name: str, address: str, port: str, whose: Callable[[Batch], Sequence[Container]]
+    name: str,
+    address: str,
+    port: str,
+    whose: Callable[[Batch], Sequence[Container]],
+    **shown: Any,
 ) -> tuple[Column, ...]:
     """Give the columns of one end; unlike other gadgets' its protocol is the row's.
 
@@ -66,19 +98,23 @@ def _end(
 
     def both(batch: Batch) -> Sequence[str]:
         ends = zip(_bracketed(batch, address), batch.fields[port], strict=True)
-        return [f"{text}:{number}" for text, number in ends]
+        return ["" if end in _NOTHING else f"{end[0]}:{end[1]}" for end in ends]
 
     def named(batch: Batch) -> Sequence[str]:
-        return named_end(_bracketed(batch, address), batch.fields[port], whose(batch))
+        shown = named_end(_bracketed(batch, address), batch.fields[port], whose(batch))
+        return [
+            _bound(text, plain) if state in _BOUND else text
+            for text, plain, state in zip(shown, both(batch), batch.fields["state"], strict=True)
+        ]
 
     return (
         Column(
             name,
             width=22,
             drop=9 if name == "dst" else 0,
-            hidden=False,
             read=both,
             resolved=named,
+            **shown,
             description=f"The {'far' if name == 'dst' else 'near'} end, as ADDRESS:PORT.",
         ),
         Column(
@@ -151,6 +187,14 @@ def _processes(options: Mapping[str, Any]) -> bool:
     return bool(options.get("processes"))
 
 
+def _listening(options: Mapping[str, Any]) -> bool:
+    return bool(options.get("listening"))
+
+
+def _not_listening(options: Mapping[str, Any]) -> bool:
+    return not options.get("listening")
+
+
 def _info(options: Mapping[str, Any]) -> bool:
     return bool(options.get("info"))
 
@@ -179,8 +223,26 @@ GADGET = Gadget(
     columns=(
         *owner_columns(),
         Column("proto", width=5, hidden=False, values=_PROTOCOLS, description="TCP or UDP."),
-        *_end("src", "saddr", "sport", _here),
-        *_end("dst", "daddr", "dport", peers),
+        *_end("src", "saddr", "sport", _here, hidden=False),
+        Column(
+            "for",
+            width=16,
+            read=_stands_for,
+            show_if=_listening,
+            description="The container and port that a published port of the host's stands for.",
+        ),
+        *end_columns("for", _behind, paths=True),
+        Column(
+            "for.port",
+            "for.port",
+            Kind.INTEGER,
+            width=5,
+            right=True,
+            optional=True,
+            read=_optional("behind_port", 0),
+            description="The port in that container, 0 for none.",
+        ),
+        *_end("dst", "daddr", "dport", peers, show_if=_not_listening),
         Column(
             "state",
             "state",
@@ -205,6 +267,14 @@ GADGET = Gadget(
             width=10,
             read=lambda batch: _USERS.of(batch.fields["uid"]),
             description="That user's name on the host.",
+        ),
+        Column(
+            "queue",
+            width=8,
+            right=True,
+            read=_queue,
+            show_if=_listening,
+            description="Of a listener: connections waiting to be accepted, and their limit.",
         ),
         integer("recv_q", "recv_q", right=True, description="Bytes; of a listener, waiting."),
         integer("send_q", "send_q", right=True, description="Bytes; of a listener, its limit."),
@@ -256,6 +326,17 @@ GADGET = Gadget(
         _of_info("bytes_received", "Bytes received.", 6),
     ),
     params=(
+        Param(
+            "listening",
+            ("-l", "--listening"),
+            "flag",
+            "Show only what listens, of the host too unless containers are chosen.",
+            excludes=("state",),
+        ),
+        Param("tcp", ("-t", "--tcp"), "flag", "Show TCP."),
+        Param("udp", ("-u", "--udp"), "flag", "Show UDP."),
+        Param("port", ("--port",), "ports", "Show only sockets with one of these ports."),
+        Param("all", ("--all",), "flag", "Show TIME_WAIT and the engine's resolver in tables too."),
         Param("proto", ("--proto",), "string", "Show only this protocol: tcp, udp, all.", "all"),
         Param("state", ("--state",), "strings", "Show only these states: listen,established,…"),
         Param("processes", ("-p", "--processes"), "flag", "Show who holds the sockets."),

@@ -204,6 +204,8 @@ def _plain_cells(column: Column, width: int, endpoint: bool) -> Callable[[Batch]
 
     def cells(batch: Batch) -> Sequence[str]:
         values = texts_of(column, batch)
+        if endpoint and "" in values:
+            values = [text or "-" for text in values]
         if column.kind is Kind.STRING:
             together = "".join(values) if endpoint else "\n"
             if not together.isascii() or not together.isprintable():

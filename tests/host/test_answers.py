@@ -135,7 +135,7 @@ def test_a_choice_that_matches_no_container_is_told_with_those_that_run(
     start_ig: Start, fake_engine: Callable[..., FakeEngine]
 ) -> None:
     chosen = (*docker(fake_engine().socket), "-c", "wbe", "-l", "tier")
-    told = "No running container matches -c wbe -l tier; running: api-0, db, web"
+    told = "No running container matches -c wbe --selector tier; running: api-0, db, web"
     tracer = start_ig("trace", "tcpconnect", *chosen)
     assert told not in tracer.stderr
     assert told in tracer.stop()[1]

@@ -29,7 +29,6 @@ from tests.host.tracer import IG, in_own_mounts
 from tests.host.waiting import PATIENCE, until
 
 Make = Callable[..., Path]
-NOTHING = {"DOCKER_HOST": "unix:///nonexistent.sock"}
 
 
 def point(kind: str = "cgroup2", option: str = "") -> str:
@@ -91,7 +90,6 @@ def asked(*options: object, within: tuple[str, ...] = ()) -> tuple[list[dict[str
         text=True,
         check=True,
         timeout=PATIENCE,
-        env={**os.environ, **NOTHING},
     )
     return listed(done.stdout), done.stderr
 
@@ -122,10 +120,9 @@ def test_owners_are_the_same_seen_from(place: str, make_cgroup: Make, tmp_path: 
         hosts = ours.getsockname()[1]
         settings = f"g={point()} n={own.name} t={tmp_path}"
         look = " ".join(command("-c", web.name, "--host", "--state", "listen"))
-        script = f"{settings}; echo $$ > {own}/cgroup.procs; export DOCKER_HOST=unix:///nonexistent"
-        done = in_own_mounts(
-            f"{script}; exec unshare -C sh -c '{settings}; {PLACES[place]} {look}'"
-        )
+        inside = f"{settings}; {PLACES[place]} {look}"
+        join = f"echo $$ > {own}/cgroup.procs"
+        done = in_own_mounts(f"{join}; exec unshare -C sh -c '{inside}'")
         assert not done.returncode, done.stderr
         rows = listed(done.stdout)
     assert owners(rows, port, hosts) == sorted([(port, web.name, False), (hosts, "", False)])
@@ -137,10 +134,7 @@ def test_owners_are_unknown_where_a_cgroup_namespace_cannot_be_left(make_cgroup:
         port, hosts = program_of_web.reports.ready()["port"], ours.getsockname()[1]
         caps = "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin"
         look = " ".join(command("-c", web.name, "--state", "listen"))
-        done = in_own_mounts(
-            f"echo $$ > {own}/cgroup.procs; export DOCKER_HOST=unix:///nonexistent.sock; "
-            f"exec unshare -C {caps} {look}"
-        )
+        done = in_own_mounts(f"echo $$ > {own}/cgroup.procs; exec unshare -C {caps} {look}")
     assert not done.returncode, done.stderr
     assert owners(listed(done.stdout), hosts) == []
     assert {each for _, each, _ in owners(listed(done.stdout), port)} <= {web.name}

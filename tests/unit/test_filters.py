@@ -8,6 +8,7 @@ from ig.errors import UsageError
 from ig.gadget import Column, Kind
 from ig.gadgets.snapshot_socket import GADGET as SNAPSHOT
 from ig.kernel.sockets import STATES, UDP_STATES
+from ig.published import PUBLISHED
 from tests.unit.output_samples import COLUMNS, WEB, WHEN, events
 
 BATCH = events(
@@ -167,7 +168,7 @@ def test_a_value_that_a_column_never_has_is_refused_with_those_that_it_has() -> 
 
 def test_the_states_of_sockets_are_those_of_the_kernel() -> None:
     (column,) = (each for each in SNAPSHOT.columns if each.name == "state")
-    assert column.values == (*STATES.values(), *UDP_STATES.values())
+    assert column.values == (*STATES.values(), *UDP_STATES.values(), PUBLISHED)
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "^(a|a)*$", "(.*)*b"])
