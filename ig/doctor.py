@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from ig import output
+from ig.answers import closing, is_there
 from ig.containers.container import HOST, Runtime
 from ig.containers.index import Index
 from ig.errors import IgError, RuntimeUnavailable
 from ig.gadget import Batch, Column, Gadget
 from ig.gadgets import declared
-from ig.invoke import discovered
+from ig.invoke import asked_for, discovered
+from ig.kernel.initial import sees_all_processes
 from ig.output import screen
 from ig.output.stream import Stream
-from ig.privileges import need_privileges
+from ig.privileges import need_privileges, reach
 from ig.stop import Stop
 
 _CONNECTS = 101
 _PATIENCE = 2.0  # seconds
-_HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 _COLUMNS = tuple(
     Column(name, name, width=width, hidden=False, least=least, wrap=name == "found")
     for name, width, least in (("check", 36, 0), ("result", 9, 0), ("found", 80, 24))
 )
 
 Finding = tuple[str, str, str]
-"""What was checked; `yes`, `no` or `degraded`; what was found."""
+"""What was checked; `yes`, `no`, `degraded`, `slow` or `absent`; what was found."""
 
 
 def examine(options: Mapping[str, Any]) -> bool:
@@ -38,34 +40,44 @@ def examine(options: Mapping[str, Any]) -> bool:
     shown = output.shown_columns(_COLUMNS, {})
     mode, shown = output.parse_output(options.get("output") or "columns", _COLUMNS, shown)
     formatter = output.formatter(mode, _COLUMNS, shown, array=True, screen=screen.watch())
-    stream = Stream(1, Stop())
+    stop = Stop()
+    stream = Stream(1, stop)
     stream.write(formatter.header())
-    works = True
-    for finding in _findings(options):
-        fields = {column.name: [value] for column, value in zip(_COLUMNS, finding, strict=True)}
-        stream.write(formatter.format(Batch(fields, [HOST])))
-        works &= not (finding[0].startswith("gadget ") and finding[1] != "yes")
+    results: dict[str, str] = {}
+    for finding in _findings(options, results):
+        with stop.noted():
+            values = zip(_COLUMNS, finding, strict=True)
+            fields = {column.name: [value] for column, value in values}
+            stream.write(formatter.format(Batch(fields, [HOST])))
     stream.write(formatter.footer())
-    return works
+    return set(results.values()) == {"yes"}
 
 
-def _findings(options: Mapping[str, Any]) -> Iterator[Finding]:
-    # The gadgets come first: their programs are loaded by a fork, which wants no threads yet.
+def _findings(options: Mapping[str, Any], results: dict[str, str]) -> Iterator[Finding]:
+    """Yield what is found, each as soon as it is known; add each gadget's result to `results`."""
     tracepoints: dict[str, bool] = {}
-    gadgets = [
-        _tried(f"gadget {gadget.name}", partial(_gadget, gadget, tracepoints))
-        for gadget in declared().values()
-    ]
-    self_test = _self_test()
     yield _tried("kernel's types (BTF)", _btf)
     yield _tried("BCC", _bcc)
+    # Programs are loaded by a fork, which wants no threads yet: those come with the runtimes.
+    for gadget in declared().values():
+        finding = _tried(f"gadget {gadget.name}", partial(_gadget, gadget, tracepoints))
+        results[gadget.name] = finding[1]
+        yield finding
+    yield from _self_test()
     yield _tried("tracefs", partial(_tracefs, tracepoints))
     yield from _tracepoints(tracepoints)
     yield _tried("sock_diag", _sock_diag)
     yield _tried("cgroups", _cgroups)
+    yield _tried("containers' cgroups", _hierarchy)
     yield from _runtimes(options)
-    yield from self_test
-    yield from gadgets
+    yield _verdict(results)
+
+
+def _verdict(results: Mapping[str, str]) -> Finding:
+    worst = next((each for each in ("no", "degraded") if each in results.values()), "yes")
+    words = {"no": "does not work", "degraded": "works in part"}
+    told = [f"{name} {words[result]}" for name, result in results.items() if result in words]
+    return "verdict", worst, "; ".join(told) or "all gadgets work here"
 
 
 def _tried(check: str, attempt: Callable[[], tuple[str, str]]) -> Finding:
@@ -109,7 +121,7 @@ def _sockets() -> tuple[str, str]:
         _sock_diag()
     except OSError as error:
         limits.append(f"sock_diag: {error.strerror}; /proc/PID/net is read instead")
-    if os.stat("/proc/self/ns/pid").st_ino != _HOST_PID_NAMESPACE:
+    if not sees_all_processes():
         limits.append("only what runs in this PID namespace can be seen, so not the whole host")
     if not _may_enter(netns.host()):
         limits.append("only its own network namespace can be seen")
@@ -225,29 +237,53 @@ def _cgroups() -> tuple[str, str]:
     return ("yes" if kinds else "no"), found or "none is mounted"
 
 
+def _hierarchy() -> tuple[str, str]:
+    """Say which cgroup hierarchies tell a trace whose an event is: see ig.h."""
+    from ig.kernel.mounts import legacy_cgroup_controller, mounts
+
+    legacy = legacy_cgroup_controller()
+    if any(mount.kind == "cgroup2" for mount in mounts()):
+        second = f", else their version 1 {legacy} cgroup" if legacy else ""
+        return "yes", f"told by their version 2 cgroup{second}"
+    if legacy:
+        return "yes", f"told by their version 1 {legacy} cgroup"
+    return "no", "neither version 2 nor a controller of version 1 is mounted"
+
+
 def _runtimes(options: Mapping[str, Any]) -> Iterator[Finding]:
+    asked = asked_for(options)
     for runtime in discovered(options):
-        yield f"runtime {runtime.name}", *_runtime(runtime)
+        yield f"runtime {runtime.name}", *_runtime(runtime, runtime.name in asked)
 
 
-def _runtime(runtime: Runtime) -> tuple[str, str]:
+def _runtime(runtime: Runtime, asked: bool) -> tuple[str, str]:
     """Ask one runtime for its containers."""
-    try:
-        os.stat(runtime.socket.removeprefix("unix://"))
-    except OSError as error:
-        if "://" not in runtime.socket.removeprefix("unix://"):
-            return "no", f"{runtime.socket}: {error.strerror}"
+    if not is_there(runtime.socket):
+        found = f"{runtime.socket}: {os.strerror(errno.ENOENT)}"
+        return ("no" if asked else "absent"), found
     said: list[str] = []
-    index = Index([runtime], said.append, [runtime.name])
+    index = Index([runtime], said.append, [runtime.name], consequence="")
     index.start()
-    try:
-        index.wait_synced(_PATIENCE)
+    with closing(index):
+        synced = index.wait_synced(_PATIENCE)
         count = len(index.containers())
-    finally:
-        index.close()
     if said:
         return "no", said[0]
-    return "yes", f"{_version(runtime)} at {runtime.socket}, {count} containers run"
+    if not synced:
+        return "slow", f"{runtime.socket}: no answer in {_PATIENCE:g} s"
+    result, reached = _reached(runtime.socket, asked)
+    what = f"{_version(runtime)} at {runtime.socket}, {count} containers run"
+    return result, f"{what}; {reached}"
+
+
+def _reached(socket: str, asked: bool) -> tuple[str, str]:
+    """Say whether a trace, which gives its privileges up, can ask a runtime again."""
+    found = reach(socket, expected=asked)
+    if found.problem:
+        return "degraded", f"out of reach once a trace has given up privileges: {found.problem}"
+    if found.kept:
+        return "yes", f"a trace keeps {found.kept} to reach it: {found.why}"
+    return "yes", "a trace reaches it without privileges"
 
 
 def _version(runtime: Runtime) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.host.engine import Engine
+from tests.host.fake_engine import FakeEngine
 from tests.host.namespace import PROGRAMS, PYTHON
 from tests.host.tracer import IG, ordinary_user
-from tests.host.waiting import PATIENCE
+from tests.host.waiting import PATIENCE, until
 
 CHECKOUT = Path(__file__).parents[2]
 TRACES = ("gadget trace_bind", "gadget trace_tcp", "gadget trace_tcpconnect")
@@ -73,6 +76,40 @@ def test_where_all_works_all_is_yes_but_for_missing_runtimes(tmp_path: Path) -> 
         "sock_diag",
         "cgroups",
     }
+    assert list(found.items())[-1] == ("verdict", ("yes", "all gadgets work here"))
+    assert found["containers' cgroups"][0] == "yes"
+
+
+def test_a_runtime_is_absent_missing_or_slow(tmp_path: Path) -> None:
+    engine = FakeEngine(tmp_path / "docker.sock", mute="*")
+    try:
+        missing = ("--podman-socketpath", tmp_path / "none")
+        found, said, code = doctor("--docker-socketpath", engine.socket, *missing)
+    finally:
+        engine.close()
+    assert (said, code) == ("", 0)
+    assert found["runtime docker"] == ("slow", f"{engine.socket}: no answer in 2 s")
+    assert found["runtime podman"][0] == "no"
+    usual = Path("/run/crio/crio.sock")
+    assert (found["runtime cri-o"][0] == "absent") is not usual.exists()
+
+
+def test_what_is_known_is_told_at_once_and_what_does_not_fit_goes_on_below() -> None:
+    environment = {**os.environ, "COLUMNS": "80"}
+    with subprocess.Popen([IG, "doctor"], stdout=subprocess.PIPE, env=environment) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        child = until(children.read_text, "a program to be loaded").split()[0]
+        os.kill(int(child), signal.SIGSTOP)
+        assert process.stdout
+        early = [process.stdout.readline() for _ in range(3)]
+        os.kill(int(child), signal.SIGCONT)
+        lines = process.stdout.read().decode().splitlines()
+        assert process.wait(PATIENCE) == 0
+    assert early[0].startswith(b"CHECK")
+    assert early[2].startswith(b"BCC")
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith(" " * 40) for line in lines)
+    assert not any("…" in line for line in lines)
 
 
 def test_a_runtime_that_answers_is_told_with_its_version_and_containers(engine: Engine) -> None:
@@ -82,9 +119,8 @@ def test_a_runtime_that_answers_is_told_with_its_version_and_containers(engine: 
     assert (result, code) == ("yes", 0)
     version = engine.client.version()["Version"]
     running = len(engine.client.containers.list())
-    assert (
-        words == f"{version} at {engine.socket.removeprefix('unix://')}, {running} containers run"
-    )
+    path = engine.socket.removeprefix("unix://")
+    assert words.startswith(f"{version} at {path}, {running} containers run; a trace ")
 
 
 @pytest.mark.anywhere
