@@ -31,6 +31,7 @@ class Capability(IntEnum):
 _SEARCH = Capability.CAP_DAC_READ_SEARCH
 _OVERRIDE = Capability.CAP_DAC_OVERRIDE
 _VERSION_3 = 0x20080522
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of include/linux/proc_ns.h
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 _Sets = tuple[int, int, int]  # effective, permitted, inheritable, as in struct user_cap_data
 
@@ -76,6 +77,21 @@ def need_privileges() -> None:
             else "Root of a container is not enough: run it on the host itself, or in a privileged "
             "container (docker run --privileged --pid=host).",
         )
+    if not _in_first_user_namespace():
+        raise KernelRefused(
+            "Tracing needs root of the host.",
+            "In a user namespace of its own, as here, this process's CAP_BPF and CAP_PERFMON do "
+            "not count.",
+            "Run it outside: not with unshare --user, in a rootless container, or one with "
+            "userns-remap.",
+        )
+
+
+def _in_first_user_namespace() -> bool:
+    try:
+        return os.stat("/proc/self/ns/user").st_ino == _FIRST_USER_NAMESPACE
+    except OSError:  # a kernel without user namespaces, or no /proc
+        return True
 
 
 def holds(capability: Capability) -> bool:
@@ -222,7 +238,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _capabilities() -> _Sets:
-    status = Path("/proc/thread-self/status").read_text()
+    status = Path("/proc/thread-self/status").read_text("utf-8", "replace")
     effective, permitted, inheritable = (
         int(status.partition(f"{name}:")[2].split(None, 1)[0], 16)
         for name in ("CapEff", "CapPrm", "CapInh")

@@ -331,7 +331,7 @@ def _loaded(
     from bcc.libbcc import lib
 
     flags = [f"-D{name}={value}" for name, value in macros.items()]
-    program = bcc.BPF(text=text, cflags=["-fms-extensions", "-Wno-everything", *flags])
+    program = bcc.BPF(text=text.encode(), cflags=["-fms-extensions", "-Wno-everything", *flags])
     maps = {}
     for name in _MAP.findall(text):
         descriptor = lib.bpf_table_fd(program.module, name.encode())

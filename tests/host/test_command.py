@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -113,10 +114,13 @@ def test_a_process_that_is_named_to_do_harm_does_none(
         assert len(list(csv.reader(io.StringIO(text)))) == 2
 
 
-def test_sigterm_ends_it_after_the_last_events(start_ig: Start, namespace: Namespace) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_after_the_last_events(
+    start_ig: Start, namespace: Namespace, number: int
+) -> None:
     tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json")
     namespace.connect(*NOBODY, "--count", 101)
-    events, _, code = tracer.stop(signal.SIGTERM)
+    events, _, code = tracer.stop(number)
     assert len([e for e in events if e["netns_id"] == namespace.inode]) == 101
     assert code == 0
 
@@ -145,7 +149,7 @@ def test_a_reader_that_has_enough_ends_it_quietly() -> None:
     [
         ("trace tcpconnect -o columns=pidd", "Known columns"),
         ("trace tcpconnect -o xml", "Known modes"),
-        ("trace tcpconnect --min 5", "duration"),
+        ("trace tcpconnect --min 5parsecs", "duration"),
         ("trace tcpconnect --port 70000", "65535"),
         ("trace tcpconnect --no-such-option", "No such option"),
         ("trace tcpconnect -F nonsense", "filter"),
@@ -154,6 +158,16 @@ def test_a_reader_that_has_enough_ends_it_quietly() -> None:
         ("trace nothing", "No such command"),
         ("run ghcr.io/somebody/trace_nothing:latest", "Known gadgets"),
         ("snapshot socket --state nonsense", "Known states"),
+        ("run trace_tcpconect", "Did you mean 'trace_tcpconnect'"),
+        ("trace tcp --pid 99999999999999999999", "is no process"),
+        ("trace tcp --pid=-1", "is no process"),
+        ("trace tcp --uid 4294967295", "is no user"),
+        ("trace tcp -t nan", "is no duration"),
+        ("snapshot socket -w 2562047h", "is too long"),
+        ("trace bind -P \u00b2", "is no port"),
+        (f"trace bind -P {','.join(map(str, range(1, 12_001)))}", "12000 ports are too many"),
+        ("trace tcp -F outcome==refusd", "Did you mean 'refused'"),
+        ("snapshot socket -F state==listening", "Known values"),
     ],
 )
 @pytest.mark.anywhere
@@ -208,6 +222,93 @@ def test_a_registry_and_a_tag_run_the_built_in_gadget(start_ig: Start) -> None:
     _, said, code = start_ig("run", image, "--host", "-t", "0.1").finished()
     assert "built-in" in said
     assert code == 0
+
+
+def test_no_time_at_all_is_an_end_at_once(start_ig: Start) -> None:
+    assert start_ig("trace", "tcp", "-o", "json", "-t", 0).finished()[::2] == ([], 0)
+
+
+@pytest.mark.anywhere
+def test_standard_descriptors_that_are_closed_are_no_bug() -> None:
+    for command in ("list-gadgets", "trace tcp --host -t 0", "snapshot socket --host"):
+        for closed, code in (("<&-", 0), ("2>&-", 0), (">&-", 1), ("<&- >&- 2>&-", 1)):
+            done = subprocess.run(
+                ["sh", "-c", f"exec {shlex.quote(str(IG))} {command} {closed}"],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+            assert (done.returncode, "Traceback" in done.stderr) == (code, False), closed
+            assert bool(done.stdout) == (">&-" not in closed.split())
+            assert ("stdout is closed" in done.stderr) == (closed == ">&-")
+
+
+@pytest.mark.anywhere
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error"},
+    ],
+)
+def test_every_locale_and_warnings_as_errors_make_no_difference(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Run the module: what is installed does not look at Python's environment."""
+    for command in (
+        "trace tcp --host -t 0",
+        "trace bind --host -t 0 -c \u6570",
+        f"snapshot socket --host -F comm==\u00fc --ready-file {tmp_path}/\u00fc",
+        "list-containers -w --help",
+        "list-gadgets",
+        "doctor",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "ig", *command.split()],
+            env={**os.environ, **environment},
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert (done.returncode, done.stderr.count(b"Traceback")) == (0, 0), done.stderr
+        assert done.stdout.decode()
+    assert (tmp_path / "\u00fc").exists()
+
+
+def test_root_of_a_user_namespace_is_told_that_it_is_not_enough() -> None:
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", str(IG), "trace", "tcp"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "CAP_BPF" in done.stderr
+    assert "user namespace" in done.stderr
+
+
+@pytest.mark.anywhere
+def test_help_and_version_are_told_in_all_the_ways_people_ask() -> None:
+    module = subprocess.run(
+        [sys.executable, "-m", "ig", "-V"], capture_output=True, text=True, check=True
+    )
+    assert module.stdout == run("version").stdout == run("-V").stdout
+    assert run("help").stdout == run("--help").stdout
+    assert run("help", "trace", "tcp").stdout == run("trace", "tcp", "--help").stdout
+
+
+@pytest.mark.anywhere
+@pytest.mark.parametrize("command", ["--help", "list-gadgets", "trace tcp --help", "version"])
+def test_a_closed_pipe_is_no_failure(command: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [str(IG), *command.split()], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.anywhere
