@@ -384,6 +384,7 @@ def _make_standard_streams() -> Stderr:
 
 def _guarded(arguments: list[str]) -> int:
     try:
+        Stop()  # a command that has something to finish makes its own
         arguments = _plain(arguments)
         result = build(arguments)(arguments, prog_name="ig", standalone_mode=False)
         sys.stdout.flush()
@@ -405,6 +406,6 @@ def _guarded(arguments: list[str]) -> int:
             raise
         say(f"The system refused it: {error}\nIG_DEBUG=1 shows where.")
         return 1
-    except (KeyboardInterrupt, Stopped, typer.Abort):
+    except (Stopped, typer.Abort):
         return 0
     return int(result or 0)

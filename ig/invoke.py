@@ -136,7 +136,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
                 ready.write(options.get("ready_file"))
                 pipeline.run(options.get("timeout"))
                 hint.give_at_end(pipeline.printed)
-            _tell_withheld(gadget, shape)
+                _tell_withheld(gadget, shape)
 
 
 def _give_up(index: Index, options: Mapping[str, Any], keep: Iterable[Capability]) -> None:
