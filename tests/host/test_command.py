@@ -245,35 +245,28 @@ def test_standard_descriptors_that_are_closed_are_no_bug() -> None:
 
 
 @pytest.mark.anywhere
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error"},
-    ],
-)
-def test_every_locale_and_warnings_as_errors_make_no_difference(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_every_locale_and_warnings_as_errors_make_no_difference(tmp_path: Path) -> None:
     """Run the module: what is installed does not look at Python's environment."""
-    for command in (
-        "trace tcp --host -t 0",
-        "trace bind --host -t 0 -c \u6570",
-        f"snapshot socket --host -F comm==\u00fc --ready-file {tmp_path}/\u00fc",
-        "list-containers -w --help",
-        "list-gadgets",
-        "doctor",
+    posix = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ready = f"{tmp_path}/\u00fc"
+    for command, environment in (
+        ("trace tcp --host --port 1 -t 0", posix),
+        ("trace bind --host -P 1 -t 0 -c \u6570", {"PYTHONWARNINGS": "error"}),
+        (f"snapshot socket --host -F comm==\u00fc --ready-file {ready}", posix),
+        ("list-containers -w --help", posix),
+        ("list-gadgets", {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}),
+        ("doctor -o json", posix),
     ):
         done = subprocess.run(
             [sys.executable, "-m", "ig", *command.split()],
             env={**os.environ, **environment},
             capture_output=True,
-            timeout=PATIENCE,
+            timeout=4 * PATIENCE,
             check=False,
         )
         assert (done.returncode, done.stderr.count(b"Traceback")) == (0, 0), done.stderr
         assert done.stdout.decode()
-    assert (tmp_path / "\u00fc").exists()
+    assert os.path.exists(ready)
 
 
 def test_root_of_a_user_namespace_is_told_that_it_is_not_enough() -> None:
@@ -329,7 +322,9 @@ def test_the_documented_capabilities_are_enough_to_trace(
     few = ["setpriv", f"--bounding-set={capabilities}", f"--inh-caps={capabilities}", *line]
     # Before Linux 5.11 maps count against the limit of locked memory.
     mounted = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing"
-    script = f"ulimit -l unlimited 2>/dev/null; {mounted}; exec {shlex.join(few)}"
+    # This host's sockets may be in folders that only more capabilities reach, which is told.
+    alone = "mount -t tmpfs none /run"
+    script = f"ulimit -l unlimited 2>/dev/null; {mounted}; {alone}; exec {shlex.join(few)}"
     command = ["unshare", "--mount", "sh", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         until(lambda: (tmp_path / "ready").exists() or process.poll() is not None, "ig to be ready")
@@ -344,7 +339,7 @@ def test_no_folder_need_be_writable() -> None:
     folders = "for p in /tmp /var/tmp /dev/shm"
     read_only = "do mount --bind $p $p; mount -o remount,ro,bind $p; done; cd /proc"
     check = "touch /tmp/x 2>/dev/null && exit 9"
-    trace = f"exec {shlex.quote(str(IG))} trace tcpconnect --host -t 0.1 -o json"
+    trace = f"exec {shlex.quote(str(IG))} trace tcpconnect --host --port 1 -t 0.1 -o json"
     script = f"{folders}; {read_only}; {check}; {trace}"
     done = in_own_mounts(script)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
@@ -355,7 +350,7 @@ def test_in_a_root_that_is_no_mount_point_tracefs_is_reached_all_the_same(tmp_pa
     link, bind = 'cp -P "$path" .', 'mkdir ".$path" && mount --rbind "$path" ".$path"'
     kinds = f'if [ -L "$path" ]; then {link}; elif [ -d "$path" ]; then {bind}; fi'
     fill = f"for path in /*; do {kinds}; done"
-    trace = f"exec chroot . {shlex.quote(str(IG))} trace tcpconnect --host -t 0.1 -o json"
+    trace = f"exec chroot . {shlex.quote(str(IG))} trace tcpconnect --host --port 1 -t 0.1 -o json"
     script = f"{hide}; {fill}; {trace}".replace("ROOT", shlex.quote(str(tmp_path)))
     done = in_own_mounts(script)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
