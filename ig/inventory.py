@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -38,6 +38,15 @@ def _inode(container: Container, kind: str) -> int:
     if not container.pid or not (sees_all_processes() or _is_in(container)):
         return 0
     return monitor.namespace(container.pid, kind)
+
+
+def _tell_unseen(containers: Sequence[Container]) -> None:
+    """Tell why namespaces are missing, where the host's processes cannot be seen."""
+    if not sees_all_processes() and any(each.pid and not _is_in(each) for each in containers):
+        say(
+            "This is a PID namespace of its own: the containers' processes are not seen, so their "
+            "mntns and netns are not told. Run ig on the host, or with --pid=host."
+        )
 
 
 def _is_in(container: Container) -> bool:
@@ -190,12 +199,13 @@ def show(options: Mapping[str, Any]) -> None:
     stop = Stop()
     stream = Stream(1, stop)
     index = make_index(options, consequence=_NOT_LISTED)
-    changes = _Changes()
+    changes = Changes(_MOST_CHANGES, say)
     if watching:
         index.subscribe(changes.put)
     with closing(index):
         answered = follow(index, options, (), _PATIENCE)
         found, failed = _detailed(index, list(filter(chosen.wants, index.containers())))
+        _tell_unseen(found)
         with stop.noted():
             formatter = _print_list(shape, stream, found, watching)
             ready.write(options.get("ready_file"))
@@ -266,11 +276,12 @@ def _kept(shape: Shape, batch: Batch) -> Batch:
     return batch.select(shape.keep(batch)) if shape.keep else batch
 
 
-class _Changes:
+class Changes:
     """The changes that were not printed yet, and how many there was no room for."""
 
-    def __init__(self) -> None:
-        self._queue: queue.Queue[Change] = queue.Queue(_MOST_CHANGES)
+    def __init__(self, room: int, say: Callable[[str], None]) -> None:
+        self._queue: queue.Queue[Change] = queue.Queue(room)
+        self._say = say
         self._lost = 0
 
     def put(self, change: Change) -> None:
@@ -289,7 +300,7 @@ class _Changes:
             stream.rest(0)
         if self._lost:
             count, self._lost = self._lost, 0
-            say(f"{count} changes were lost: the output was read too slowly.")
+            self._say(f"{count} changes were lost: the output was read too slowly.")
         return None
 
 

@@ -43,6 +43,24 @@ def test_a_container_is_listed_with_all_that_is_known_of_it(engine: Engine) -> N
     assert row["started"] > "2026"
 
 
+def test_in_a_pid_namespace_of_its_own_no_other_processes_namespaces_are_told(
+    engine: Engine,
+) -> None:
+    web = engine.idle("web")
+    within = ["unshare", "--pid", "--fork", "--mount-proc"]
+    choice = ("-r", "docker", "--docker-socketpath", engine.socket, "-c", web.name)
+    done = subprocess.run(
+        [*within, str(IG), "list-containers", *choice, "-o", "json"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    (row,) = json.loads(done.stdout)
+    assert (row["mntns_id"] or 0, row["netns_id"] or 0, done.returncode) == (0, 0, 0)
+    assert "PID namespace of its own" in done.stderr
+
+
 def test_a_table_shows_pods_where_there_are_any(engine: Engine) -> None:
     engine.idle("web")
     assert "K8S.PODNAME" not in run(engine)

@@ -1,0 +1,111 @@
+"""What is said on stderr waits for nobody, and what is dropped is counted."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ig.containers.container import Change, Container
+from ig.inventory import Changes
+from ig.output.stderr import Stderr
+from ig.output.stream import ReaderGone, Stream
+from ig.stop import Stop, Stopped
+
+LINE = "x" * 1023 + "\n"
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def read(descriptor: int) -> str:
+    os.set_blocking(descriptor, False)
+    pieces = []
+    try:
+        while piece := os.read(descriptor, 1 << 20):
+            pieces.append(piece)
+    except BlockingIOError:
+        pass
+    return b"".join(pieces).decode()
+
+
+def test_lines_that_nobody_reads_are_kept_up_to_a_bound_then_dropped_and_counted(
+    pipe: tuple[int, int],
+) -> None:
+    reading, writing = pipe
+    told = Stderr(writing)
+    threads = [
+        threading.Thread(target=lambda: [told.write(LINE) for _ in range(101)]) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    text = ""
+    for _ in range(3):  # what the pipe holds, what was kept, what was counted
+        text += read(reading)
+        told.drain(0.0)
+    lines = (text + read(reading)).splitlines()
+    shown = [line for line in lines if line == LINE.strip()]
+    (last,) = (line for line in lines if line not in shown)
+    assert last == f"ig: {303 - len(shown)} lines for stderr were dropped: it was not read."
+    assert lines[-1] == last
+    assert len(shown) > 64
+
+
+def test_a_reader_that_is_gone_is_no_failure(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    told = Stderr(writing)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), reading)
+    assert told.write("é\udcff\n") == 3
+    told.drain(1.0)
+
+
+def test_output_that_nobody_reads_is_given_up_once_the_user_wants_to_end(
+    pipe: tuple[int, int],
+) -> None:
+    stopping = threading.Event()
+    stream = Stream(pipe[1], stopping.is_set)
+    stopping.set()
+    began = time.monotonic()
+    with pytest.raises(ReaderGone):
+        stream.write(LINE * 4096)
+    assert time.monotonic() - began < 10
+
+
+def test_a_signal_is_raised_or_only_noted_where_something_must_be_finished() -> None:
+    handlers = {number: signal.getsignal(number) for number in (1, 2, 14, 15)}
+    stop = Stop()
+    try:
+        assert not stop.wait(0.01)
+        with stop.noted():
+            signal.raise_signal(signal.SIGHUP)
+            assert stop()
+            assert stop.wait(3600)
+        with pytest.raises(Stopped), stop.noted():
+            pass
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def test_changes_beyond_the_room_for_them_are_counted(pipe: tuple[int, int]) -> None:
+    said: list[str] = []
+    changes = Changes(3, said.append)
+    for number in range(5):
+        changes.put(Change("started", Container(str(number), "", "docker")))
+    changes.put(Change("updated", Container("5", "", "docker")))
+    stream = Stream(pipe[1], lambda: False)
+    found = [changes.next(stream) for _ in range(4)]
+    assert [each and each.container.id for each in found] == ["0", "1", "2", None]
+    assert said == ["2 changes were lost: the output was read too slowly."]
