@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import zip_longest
@@ -164,7 +164,7 @@ class Endpoints:
                 everywhere = "::" if ":" in address else "0.0.0.0"
                 holders = self._published.at((address, port), moment)
                 holders = holders or self._published.at((everywhere, port), moment)
-            found = _sole(holders)
+            found = self._sole(holders)
             if found is None:
                 return None
             return self._listening(found.container, found.port or port, moment)
@@ -280,6 +280,22 @@ class Endpoints:
         exposing = [each for each in sharing if port in each.exposed]
         return exposing[0] if len(exposing) == 1 else None
 
+    def _sole(self, holders: Sequence[Holding]) -> Holding | None:
+        """Return the only holder, or one of several in one namespace; None for others."""
+        if len(holders) < 2:
+            return holders[0] if holders else None
+        # Podman tells the addresses of a namespace for each container in it, as a CRI does.
+        first, *others = (each.container for each in holders)
+        namespace = self._namespace(first)
+        alike = all(
+            _identity(each) == _identity(first)
+            or (first.pod_uid and each.pod_uid == first.pod_uid)
+            or (namespace and self._namespace(each) == namespace)
+            or (first.joined or first.id) == (each.joined or each.id)
+            for each in others
+        )
+        return holders[0] if alike else None
+
     def _is_local(self, address: str) -> bool:
         known = self._local.get(address)
         if known is None:
@@ -315,20 +331,6 @@ def _engine(container: Container) -> str:
 def _restarted(before: Container, now: Container) -> bool:
     """Return whether a container was started anew, its end unheard."""
     return bool(before.started and now.started > before.started + SLACK and now.pid != before.pid)
-
-
-def _sole(holders: Collection[Holding]) -> Holding | None:
-    """Return the only holder, or one of a pod's, which are then all the same; None for others."""
-    first = next(iter(holders), None)
-    if first is None:
-        return None
-    pod = first.container.pod_uid
-    alike = all(
-        _identity(each.container) == _identity(first.container)
-        or (pod and each.container.pod_uid == pod)
-        for each in holders
-    )
-    return first if alike else None
 
 
 def _can_bind(address: str) -> bool:

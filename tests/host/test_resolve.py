@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable
+from contextlib import closing, suppress
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +161,60 @@ def test_a_container_that_starts_while_tracing_is_named_too(ig: Start, engine: E
     # Its address is asked for when the engine tells that it has started.
     until(named, "the address to be known")
     assert end(tracer.stop()[0][0], "dst") == ("container", "", server.name)
+
+
+class Busy:
+    """A way to an engine's socket on which the first inspections of containers fail."""
+
+    def __init__(self, path: Path, engine: str, failures: int) -> None:
+        self._engine = engine.removeprefix("unix://")
+        self._left = failures
+        self._door = socket.socket(socket.AF_UNIX)
+        self._door.bind(str(path))
+        self._door.listen()
+        self.failed = threading.Event()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._door.accept()
+                threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+
+    def _answer(self, client: socket.socket) -> None:
+        with suppress(OSError), client, socket.socket(socket.AF_UNIX) as engine:
+            request = client.recv(65536)
+            if self._left and re.search(rb"containers/[0-9a-f]{64}/json", request):
+                self._left -= 1
+                client.sendall(b"HTTP/1.1 500 busy\r\nContent-Length: 0\r\n\r\n")
+                self.failed.set()
+                return
+            engine.connect(self._engine)
+            engine.sendall(request)
+            while piece := engine.recv(65536):
+                client.sendall(piece)
+
+    def close(self) -> None:
+        self._door.shutdown(socket.SHUT_RDWR)
+        self._door.close()
+
+
+def test_a_container_is_named_although_its_first_inspections_failed(
+    start_ig: Start, engine: Engine, tmp_path: Path
+) -> None:
+    client = engine.idle("client")
+    with closing(Busy(tmp_path / "busy.sock", engine.socket, 3)) as busy:
+        options = ("--docker-socketpath", tmp_path / "busy.sock", "-r", "docker", "-o", "json")
+        tracer = start_ig("trace", "tcpconnect", *options, "-F", "dst.kind==container")
+        server, port = engine.serve("server")
+        assert busy.failed.wait(PATIENCE)
+
+        def named() -> bool:
+            engine.connect(client, server.address, port)
+            return bool(tracer.events)
+
+        until(named, "the address to be known")
+        assert end(tracer.stop()[0][0], "dst") == ("container", "", server.name)
 
 
 def test_a_pod_is_named_by_its_namespace_and_name(ig: Start, engine: Engine) -> None:

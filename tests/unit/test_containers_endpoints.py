@@ -214,6 +214,17 @@ def test_of_several_in_a_namespace_the_one_that_listens_is_meant() -> None:
     assert found.find("172.17.0.2", 80, HOST) == vpn
 
 
+@pytest.mark.parametrize("netns", [0, 10])
+def test_an_address_that_is_told_of_each_in_a_namespace_is_the_one_that_listens(netns: int) -> None:
+    first = replace(WEB, netns=netns, exposed=(80,))
+    joined = replace(first, id=C, name="joined", joined=first.id, exposed=(81,))
+    found = endpoints(first, joined, CLIENT)
+    assert found.find("172.17.0.2", 80, CLIENT.netns) == first
+    assert found.find("172.17.0.2", 81, CLIENT.netns) == joined
+    assert found.find("172.17.0.2", 82, CLIENT.netns) is None
+    assert found.find("127.0.0.1", 8080, HOST) == first
+
+
 def test_a_namespace_is_shared_also_before_it_is_known() -> None:
     vpn = replace(WEB, netns=0)
     joined = Container(C, "joined", "docker", running=True, joined=vpn.id)
