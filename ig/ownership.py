@@ -50,6 +50,11 @@ class Tenancy:
         return self.tenants[0] if len(self.tenants) == 1 and self.complete else None
 
 
+def _identity(container: Container) -> tuple[str, str, str]:
+    # Two users' engines may tell of the same id.
+    return container.source, container.scope, container.id
+
+
 class Owners:
     """Whose processes, cgroups and sockets are. It is asked once for each cgroup."""
 
@@ -58,14 +63,14 @@ class Owners:
         self._cgroups = cgroups
         self._by_path: dict[tuple[str, str], Container] = {}
         # One object for each container, so that they can be told apart by identity.
-        self._same: dict[tuple[str, str], Container] = {
-            (each.scope, each.id): each for each in (HOST, NOBODY)
+        self._same: dict[tuple[str, str, str], Container] = {
+            _identity(each): each for each in (HOST, NOBODY)
         }
         self._first = {each.pid: self.same(each) for each in known.containers if each.pid}
 
     def same(self, container: Container) -> Container:
         """Give the object that stands for this container here."""
-        return self._same.setdefault((container.scope, container.id), container)
+        return self._same.setdefault(_identity(container), container)
 
     def of_path(self, path: str, controllers: str = "") -> Container:
         """Give the owner of a cgroup; `controllers` are those of a version 1 hierarchy."""

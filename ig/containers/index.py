@@ -184,9 +184,11 @@ class Index:
         """Give the containers that run now; with those that do not, and pods' pauses, if asked."""
         return [
             container
-            for registry in list(self._registries.values())
+            for user, registry in self._registries.items()
             for container in registry
-            if (stopped or container.running) and (sandboxes or not container.sandbox)
+            if (stopped or container.running)
+            and (sandboxes or not container.sandbox)
+            and not (user and self._lookup.is_taken(user, key_of(container)))
         ]
 
     def unnamed(self) -> int:
@@ -307,6 +309,8 @@ class Index:
                 container = replace(container, source=source)
             if user != ROOT:
                 container = sources.without_network(container)
+            if change.kind != "removed" and self._lookup.is_taken(user, key_of(container)):
+                return []
             change = Change(change.kind, self._strays.looked_up(container, user))
         changes = self._registries[user].apply(source, change)
         strayed = [self._strays.take_in(user, each.container) for each in changes]

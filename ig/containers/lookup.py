@@ -72,12 +72,16 @@ class Lookup:
         """Return whether a runtime told of a container with that key."""
         return any(registry.get(key) is not None for registry in self.registries.values())
 
+    def is_taken(self, user: int, key: Key) -> bool:
+        """Return whether a user's runtime told of a container that has the id of one of root's."""
+        return user != ROOT and self.registries[ROOT].get(key) is not None
+
     def _claimed(self, key: Key, path: Path, trusted: bool) -> tuple[Container | None, bool]:
         """Return whose a cgroup is by its own name, and whether no runtime could tell otherwise."""
         sure = True
         for user, registry in self.registries.items():
             found = registry.get(key)
-            if found is None:
+            if found is None or self.is_taken(user, key):
                 continue
             if (trusted and user == ROOT) or is_proven(found, path):
                 return found, self._is_final(found)

@@ -65,17 +65,29 @@ def test_a_users_runtime_names_no_cgroup_but_that_of_its_process() -> None:
     assert not unknown.known
 
 
-def test_a_users_runtime_does_not_rename_a_container_of_roots() -> None:
+def test_a_users_runtime_has_no_container_with_the_id_of_one_of_roots() -> None:
     index = podmans()
     web = Container(A, A[:12], "podman", running=True, pid=NOBODY)
     index.apply("podman", Change("exists", web))
     index.apply(SECOND, Change("exists", replace(web, name="shop", cgroups=((*PATH, "init"),))))
     assert index.find(("machine.slice", f"libpod-{A}.scope"))[0] == web
-    assert index.find(PATH, 3)[0].name == "shop"
+    assert index.find(PATH, 3) == (HOST, True)
+    assert index.containers() == [web]
     index.apply(SECOND, Change("removed", web))
     assert index.find(("machine.slice", f"libpod-{A}.scope"))[0] == web
     index.apply("podman", Change("removed", web))
     assert index.find(("machine.slice", f"libpod-{A}.scope"))[0].id == A
+
+
+def test_a_users_container_gives_way_to_one_of_roots_that_has_its_id() -> None:
+    index = podmans()
+    theirs = Container(A, "shop", "podman", running=True, cgroups=(PATH,))
+    index.apply(SECOND, Change("exists", theirs))
+    assert index.find(PATH, 3)[0].name == "shop"
+    web = Container(A, "web", "podman", running=True, pid=NOBODY)
+    index.apply("podman", Change("exists", web))
+    assert index.find(PATH, 3) == (HOST, True)
+    assert index.containers() == [web]
 
 
 def test_a_socket_that_a_user_takes_over_keeps_nothing_of_roots() -> None:
@@ -89,7 +101,8 @@ def test_a_socket_that_a_user_takes_over_keeps_nothing_of_roots() -> None:
     script.socket = THEIRS
     index.begin("podman")
     assert index.containers() == []
-    index.apply("podman", Change("exists", replace(web, name="shop")))
+    for identifier, name in ((A, "taken"), (B, "shop")):
+        index.apply("podman", Change("exists", replace(web, id=identifier, name=name)))
     assert index.find(("machine.slice", f"libpod-{A}.scope"))[0].name == "web"  # removed lately
     assert [each.name for each in index.containers()] == ["shop"]
 
