@@ -7,21 +7,17 @@
  * FILTER_PORTS		a list of ports, those that were chosen for port 0 too
  */
 #include "ig.h"
+#include "device.h"
 
 #define SOCK_RAW 3
-#define DEVICE_NAME 16
-#define DEVICE_BUCKETS 256	/* NETDEV_HASHENTRIES */
-#define DEVICE_CHAIN 16
 /* Bits of inet_flags, which took the bit-fields' place in 6.6: 159987ef7260 */
 #define INET_FLAGS_FREEBIND 11
 #define INET_FLAGS_TRANSPARENT 15
 #define INET_FLAGS_BIND_ADDRESS_NO_PORT 18
 
-KERNEL_STRUCT(sock_common, skc_reuse, skc_reuseport, skc_bound_dev_if)
+KERNEL_STRUCT(sock_common, skc_reuse, skc_reuseport)
 KERNEL_STRUCT(sock, sk_type)
 KERNEL_STRUCT(inet_sock, inet_flags, freebind, transparent, bind_address_no_port)
-KERNEL_STRUCT(net, dev_index_head)
-KERNEL_STRUCT(net_device, name, ifindex, index_hlist)
 
 #ifdef HAVE_inet_sock_inet_flags
 #define INET_BIT(inet, flag, field) (READ(inet, inet_flags) >> flag & 1)
@@ -39,28 +35,8 @@ struct event {
 	u8 addr[16];
 	u32 bound_dev_if;
 	u16 proto, port;	/* host order */
-	char device[DEVICE_NAME];
+	char device[DEVICE_NAME], zone[DEVICE_NAME]; /* zone: of a link-local address */
 };
-
-/* The device's name: an index says nothing outside its network namespace. */
-static __always_inline void read_device(struct event *event, struct net *net)
-{
-	void **buckets = (void *)READ(net, dev_index_head), *node = NULL;
-	struct net_device *device;
-
-	bpf_probe_read_kernel(&node, sizeof(node), buckets + event->bound_dev_if % DEVICE_BUCKETS);
-#pragma unroll
-	for (int i = 0; i < DEVICE_CHAIN; i++) {
-		if (!node)
-			return;
-		device = node - __builtin_offsetof(struct net_device, index_hlist);
-		if (READ(device, ifindex) == event->bound_dev_if) {
-			bpf_probe_read_kernel(event->device, DEVICE_NAME, device->name);
-			return;
-		}
-		bpf_probe_read_kernel(&node, sizeof(node), node);
-	}
-}
 
 static __always_inline u32 options_of(struct sock *sk)
 {
@@ -103,15 +79,17 @@ static __always_inline void read_bound(struct event *event, struct sock *sk, str
 		event->port = NTOHS(READ((struct inet_sock *)sk, inet_sport));
 }
 
-static __always_inline void read_asked(struct event *event, u64 address, u16 family)
+/* Gives the zone's index. */
+static __always_inline u32 read_asked(struct event *event, u64 address, u16 family)
 {
-	struct { u16 family, port; u32 v4; u8 v6[16]; } asked = {}; /* of sockaddr_in and sockaddr_in6 */
+	struct { u16 family, port; u32 v4; u8 v6[16]; u32 scope; } asked = {}; /* of sockaddr_in and sockaddr_in6 */
 
 	bpf_probe_read_user(&asked, 8, (void *)address);
 	if (asked.family == AF_INET6)
-		bpf_probe_read_user(asked.v6, sizeof(asked.v6), (void *)address + 8);
+		bpf_probe_read_user(asked.v6, sizeof(asked.v6) + sizeof(asked.scope), (void *)address + 8);
 	set_address(event, asked.family ? asked.family : family, &asked.v4, asked.v6);
 	event->port = NTOHS(asked.port);
+	return asked.scope;
 }
 
 static __always_inline int port_wanted(u16 port)
@@ -135,6 +113,7 @@ static __always_inline int left_bind(s64 ret)
 	struct sock_common common;
 	struct socket socket;
 	struct call call;
+	u32 zone = 0;
 	u64 cgroup;
 
 #ifdef FAILURE_ONLY
@@ -148,7 +127,7 @@ static __always_inline int left_bind(s64 ret)
 	if ((common.skc_family != AF_INET && common.skc_family != AF_INET6) || !current_wanted(&cgroup))
 		return 0;
 	if (error)
-		read_asked(&event, call.address, common.skc_family);
+		zone = read_asked(&event, call.address, common.skc_family);
 	else
 		read_bound(&event, socket.sk, &common);
 	if (!port_wanted(event.port))
@@ -160,7 +139,9 @@ static __always_inline int left_bind(s64 ret)
 	event.opts = options_of(socket.sk);
 	event.bound_dev_if = common.skc_bound_dev_if;
 	if (event.bound_dev_if)
-		read_device(&event, common.skc_net.net);
+		read_device(event.device, common.skc_net.net, event.bound_dev_if);
+	if (event.version == 6 && is_link_local(event.addr))
+		read_device(event.zone, common.skc_net.net, zone ? zone : event.bound_dev_if);
 	if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))
 		count_lost(LOST_RING);
 	return 0;

@@ -91,7 +91,7 @@ KERNEL_STRUCT(fdtable, fd, max_fds)
 KERNEL_STRUCT(files_struct, fdt)
 KERNEL_STRUCT(pt_regs, orig_ax, di, si, syscallno, orig_x0, regs)
 KERNEL_STRUCT(thread_info, status, flags)
-KERNEL_STRUCT(task_struct, thread_info, stack, nsproxy, files, cgroups, real_parent, cred, tgid, pid, comm)
+KERNEL_STRUCT(task_struct, thread_info, stack, nsproxy, files, cgroups, real_parent, group_leader, cred, tgid, pid, comm)
 KERNEL_STRUCT(cred, uid, gid)
 KERNEL_STRUCT(sock_common, skc_family, skc_state, skc_dport, skc_num, skc_daddr, skc_rcv_saddr, skc_v6_daddr, skc_v6_rcv_saddr, skc_net)
 KERNEL_STRUCT(sock, __sk_common, sk_err, sk_protocol, sk_lock, sk_socket, sk_cgrp_data)
@@ -109,7 +109,7 @@ struct owner {
 	u64 cgroup;
 	u32 pid, tid, uid, gid;
 	u32 parent_pid, mntns;
-	char comm[16], parent_comm[16];
+	char comm[16], pcomm[16], parent_comm[16]; /* the thread's, the process's, its parent's */
 };
 
 /*
@@ -127,7 +127,7 @@ struct cgroup_path {
 /* What user space has decided about a cgroup's events; until then they pass. FORGET: see decide(). */
 enum verdict { UNDECIDED, KEEP, DROP, FORGET };
 
-enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_ANSWERS, LOST_CAUSES, TAKEN_OVER = LOST_CAUSES, COUNTERS };
+enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_ANSWERS, LOST_ACCEPTS, LOST_CAUSES, TAKEN_OVER = LOST_CAUSES, COUNTERS };
 
 /* Submitted without waking the reader, which would cost more than the event: it looks every 50 ms. */
 BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);
@@ -341,7 +341,7 @@ static __always_inline int socket_wanted(struct sock *sk, u64 *cgroup)
 /* Only where the current task is the caller. */
 static __always_inline void read_owner(struct owner *owner, u64 cgroup)
 {
-	struct task_struct *task = CURRENT_TASK(), *parent = LOAD(task, real_parent);
+	struct task_struct *task = CURRENT_TASK(), *parent = LOAD(task, real_parent), *leader = LOAD(task, group_leader);
 	struct nsproxy *namespaces = LOAD(task, nsproxy);
 	struct mnt_namespace *mntns = LOAD(namespaces, mnt_ns);
 	struct cred *cred = LOAD(task, cred);
@@ -354,6 +354,7 @@ static __always_inline void read_owner(struct owner *owner, u64 cgroup)
 	owner->mntns = LOAD(mntns, ns.inum);
 	owner->parent_pid = LOAD(parent, tgid);
 	LOAD_COMM(owner->comm, task);
+	LOAD_COMM(owner->pcomm, leader);
 	LOAD_COMM(owner->parent_comm, parent);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* The records and maps of tcp.c, and what a socket tells of itself. */
 #include "ig.h"
+#include "device.h"
 
 #define SS_UNCONNECTED 1
 #define SO_EE_ORIGIN_ICMP 2
@@ -41,6 +42,10 @@ KERNEL_STRUCT(sk_buff_head, prev)
 KERNEL_STRUCT(sk_buff, cb)
 KERNEL_STRUCT(sock_exterr_skb, ee)
 KERNEL_STRUCT(sock_extended_err, ee_errno, ee_origin)
+KERNEL_STRUCT(inet_sock, cork)
+KERNEL_STRUCT(inet_cork_full, fl)
+KERNEL_STRUCT(flowi, u)
+KERNEL_STRUCT(flowi4, daddr, uli)
 KERNEL_TRACEPOINT(inet_sk_error_report, tcp_cong_state_set)
 KERNEL_STRUCT(inet_connection_sock, icsk_ulp_data)
 KERNEL_STRUCT(sock_common, skc_flags)
@@ -76,6 +81,7 @@ struct event {
 	u32 update, spare;	/* update: 1 if the attempt was reported as unanswered before */
 	s32 fd, accept_fd;
 	u8 saddr[16], daddr[16];
+	char zone[DEVICE_NAME];	/* of link-local addresses */
 	u16 sport, dport;	/* host order */
 	u8 version, type, outcome, retransmits;
 };
@@ -156,6 +162,7 @@ static __always_inline void read_socket(struct event *event, struct sock *sk, in
 		*(struct halves *)&common.skc_v6_daddr = DIRECTLY_AS(struct halves, sk, __sk_common.skc_v6_daddr);
 		*(struct halves *)&common.skc_v6_rcv_saddr = DIRECTLY_AS(struct halves, sk, __sk_common.skc_v6_rcv_saddr);
 		common.skc_net.net = DIRECTLY(sk, __sk_common.skc_net.net);
+		common.skc_bound_dev_if = DIRECTLY(sk, __sk_common.skc_bound_dev_if);
 	} else {
 		bpf_probe_read_kernel(&common, sizeof(common), &sk->__sk_common);
 	}
@@ -166,6 +173,8 @@ static __always_inline void read_socket(struct event *event, struct sock *sk, in
 		event->version = 6;
 		__builtin_memcpy(event->saddr, &common.skc_v6_rcv_saddr, 16);
 		__builtin_memcpy(event->daddr, &common.skc_v6_daddr, 16);
+		if (is_link_local(event->daddr) || is_link_local(event->saddr))
+			read_device(event->zone, (void *)READ(sk, __sk_common.skc_net.net), common.skc_bound_dev_if);
 	} else {
 		event->version = 4;
 		__builtin_memcpy(event->saddr, &common.skc_rcv_saddr, 4);

@@ -21,7 +21,13 @@ static __always_inline int left_accept(s64 ret)
 	event->fd = current_call().fd;
 	event->accept_fd = fd;
 #endif
-	if (!current_socket(fd, &socket) || !is_tcp(socket.sk))
+	if (!current_socket(fd, &socket)) {
+		/* another thread has closed it already, or had the descriptor lead to something else */
+		if (fd != event->fd && current_socket(event->fd, &socket) && is_tcp(socket.sk))
+			count_lost(LOST_ACCEPTS);
+		return 0;
+	}
+	if (!is_tcp(socket.sk))
 		return 0;
 	if (!current_wanted(&cgroup)) {
 		ignore_connection(connection_of(socket.sk), 0);

@@ -79,24 +79,37 @@ static __always_inline int user_wanted(u32 uid)
 	return 1;
 }
 
+/* What connections that are not asked for have in `sockets`: not on the stack, where there is no room for it. */
+BPF_ARRAY(ignored, struct tracked, 1);
+
+static __always_inline struct tracked *ignored_entry(void)
+{
+	u32 first = 0;
+	struct tracked *entry = ignored.lookup(&first);
+
+	if (entry)
+		entry->state = IGNORED;
+	return entry;
+}
+
 /* Its close is not asked for: it has an entry only if the socket's own cgroup and user would say otherwise. */
 static __always_inline void ignore_connection(struct sock *sk, int typed)
 {
-	struct tracked tracked = { .state = IGNORED };
+	struct tracked *entry = ignored_entry();
 	u64 cgroup;
 
-	if (sk && user_wanted(READ_IF(typed, sk, sk_uid.val)) && socket_wanted(sk, &cgroup))
-		track(sk, &tracked);
+	if (entry && sk && user_wanted(READ_IF(typed, sk, sk_uid.val)) && socket_wanted(sk, &cgroup))
+		track(sk, entry);
 }
 
 /* It connected to another port than the one asked for, but its own port, chosen since, is that. */
 static __always_inline void ignore_local_port(struct sock *sk, int typed)
 {
 #ifdef FILTER_PORT
-	struct tracked tracked = { .state = IGNORED };
+	struct tracked *entry = ignored_entry();
 
-	if (local_port(sk, typed) == FILTER_PORT)
-		track_new(sk, &tracked);
+	if (entry && local_port(sk, typed) == FILTER_PORT)
+		track_new(sk, entry);
 #endif
 }
 

@@ -239,30 +239,65 @@ static __always_inline void ask_again(struct sock *sk)
 	end_tracking(sk, event, state != CLOSED);
 }
 
+struct asked { u16 family, port; u32 v4; u8 v6[16]; u32 zone; }; /* the beginning of sockaddr_in and sockaddr_in6 */
+
+/*
+ * What connect() was called with, now that it has failed. Another thread may have written there meanwhile. But
+ * where no route was found, the kernel has left in the socket what it looked for: tcp_v4_connect(), and, the port
+ * excepted, tcp_v6_connect().
+ */
+static __always_inline void read_asked(struct asked *asked, struct sock *sk, u64 address, u32 error)
+{
+	struct flowi4 *route = (void *)&((struct inet_sock *)sk)->cork.fl;
+	int no_route = error == ENETUNREACH || error == EHOSTUNREACH;
+	struct halves v6;
+	u16 port;
+
+	bpf_probe_read_user(asked, 8, (void *)address);
+	if (asked->family == AF_INET6)
+		bpf_probe_read_user(asked->v6, 20, (void *)address + 8);
+	if (!no_route)
+		return;
+	bpf_probe_read_kernel(&v6, sizeof(v6), &sk->__sk_common.skc_v6_daddr);
+	if (asked->family == AF_INET6 && !is_mapped(asked->v6)) {
+		if (v6.half[0] || v6.half[1])
+			*(struct halves *)asked->v6 = v6;
+		return;
+	}
+	bpf_probe_read_kernel(&port, sizeof(port), route->uli);
+	if (!port)
+		return;
+	asked->port = port;
+	if (asked->family == AF_INET6)
+		*(u32 *)(asked->v6 + 12) = READ(route, daddr);
+	else
+		asked->v4 = READ(route, daddr);
+}
+
 /* connect() failed and no SYN was ever sent: all there is, is what it was called with. */
 static __always_inline void failed_call(struct sock *sk, struct call *call, u32 error)
 {
 	struct event event = { .type = CONNECT, .outcome = FAILED, .error = error, .fd = call->fd, .accept_fd = -1 };
-	struct { u16 family, port; u32 v4; } address = {}; /* struct sockaddr_in's beginning */
+	struct asked asked = {};
 	u64 cgroup;
 
 	if (!current_wanted(&cgroup))
 		return;
 	read_ends(&event, sk, 0);
-	bpf_probe_read_user(&address, sizeof(address), (void *)call->address);
-	if (!address.family && error != EFAULT)
+	read_asked(&asked, sk, call->address, error);
+	if (!asked.family && error != EFAULT)
 		return; /* AF_UNSPEC: asked to disconnect */
-	event.dport = NTOHS(address.port);
+	event.dport = NTOHS(asked.port);
 	if (!port_wanted(event.dport))
 		return;
 	__builtin_memset(event.daddr, 0, 16);
-	if (address.family == AF_INET6)
-		bpf_probe_read_user(event.daddr, 16, (void *)call->address + 8);
-	event.version = address.family == AF_INET6 && !is_mapped(event.daddr) ? 6 : 4;
-	if (address.family == AF_INET)
-		__builtin_memcpy(event.daddr, &address.v4, 4);
-	else if (event.version == 4)
-		__builtin_memcpy(event.daddr, event.daddr + 12, 4);
+	event.version = asked.family == AF_INET6 && !is_mapped(asked.v6) ? 6 : 4;
+	if (event.version == 6)
+		__builtin_memcpy(event.daddr, asked.v6, 16);
+	else
+		__builtin_memcpy(event.daddr, asked.family == AF_INET6 ? (void *)(asked.v6 + 12) : &asked.v4, 4);
+	if (event.version == 6 && is_link_local(event.daddr) && asked.zone)
+		read_device(event.zone, (void *)READ(sk, __sk_common.skc_net.net), asked.zone);
 	read_owner(&event.owner, cgroup);
 	event.timestamp = bpf_ktime_get_ns();
 	submit(&event);

@@ -148,9 +148,14 @@ ADDRESSES: Cache[tuple[int, bytes], str] = Cache(
     )
 )
 """(IP version, 16 bytes with the address in front, network byte order) to text."""
-BRACKETED: Cache[tuple[int, bytes], str] = Cache(
-    lambda key: f"[{ADDRESSES[key]}]" if key[0] == 6 else ADDRESSES[key]
+ZONED: Cache[tuple[int, bytes, bytes], str] = Cache(
+    lambda key: f"{ADDRESSES[key[:2]]}%{STRINGS[key[2]]}" if key[2] else ADDRESSES[key[:2]]
 )
+"""The same with its zone, as `zones` returns it, to text: `fe80::1%eth0` (RFC 4007)."""
+BRACKETED: Cache[tuple[int, bytes, bytes], str] = Cache(
+    lambda key: f"[{ZONED[key]}]" if key[0] == 6 else ZONED[key]
+)
+"""The same as it stands before a port."""
 ERRORS: Cache[int, str] = Cache(
     lambda number: errno.errorcode.get(number, str(number)) if number else ""
 )
@@ -164,6 +169,37 @@ STRINGS: Cache[bytes, str] = Cache(
 def text(field: str) -> Callable[[Batch], Sequence[str]]:
     """Give a reader of a `char` field."""
     return lambda batch: STRINGS.of(batch.fields[field])
+
+
+_NO_DEVICE = bytes(16)
+
+
+def zones(batch: Batch, address: str) -> Sequence[bytes]:
+    """Return the device that each link-local address belongs to, b"" for other addresses."""
+    versions, devices = batch.fields["version"], batch.fields.get("zone", ())
+    if 6 not in versions or devices.count(_NO_DEVICE) == len(devices):
+        return [b""] * len(batch)
+    return [
+        device if version == 6 and raw[0] == 0xFE and raw[1] & 0xC0 == 0x80 and device[0] else b""
+        for version, raw, device in zip(versions, batch.fields[address], devices, strict=True)
+    ]
+
+
+def addresses(batch: Batch, address: str) -> list[tuple[int, bytes, bytes]]:
+    """Return (IP version, bytes, zone) of each address: what ZONED and BRACKETED are asked for."""
+    keys = zip(batch.fields["version"], batch.fields[address], zones(batch, address), strict=True)
+    return list(keys)
+
+
+def zone_column(name: str, address: str, path: str = "") -> Column:
+    """Return the column of the device that a link-local address belongs to."""
+    return Column(
+        name,
+        path,
+        width=10,
+        read=lambda batch: STRINGS.of(zones(batch, address)),
+        description="Interface that a link-local address belongs to.",
+    )
 
 
 def _owners(batch: Batch) -> Sequence[Container]:
@@ -208,11 +244,15 @@ def _shown_end(container: Container) -> str:
     return f"c/{container.name}" if container.name else ""
 
 
+def _encoded(part: str) -> str:
+    return json.dumps(part).replace("\x7f", "\\u007f")
+
+
 def _encoded_end(container: Container) -> str:
     parts = (end_name(container), container.pod_namespace, end_kind(container))
     # What is not ASCII is escaped; what is not UTF-8 is shown as its bytes.
     valid = (part.encode("utf-8", "backslashreplace").decode() for part in parts)
-    name, namespace, kind = (json.dumps(part).replace("\x7f", "\\u007f") for part in valid)
+    name, namespace, kind = map(_encoded, valid)
     return f',"name":{name},"namespace":{namespace},"kind":{kind}}}'
 
 
@@ -268,25 +308,25 @@ def endpoint_columns(
     """
     whose = peers if far else _owners
 
-    def keys(batch: Batch) -> zip[tuple[int, bytes]]:
-        return zip(batch.fields["version"], batch.fields[address], strict=True)
-
     def both(batch: Batch) -> Sequence[str]:
-        ports = batch.fields[port]
-        return [f"{BRACKETED[key]}:{p}" for key, p in zip(keys(batch), ports, strict=True)]
+        ends = zip(addresses(batch, address), batch.fields[port], strict=True)
+        return [f"{BRACKETED[key]}:{number}" for key, number in ends]
 
     def named(batch: Batch) -> Sequence[str]:
-        return named_end(BRACKETED.of(list(keys(batch))), batch.fields[port], whose(batch))
+        return named_end(BRACKETED.of(addresses(batch, address)), batch.fields[port], whose(batch))
 
-    fragments: Cache[tuple[int, bytes], tuple[str, str]] = Cache(
+    def zone_member(zone: bytes) -> str:
+        return f',"zone":{_encoded(STRINGS[zone])}' if zone else ""
+
+    fragments: Cache[tuple[int, bytes, bytes], tuple[str, str]] = Cache(
         lambda key: (
-            f'{{"addr":{json.dumps(ADDRESSES[key])},"port":',
+            f'{{"addr":{json.dumps(ADDRESSES[key[:2]])}{zone_member(key[2])},"port":',
             f',"proto":"{proto}","version":{key[0]}',
         )
     )
 
     def encoded(batch: Batch) -> Sequence[str]:
-        texts = map(fragments.__getitem__, keys(batch))
+        texts = map(fragments.__getitem__, addresses(batch, address))
         ends = of_each(whose(batch), _encoded_end)
         return [
             f"{start}{p}{middle}{end}"
@@ -294,7 +334,10 @@ def endpoint_columns(
         ]
 
     def alone(batch: Batch) -> Sequence[str]:
-        return list(map(ADDRESSES.__getitem__, keys(batch)))
+        return ADDRESSES.of(list(zip(batch.fields["version"], batch.fields[address], strict=True)))
+
+    def zoned(batch: Batch) -> Sequence[str]:
+        return ZONED.of(addresses(batch, address))
 
     return (
         Column(
@@ -308,7 +351,8 @@ def endpoint_columns(
             resolved=named,
             description=f"The {'far' if far else 'near'} end, as ADDRESS:PORT.",
         ),
-        Column(f"{name}.addr", read=alone, description="Its address."),
+        Column(f"{name}.addr", read=alone, text=zoned, description="Its address."),
+        zone_column(f"{name}.zone", address),
         Column(
             f"{name}.port",
             kind=Kind.INTEGER,
@@ -347,6 +391,13 @@ def process_columns(shown: Sequence[str] = ("pid", "comm")) -> tuple[Column, ...
             read=text("comm"),
             hidden=hidden("comm"),
             description="The thread's name.",
+        ),
+        Column(
+            "pcomm",
+            "proc.pcomm",
+            least=7,
+            read=text("pcomm"),
+            description="The process's name, that of its first thread.",
         ),
         _process("pid", "proc.pid", "The process.", drop=4, hidden=hidden("pid")),
         _process("tid", "proc.tid", "The thread.", drop=3, hidden=hidden("tid")),

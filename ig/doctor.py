@@ -69,6 +69,7 @@ def _findings(options: Mapping[str, Any], results: dict[str, str]) -> Iterator[F
     yield _tried("sock_diag", _sock_diag)
     yield _tried("cgroups", _cgroups)
     yield _tried("containers' cgroups", _hierarchy)
+    yield _tried("32-bit programs", _compat)
     yield from _runtimes(options)
     yield _verdict(results)
 
@@ -110,6 +111,13 @@ def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
     if probes.refused:
         return "degraded", "; ".join(sorted(set(probes.refused)))
     return "yes", f"{gadget.program} is loaded, {hooks} hooks are attached"
+
+
+def _compat() -> tuple[str, str]:
+    from ig.kernel.procfs import COMPAT, compat_processes
+
+    count = compat_processes()
+    return ("degraded", f"{count} run; not seen: {COMPAT}") if count else ("yes", "none run")
 
 
 def _sockets() -> tuple[str, str]:

@@ -103,6 +103,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
     """Trace until the user stops it, or as long as the options say."""
     from ig.kernel.cgroup_paths import look_up
     from ig.kernel.probes import Loading
+    from ig.kernel.procfs import COMPAT, compat_processes
     from ig.pipeline import Pipeline, defines
 
     shape = Shape(gadget, view, options)
@@ -115,9 +116,12 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
     # Forks before the index has threads; compiles while the runtimes are asked.
     loading = Loading(gadget.program, defines(gadget, options))
     with closing(index), contextlib.closing(loading):
+        compat = compat_processes()  # while it may see them
         _give_up(index, options, (Capability.CAP_BPF,))
         index.start()
         with _source(loading, index) as source:
+            if compat:
+                say(f"Not all is seen: {COMPAT} (such processes: {compat}).")
             hint = Hint(index, chosen, options)
             answered = answers.of(index, asked_for(options))
             _suit(shape, chosen, index, answered, " yet; those that start are shown")

@@ -10,13 +10,16 @@ from ig.columns import (
     ADDRESSES,
     STRINGS,
     TIMESTAMP,
+    ZONED,
     Cache,
+    addresses,
     classic_columns,
     error_column,
     failures,
     integer,
     owner_columns,
     process_columns,
+    zone_column,
 )
 from ig.gadget import Batch, Column, Gadget, Param, View, Withheld
 
@@ -61,7 +64,12 @@ _PROTO = Column(
     description="The protocol: TCP, UDP, …",
 )
 _ADDR = Column(
-    "addr", "addr.addr", hidden=False, read=_address, description="The address, taken or asked for."
+    "addr",
+    "addr.addr",
+    hidden=False,
+    read=_address,
+    text=lambda batch: ZONED.of(addresses(batch, "addr")),
+    description="The address, taken or asked for.",
 )
 _PORT = integer(
     "port", "addr.port", width=5, hidden=False, description="The port, taken or asked for."
@@ -112,6 +120,7 @@ GADGET = Gadget(
         *owner_columns(),
         *process_columns(shown=("pid", "comm")),
         _ADDR,
+        zone_column("zone", "addr", "addr.zone"),
         _PORT,
         _PROTO,
         integer("version", "addr.version", width=7, description="Version of IP, 4 or 6."),

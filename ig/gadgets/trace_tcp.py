@@ -10,6 +10,8 @@ from ig.columns import (
     RESOLVE,
     TIMESTAMP,
     TYPES,
+    ZONED,
+    addresses,
     attempt_columns,
     classic_columns,
     endpoint_columns,
@@ -31,6 +33,9 @@ def _address(field: str) -> Column:
         keys = zip(batch.fields["version"], batch.fields[field], strict=True)
         return list(map(ADDRESSES.__getitem__, keys))
 
+    def zoned(batch: Batch) -> list[str]:
+        return ZONED.of(addresses(batch, field))
+
     return Column(
         field,
         field,
@@ -38,6 +43,7 @@ def _address(field: str) -> Column:
         drop=2 if field == "saddr" else 0,
         hidden=False,
         read=read,
+        text=zoned,
         description=f"The {'source' if field == 'saddr' else 'destination'} address.",
     )
 

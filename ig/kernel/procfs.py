@@ -25,6 +25,8 @@ from ig.kernel.sockets import (
 Holders = dict[int, tuple[tuple[int, str], ...]]
 """A socket's inode to the number and name of each process that holds it, lowest number first."""
 
+COMPAT = "accepts and binds of 32-bit programs, and their connects that fail before a SYN"
+"""What no tracepoint tells of."""
 _SOCKET = "socket:["
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -152,3 +154,16 @@ def _read(path: str) -> str:
             return file.read().decode("utf-8", "backslashreplace")
     except OSError:
         return ""
+
+
+def compat_processes() -> int:
+    """Return how many 32-bit processes run on this 64-bit kernel, as far as we may see.
+
+    Their stack begins below 4 GiB: field 28 of /proc/PID/stat, 0 where it is not shown.
+    """
+    count = 0
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            fields = _read(f"/proc/{name}/stat").rpartition(")")[2].split()
+            count += len(fields) > 25 and 0 < int(fields[25]) < 1 << 32
+    return count

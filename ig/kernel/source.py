@@ -26,6 +26,7 @@ LOST = (  # enum lost in ig.h
     "too many connects were waiting for an answer",
     "too many connections were open to report each connect and close (at most)",
     "the kernel let no program see the answer to an attempt",
+    "a connection was closed by another thread before accept() returned it",
 )
 _TAKEN_OVER = len(LOST)  # TAKEN_OVER in ig.h
 _SYN_SENT, _ASK_AGAIN = 2, 0  # enum state in tcp.h

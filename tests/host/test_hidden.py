@@ -175,7 +175,8 @@ def test_every_program_at_a_raw_tracepoint_knows_its_arguments_types(namespace: 
     ways = [connect, ["TRACE_CLOSE"], every, [*connect, *filters], [*every, *filters]]
     ways += [[*connect, option] for option in ("LATENCY", "MIN_LATENCY", "FAILURE_ONLY")]
     ways += [[*every, "TRACE_DESCRIPTORS"], [*every, "FAILURE_ONLY"]]
-    found = json.loads(namespace.run(sys.executable, "-c", TYPES, json.dumps(ways)))
+    command = (sys.executable, "-c", TYPES, json.dumps(ways))
+    found = json.loads(namespace.run(*command, seconds=10 * PATIENCE))
     for defines, (preemptible, types) in zip(ways, found, strict=True):
         assert set(types) == {TRACEPOINT if preemptible else TRACING}, defines
 

@@ -42,6 +42,7 @@ _EVENT: dict[str, Any] = {
     "mntns": 4026532180,
     "uid": 0,
     "gid": 0,
+    "pcomm": "sh",
     "parent_comm": "sh",
     "parent_pid": 750600,
     "netns": 4026532184,
@@ -50,6 +51,7 @@ _EVENT: dict[str, Any] = {
     "saddr": "172.17.0.2",
     "sport": 39664,
     "daddr": "93.184.215.14",
+    "zone": "",
     "dport": 443,
     "type": "connect",
     "error": "",
@@ -81,6 +83,6 @@ def _record(event: dict[str, Any]) -> dict[str, Any]:
     for address in ("saddr", "daddr"):
         family = AF_INET6 if ":" in event[address] else AF_INET
         event[address] = inet_pton(family, event[address]).ljust(16, b"\0")
-    for comm in ("comm", "parent_comm"):
+    for comm in ("comm", "pcomm", "parent_comm", "zone"):
         event[comm] = event[comm].encode("utf-8", "surrogateescape").ljust(16, b"\0")
     return event

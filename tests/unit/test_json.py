@@ -24,7 +24,8 @@ def test_an_event_is_one_line_in_the_published_shape(monkeypatch: pytest.MonkeyP
         '"runtime":{"runtimeName":"docker","containerName":"web","containerId":"a84e",'
         '"containerImageName":"nginx:1.27","nestedId":""},'
         '"k8s":{"namespace":"","podName":"","containerName":"","node":"host1"},'
-        '"proc":{"comm":"wget","pid":750625,"tid":750625,"mntns_id":4026532180,'
+        '"proc":{"comm":"wget","pcomm":"sh","pid":750625,"tid":750625,'
+        '"mntns_id":4026532180,'
         '"creds":{"uid":0,"gid":0},"parent":{"comm":"sh","pid":750600}},"netns_id":4026532184,'
         '"src":{"addr":"172.17.0.2","port":39664,"proto":"TCP","version":4,'
         '"name":"web","namespace":"","kind":"container"},'
@@ -33,6 +34,28 @@ def test_an_event_is_one_line_in_the_published_shape(monkeypatch: pytest.MonkeyP
         '"type":"connect","error":"","error_raw":0,'
         '"latency":"47.069µs","latency_raw":47069,"shared":false}\n'
     )
+
+
+def test_a_zone_stands_beside_link_local_addresses_only() -> None:
+    link_local = {"version": 6, "saddr": "fe80::2", "daddr": "fe80::1", "zone": 'e"0'}
+    routed = {**link_local, "daddr": "2001:db8::1"}
+    unknown = {**link_local, "zone": ""}
+    changes: tuple[dict[str, Any], ...] = (link_local, routed, unknown, {})
+    found = [json.loads(line) for line in lines(events(*changes)).splitlines()]
+    assert [(event["src"].get("zone"), event["dst"].get("zone")) for event in found] == [
+        ('e"0', 'e"0'),
+        ('e"0', None),
+        (None, None),
+        (None, None),
+    ]
+    assert [event["dst"]["addr"] for event in found[:2]] == ["fe80::1", "2001:db8::1"]
+    columns = {column.name: column for column in COLUMNS}
+    batch = events(link_local, routed)
+    src, address = columns["src"], columns["dst.addr"]
+    assert src.read
+    assert list(src.read(batch)) == ['[fe80::2%e"0]:39664'] * 2
+    assert address.text
+    assert list(address.text(batch)) == ['fe80::1%e"0', "2001:db8::1"]
 
 
 def test_no_latency_is_null() -> None:

@@ -65,6 +65,7 @@ def attempts() -> Batch:
     fields["update"] = [0, 0, 0, 1, 0]
     fields["timestamp"] = [1_795_206_784_123_456_789] * count
     fields["comm"] = [f"{name}\0".encode() for name, *_ in rows]
+    fields["pcomm"] = fields["comm"]
     fields["parent_comm"] = [b"nginx\0"] * count
     fields["saddr"] = [bytes([172, 18, 0, 5]).ljust(16, b"\0")] * count
     fields["daddr"] = [bytes(map(int, row[1].split("."))).ljust(16, b"\0") for row in rows]

@@ -1,4 +1,4 @@
-"""Connect, or accept, by io_uring: `uring.py connect HOST PORT` or `uring.py accept PORT`.
+"""Connect, or accept, by io_uring: `uring.py connect HOST PORT [async]` or `uring.py accept PORT`.
 
 There is no library for it here, so the ring is set up by hand: io_uring(7), io_uring_setup(2).
 """
@@ -13,6 +13,7 @@ import sys
 
 SETUP, ENTER = 425, 426
 ACCEPT, CONNECT = 13, 16
+ASYNC = 1 << 4  # by a thread of the kernel's
 PARAMETERS, ENTRY = 120, 64
 RING, COMPLETIONS, ENTRIES = 0, 0x8000000, 0x10000000
 
@@ -37,9 +38,12 @@ class Ring:
         self.completions = mmap.mmap(self.descriptor, size, offset=COMPLETIONS)
         self.entries = mmap.mmap(self.descriptor, entries * ENTRY, offset=ENTRIES)
 
-    def ask(self, operation: int, descriptor: int, address: int = 0, length: int = 0) -> int:
+    def ask(
+        self, operation: int, descriptor: int, address: int = 0, length: int = 0, flags: int = 0
+    ) -> int:
         """Have one request done; give its result, negative an errno."""
-        request = struct.pack("=BBHiQQIIQ", operation, 0, 0, descriptor, length, address, 0, 0, 1)
+        asked = (operation, flags, 0, descriptor, length, address, 0, 0, 1)
+        request = struct.pack("=BBHiQQIIQ", *asked)
         self.entries[:ENTRY] = request.ljust(ENTRY, b"\0")
         struct.pack_into("=I", self.ring, self.array, 0)
         (tail,) = struct.unpack_from("=I", self.ring, self.tail)
@@ -66,7 +70,8 @@ def main() -> None:
                 "!H4s8x", port, socket.inet_aton(host)
             )
             buffer = ctypes.create_string_buffer(packed, 16)
-            result = ring.ask(CONNECT, opened.fileno(), ctypes.addressof(buffer), 16)
+            flags = ASYNC if "async" in sys.argv else 0
+            result = ring.ask(CONNECT, opened.fileno(), ctypes.addressof(buffer), 16, flags)
             say(error=-result, source_port=opened.getsockname()[1], pid=os.getpid())
             return
         opened.bind(("127.0.0.1", int(sys.argv[2])))
