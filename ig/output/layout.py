@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ig.gadget import Column
 from ig.output.text import display_width, pad, shorten
 
 
+class Need(NamedTuple):
+    """The cells that a column needs for the values that were seen."""
+
+    least: int
+    """With names shortened as much as they may be."""
+    wanted: int
+    """With all values whole."""
+
+    def and_of(self, other: Need) -> Need:
+        """Return what is needed for the values of both."""
+        return Need(max(self.least, other.least), max(self.wanted, other.wanted))
+
+
 def arrange(
-    columns: Sequence[Column], needs: Sequence[int], width: int, keep: bool = False
+    columns: Sequence[Column], needs: Sequence[Need], width: int, keep: bool = False
 ) -> list[int | None]:
     """Return the cells of each column so that all, with a space between, take at most `width`.
 
-    `needs` are the cells that each wants. Columns are left out (None) in the order that they
+    Columns are left out (None) in the order that they
     declare, then from the right, until the others fit; those that may be shortened share what is
     left. With `keep` none is left out: what cannot be shortened may come out wider than `width`.
     """
-    least = [min(need, column.least or need) for column, need in zip(columns, needs, strict=True)]
-    cells: list[int | None] = list(least)
+    cells: list[int | None] = [need.least for need in needs]
     going = [] if keep else _order(columns)
 
     def room() -> int:
@@ -28,9 +41,9 @@ def arrange(
     while going and room() < 0:
         cells[going.pop(0)] = None
     comfortable = [
-        min(need, short_heading(column)) for column, need in zip(columns, needs, strict=True)
+        min(need.wanted, short_heading(column)) for column, need in zip(columns, needs, strict=True)
     ]
-    for wanted in (comfortable, needs):
+    for wanted in (comfortable, [need.wanted for need in needs]):
         _grow(cells, wanted, room())
     return cells
 

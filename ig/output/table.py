@@ -8,7 +8,7 @@ from functools import partial
 
 from ig.columns import Cache
 from ig.gadget import Batch, Column, Kind
-from ig.output.layout import arrange, heading, headings
+from ig.output.layout import Need, arrange, heading, headings
 from ig.output.screen import Screen
 from ig.output.text import display_width, pad, shorten, shorten_endpoint, visible
 from ig.values import cells as texts_of
@@ -58,7 +58,9 @@ class TableFormatter:
         if batch is not None:
             first = batch.part(0, _SIZED_BY)
             self._needs = [
-                max(len(heading(column)), *self._lengths(place, texts_of(column, first)), 1)
+                _need(column, len(heading(column))).and_of(
+                    self._needed(place, texts_of(column, first))
+                )
                 for place, column in enumerate(self._shown)
             ]
         self._arrange(self._screen())
@@ -95,9 +97,9 @@ class TableFormatter:
         """Share the screen out; return whether the columns are others now."""
         self._seen = screen
         if screen.width is None:
-            cells: list[int | None] = list(self._needs)
+            cells: list[int | None] = [need.wanted for need in self._needs]
             self._plain = [
-                _plain_cells(column, self._padded(place, need), self._endpoints[place])
+                _plain_cells(column, self._padded(place, need.wanted), self._endpoints[place])
                 for place, (column, need) in enumerate(zip(self._shown, self._needs, strict=True))
             ]
         else:
@@ -120,23 +122,22 @@ class TableFormatter:
             texts = {place: texts_of(self._shown[place], batch) for place in places}
             needs = list(self._needs)
             for place in places:
-                needs[place] = max(needs[place], *self._lengths(place, texts[place]))
+                needs[place] = needs[place].and_of(self._needed(place, texts[place]))
             if needs == self._needs:
                 return texts, changed
             self._needs = needs
             changed |= self._arrange(self._seen)
 
-    def _lengths(self, place: int, texts: Sequence[str]) -> list[int]:
-        """Return the cells that a column wants for each of these."""
-        if self._endpoints[place]:
-            return [
-                min(display_width(text), self._shown[place].width)
-                if text.startswith(_NAMED_ENDS)
-                else len(text)
-                for text in texts
-            ]
-        lengths = [display_width(visible(text)) for text in set(texts)]
-        return [min(each, _MOST_NAME) for each in lengths] if self._shown[place].least else lengths
+    def _needed(self, place: int, texts: Sequence[str]) -> Need:
+        """Return what a column needs to show these; of an end's only a name may be shortened."""
+        column = self._shown[place]
+        if not self._endpoints[place]:
+            lengths = [display_width(visible(text)) for text in set(texts)]
+            return _need(column, max(lengths, default=1))
+        names = [display_width(visible(text)) for text in texts if text.startswith(_NAMED_ENDS)]
+        addresses = [len(text) for text in texts if not text.startswith(_NAMED_ENDS)]
+        longest, name = max(addresses, default=1), max(names, default=1)
+        return Need(max(longest, min(name, column.width)), max(longest, min(name, _MOST_NAME)))
 
     def _shortened(self, texts: dict[int, Sequence[str]]) -> Iterable[str]:
         columns = []
@@ -183,8 +184,16 @@ def _whole(text: str, _: int) -> str:
     return text
 
 
-def _declared(column: Column) -> int:
-    return max(column.width, len(heading(column)))
+def _declared(column: Column) -> Need:
+    return _need(column, max(column.width, len(heading(column))))
+
+
+def _need(column: Column, cells: int) -> Need:
+    """Return the need of a column whose longest value, or heading, takes so many cells."""
+    if not column.least:
+        return Need(cells, cells)
+    wanted = min(cells, max(_MOST_NAME, column.width))
+    return Need(min(wanted, column.least), wanted)
 
 
 def _colored(rows: Iterable[str], styles: Sequence[str]) -> Iterable[str]:

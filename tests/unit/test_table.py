@@ -137,6 +137,16 @@ def test_a_name_grows_where_there_is_room_and_keeps_both_ends_where_there_is_non
     assert shown[3] == LONG
 
 
+def test_the_name_of_an_end_is_whole_where_there_is_room_and_its_port_stays() -> None:
+    end = "c/ux-averylongname-of-a-replica-12:36352"
+    ends = (Column("dst", width=22), Column("dst.port", kind=Kind.INTEGER), Column("n", width=40))
+    batch = Batch({"dst": [end], "dst.port": [36352], "n": ["x" * 40]}, [HOST])
+    for width, text in ((100, end), (63, "c/ux-ave…lica-12:36352")):
+        screen = partial(Screen, width)
+        made = output.formatter("columns", ends, (ends[0], ends[2]), screen=screen)
+        assert made.format(batch).splitlines()[-1].split()[0] == text
+
+
 def test_an_address_that_is_longer_than_those_before_brings_a_new_heading() -> None:
     made = output.formatter("columns", COLUMNS, SHOWN, screen=lambda: Screen(80, 24))
     assert made.header().split() == ["CONTAINERNAME", "COMM", "PID", "IP", "SRC", "DST"]
