@@ -47,17 +47,9 @@ def cells(column: Column, batch: Batch) -> Sequence[str]:
     return shown
 
 
-def format_timestamps(nanoseconds: Sequence[int], quote: str = "") -> list[str]:
-    """Write ns since the epoch as RFC 3339, in quotes: `2026-11-20T20:33:04.123456789Z`."""
-    if not nanoseconds:
-        return []
-    second = min(nanoseconds) // SECOND
-    if max(nanoseconds) // SECOND == second:
-        # As nearly always within a batch. The second that is added and cut off fills up with zeros.
-        base = (second - 1) * SECOND
-        prefix, end = f"{quote}{_SECONDS[second]}", f"Z{quote}"
-        return [f"{prefix}{str(n - base)[1:]}{end}" for n in nanoseconds]
-    return [f"{quote}{_SECONDS[n // SECOND]}{n % SECOND:09d}Z{quote}" for n in nanoseconds]
+def format_timestamps(nanoseconds: Sequence[int]) -> list[str]:
+    """Write nanoseconds since the epoch as RFC 3339: `2026-11-20T20:33:04.123456789Z`."""
+    return [f"{SECONDS[n // SECOND]}{n % SECOND:09d}Z" for n in nanoseconds]
 
 
 def _second(second: int) -> str:
@@ -82,4 +74,5 @@ TEXTS: Mapping[Kind, Callable[[Sequence[Any]], list[str]]] = {
     Kind.TIMESTAMP: format_timestamps,
 }
 """What writes the values of each kind that is not text already."""
-_SECONDS: Cache[int, str] = Cache(_second, 1024)
+SECONDS: Cache[int, str] = Cache(_second, 1024)
+"""A second since the epoch to the beginning of its times: `2026-11-20T20:33:04.`."""

@@ -8,15 +8,15 @@ owner, and what is the same in a whole batch once a batch.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Union
 
 from ig.columns import Cache
 from ig.containers.container import HOST, Container
-from ig.durations import format_durations
 from ig.gadget import Batch, Column, Kind
+from ig.output import measured
 from ig.output.text import json_string
-from ig.values import TEXTS, format_timestamps
+from ig.values import TEXTS
 
 Read = Callable[[Batch], Sequence[Any]]
 Encode = Callable[[Sequence[Any]], Sequence[str]]
@@ -118,61 +118,45 @@ def _tree(columns: Sequence[Column]) -> Tree:
 
 def _object(tree: Tree) -> Iterator[str | Slot]:
     before = "{"
-    for key, child in tree.items():
+    members = list(tree.items())
+    while members:
+        key, child = members.pop(0)
         yield f"{before}{json_string(key)}:"
-        if isinstance(child, Column):
-            yield from _member(key, child)
-        else:
+        if not isinstance(child, Column):
             yield from _object(child)
+        elif _is_measured(child) and members and _is_measured(members[0][1]):
+            yield _pair(key, child, *members.pop(0))
+        else:
+            yield _member(key, child)
         before = ","
     yield "}" if tree else "{}"
 
 
-def _member(key: str, column: Column) -> Iterator[str | Slot]:
+def _is_measured(child: Column | Tree) -> bool:
+    """Say whether it is a duration that has its number beside it."""
+    return isinstance(child, Column) and child.kind is Kind.DURATION and child.raw
+
+
+def _pair(key: str, column: Column, other: str, second: Any) -> Slot:
+    def read(batch: Batch) -> Sequence[Any]:
+        return measured.read_pairs(batch.read(column), batch.read(second))
+
+    return Slot(read, measured.pairs(key, other))
+
+
+def _member(key: str, column: Column) -> Slot:
     if column.json:
-        yield Slot(column.json, by_owner=_reads_no_field(column.json))
-        return
+        return Slot(column.json, by_owner=_reads_no_field(column.json))
 
     def read(batch: Batch) -> Sequence[Any]:
         return batch.read(column)
 
-    encode = _ENCODE[column.kind]
-    yield Slot(read, encode, column.read is not None and _reads_no_field(column.read))
-    if column.raw and column.kind in (Kind.DURATION, Kind.TIMESTAMP):
-        yield f",{json_string(key + '_raw')}:"
-        yield Slot(read, _NUMBERS)
-
-
-class _Again:
-    """Remembers the last values that it encoded: `latency` and `waited` are nearly always equal."""
-
-    def __init__(self, encode: Encode) -> None:
-        self._encode = encode
-        self._values: Sequence[int] = ()
-        self._texts: Sequence[str] = ()
-
-    def __call__(self, values: Sequence[int]) -> Sequence[str]:
-        if values != self._values:
-            self._values, self._texts = values, self._encode(values)
-        return self._texts
-
-
-def _durations(nanoseconds: Sequence[int]) -> list[str]:
-    return format_durations(nanoseconds, "null", '"')
-
-
-def _timestamps(nanoseconds: Sequence[int]) -> list[str]:
-    texts = format_timestamps(nanoseconds, '"')
-    if all(nanoseconds):
-        return texts
-    return [text if n else "null" for text, n in zip(texts, nanoseconds, strict=True)]
-
-
-def _numbers(values: Sequence[int]) -> list[str]:
-    """Write what durations and timestamps are in ns: 0 is that there is none."""
-    if all(values):
-        return list(map(str, values))
-    return [str(n) if n else "null" for n in values]
+    encode: Encode = _STRINGS.of if column.kind is Kind.STRING else TEXTS[column.kind]
+    if column.kind is Kind.DURATION:
+        encode = measured.durations(key, column.raw)
+    elif column.kind is Kind.TIMESTAMP:
+        encode = measured.timestamps(key, column.raw)
+    return Slot(read, encode, column.read is not None and _reads_no_field(column.read))
 
 
 def _compile(pieces: Sequence[str | Slot], end: str) -> Callable[[Batch], str]:
@@ -292,10 +276,3 @@ def _reads_no_field(read: Read) -> bool:
 _CHUNK = 4096
 """Events whose texts are held at once."""
 _STRINGS: Cache[str, str] = Cache(json_string, 8192)
-_ENCODE: Mapping[Kind, Encode] = {
-    **TEXTS,
-    Kind.STRING: _STRINGS.of,
-    Kind.DURATION: _Again(_durations),
-    Kind.TIMESTAMP: _timestamps,
-}
-_NUMBERS = _Again(_numbers)

@@ -329,6 +329,7 @@ def test_what_the_map_of_attempts_has_no_room_for_is_counted(
     found = re.findall(r"(\d+) events were lost so far: (.*)\.", said)
     lost = {cause: int(count) for count, cause in found}
     assert lost["too many connects were waiting for an answer"] > 0
-    name, *told = tracer.reports.lines
-    assert (name, set(told)) == ("outcome", {"abandoned"})
+    name, *told = map(str.strip, tracer.reports.lines)
+    assert name == "outcome"
+    assert set(told) <= {"abandoned", "unreachable"}
     assert len(told) + sum(lost.values()) == 70_001
