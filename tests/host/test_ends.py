@@ -17,6 +17,7 @@ from tests.host.fake_engine import FakeEngine
 from tests.host.tracer import IG
 from tests.host.waiting import EMULATED, PATIENCE, until
 
+pytestmark = pytest.mark.anywhere
 BOUND = PATIENCE if EMULATED else 10.0
 """Seconds: it is for hangs. Alone on a machine `ig` ends within 3, and mostly at once."""
 COMMANDS = (
