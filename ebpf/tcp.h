@@ -87,7 +87,7 @@ struct event {
 };
 
 /* What is known of a socket; how one state becomes another: see tcp_close.h. */
-enum socket_state { ATTEMPT, OPEN, UNCLAIMED, REPORTED, IGNORED };
+enum socket_state { ATTEMPT, OPEN, UNCLAIMED, REPORTED };
 
 /* A socket, with what is known of its next event. While the connection lasts, `timestamp` is when it was made. */
 struct tracked {

@@ -30,7 +30,7 @@ static __always_inline int left_accept(s64 ret)
 	if (!is_tcp(socket.sk))
 		return 0;
 	if (!current_wanted(&cgroup)) {
-		ignore_connection(connection_of(socket.sk), 0);
+		ignore_accepted(connection_of(socket.sk));
 		return 0;
 	}
 	read_ends(event, socket.sk, 0);

@@ -15,7 +15,6 @@
  * OPEN		-			REPORTED			none, reported: its end was missed
  * UNCLAIMED	none, reported		-				none, reported: nobody accepted it
  * REPORTED	ATTEMPT (used again)	-				none
- * IGNORED	ATTEMPT (used again)	-				none
  *
  * A socket's changes of state come one after the other, under its lock; accept() may return meanwhile, on
  * another processor. It never changes an entry: of the two, whoever makes it first does, whole.
@@ -23,6 +22,7 @@
 #ifndef TRACE_CLOSE
 #define ignore_connection(sk, typed)
 #define ignore_local_port(sk, typed)
+#define ignore_accepted(sk)
 #define set_owner(sk, accepted)
 #define NO_ROOM LOST_ATTEMPTS
 #else
@@ -39,6 +39,11 @@ static __always_inline void finish_attempt(struct sock *sk, struct event *event,
  * entry is about to be returned by accept(), or was by one that is not seen.
  */
 BPF_ARRAY(created, u64, 65536);
+/*
+ * Sockets of which no close is to be reported, although their own cgroup and user would say otherwise: a process
+ * that is not asked for uses them. They take no room from others, and one that is forgotten is no harm but a line more.
+ */
+BPF_TABLE("lru_hash", u64, u8, ignored, 32768);
 
 static __always_inline u64 *created_slot(struct sock *sk, u64 *address, int typed)
 {
@@ -79,37 +84,39 @@ static __always_inline int user_wanted(u32 uid)
 	return 1;
 }
 
-/* What connections that are not asked for have in `sockets`: not on the stack, where there is no room for it. */
-BPF_ARRAY(ignored, struct tracked, 1);
-
-static __always_inline struct tracked *ignored_entry(void)
+static __always_inline void ignore(struct sock *sk)
 {
-	u32 first = 0;
-	struct tracked *entry = ignored.lookup(&first);
+	u64 key = (u64)sk;
+	u8 yes = 1;
 
-	if (entry)
-		entry->state = IGNORED;
-	return entry;
+	ignored.update(&key, &yes);
 }
 
-/* Its close is not asked for: it has an entry only if the socket's own cgroup and user would say otherwise. */
+/* A process that is not asked for connected or accepted. */
 static __always_inline void ignore_connection(struct sock *sk, int typed)
 {
-	struct tracked *entry = ignored_entry();
 	u64 cgroup;
 
-	if (entry && sk && user_wanted(READ_IF(typed, sk, sk_uid.val)) && socket_wanted(sk, &cgroup))
-		track(sk, entry);
+	if (sk && user_wanted(READ_IF(typed, sk, sk_uid.val)) && socket_wanted(sk, &cgroup))
+		ignore(sk);
+}
+
+/* The same, of accept(): it may have ended before. */
+static __always_inline void ignore_accepted(struct sock *sk)
+{
+	struct tracked *tracked = sk ? tracked_of(sk) : NULL;
+
+	ignore_connection(sk, 0);
+	if (tracked && tracked->state == UNCLAIMED)
+		untrack(sk);
 }
 
 /* It connected to another port than the one asked for, but its own port, chosen since, is that. */
 static __always_inline void ignore_local_port(struct sock *sk, int typed)
 {
 #ifdef FILTER_PORT
-	struct tracked *entry = ignored_entry();
-
-	if (entry && local_port(sk, typed) == FILTER_PORT)
-		track_new(sk, entry);
+	if (local_port(sk, typed) == FILTER_PORT)
+		ignore(sk);
 #endif
 }
 
@@ -189,9 +196,10 @@ static __always_inline int end_untracked(struct sock *sk, int accepted, int old,
 	struct tracked ended = { .state = REPORTED, .event = { .type = CLOSE, .fd = -1, .accept_fd = -1 } };
 	struct event *event = &ended.event;
 	struct tcp_sock *tcp;
+	u64 key = (u64)sk;
 	int failed;
 
-	if (READ_IF(typed, sk, sk_protocol) != IPPROTO_TCP || is_later_subflow(sk, typed))
+	if (ignored.lookup(&key) || READ_IF(typed, sk, sk_protocol) != IPPROTO_TCP || is_later_subflow(sk, typed))
 		return 1;
 	if (!accepted || was_created(sk, typed)) {
 		ended.state = UNCLAIMED;
@@ -321,12 +329,15 @@ static __always_inline void give_up_claim(struct sock *sk, struct tracked *uncla
 static __always_inline int forget_connection(struct sock *sk, int behind)
 {
 	struct tracked *tracked;
+	u64 key = (u64)sk;
 
 	if (seen_in_front(sk, 0xff, behind))
 		return 0;
 	tracked = tracked_of(sk);
-	if (!tracked)
+	if (!tracked) {
+		ignored.delete(&key);
 		return 0;
+	}
 	switch (tracked->state) {
 	case ATTEMPT:
 		count_lost(LOST_ANSWERS);

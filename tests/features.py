@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import socket
 import struct
 import subprocess
 import uuid
@@ -10,10 +11,11 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 
-from ig.kernel.btf import TYPEDEF, Btf
+from ig.kernel.btf import STRUCT, TYPEDEF, Btf
 from ig.kernel.libbpf import load_typed_raw_tracepoint
 
 RETURN_0 = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
+IPPROTO_MPTCP = 262
 IO_URING_SETUP = 425  # the same on every architecture since Linux 5.1
 
 
@@ -62,9 +64,28 @@ def has_typed_arguments() -> bool:
     return True
 
 
+@cache
+def has_mptcp() -> bool:
+    """Say whether there are MPTCP sockets."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP).close()
+    except OSError:
+        return False
+    return True
+
+
+def counts_mptcp() -> bool:
+    """Say whether an MPTCP socket counts the bytes of all its subflows: since Linux 6.5."""
+    btf = Btf()
+    found = btf.find("mptcp_sock", STRUCT)
+    return found is not None and any(name == "bytes_sent" for name, *_ in btf.members(found))
+
+
 FEATURES: Mapping[str, Callable[[], bool]] = {
     "netem": has_netem,
     "io_uring": has_io_uring,
+    "MPTCP": has_mptcp,
+    "MPTCP that counts bytes": counts_mptcp,
     "typed arguments": has_typed_arguments,
     "confidentiality": partial(is_locked_down, "confidentiality"),
     "integrity": partial(is_locked_down, "integrity"),
