@@ -5,7 +5,7 @@ ARGS ?= trace tcpconnect --host
 GIVEN = $(if $(filter file,$(origin ARGS)),,$(ARGS))
 export PREFIX
 
-TARGETS = help run install uninstall check test bench soak kernels kernel-shell venv
+TARGETS = help run install uninstall check test bench soak fuzz kernels kernel-shell venv
 # Some of our folders are called almost as a target is, and make says of those that all is done.
 $(foreach goal,$(filter-out $(TARGETS),$(MAKECMDGOALS)),\
 	$(error There is no target "$(goal)": `make` lists what can be made))
@@ -42,6 +42,10 @@ bench: ## measure what tracing and snapshots cost, against the same load untrace
 soak: ## trace containers that connect as fast as they can, and account for each connection (root); SECONDS=60
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
 	$(VENV)/bin/python -m tests.bench.soak --seconds "$(or $(SECONDS),600)"
+
+fuzz: ## trace random connections, and compare what is reported with what was done (root); SECONDS=60 SEED=1
+	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
+	$(VENV)/bin/python -m tests.bench.fuzz --seconds "$(or $(SECONDS),60)" $(if $(SEED),--seed "$(SEED)")
 
 kernels: ## run the tests on Debian's 5.10, 6.1, 6.12 and newest kernel in QEMU (root); KERNEL=6.1 for one, ARGS="-k name" or QUICK=1 for some
 	@sh scripts/setup kernels && sh scripts/venv "$(VENV)"

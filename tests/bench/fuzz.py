@@ -1,0 +1,144 @@
+"""Trace random connections, and compare what is reported with what was done.
+
+`python -m tests.bench.fuzz --seconds 60 --seed 1`, as root; `make fuzz` calls it. Exit code 1 if an
+event is missing, wrong, or there twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tests.host.namespace import PYTHON, Namespace, Program
+from tests.host.reports import Report
+from tests.host.tracer import Tracer
+from tests.host.waiting import PATIENCE
+
+LOAD = Path(__file__).with_name("fuzz_load.py")
+ADDRESSES = 40
+"""Loopback addresses of IPv6 that clients have, each with 50,000 ports."""
+RESETS = {"", "ECONNRESET", "EPIPE", "ECONNABORTED"}
+Key = tuple[str, int, int]
+
+
+def fuzz(seconds: float, seed: int) -> tuple[int, list[str]]:
+    """Run for so long; return how many connections there were, and what was reported wrongly."""
+    namespace = Namespace()
+    only = ("-F", f"netns=={namespace.inode}")
+    tracer = Tracer("trace", "tcp", "--host", "-o", "json", *only)
+    try:
+        prepare(namespace)
+        load = Program(namespace.command(*PYTHON, LOAD, seed, seconds))
+        expected = load.finished(seconds + PATIENCE)
+        events, said, code = tracer.stop()
+    finally:
+        tracer.kill()
+        namespace.remove()
+    wrong = list(compare(expected, events))
+    if code or wrong:  # else what it says may have been lost at most was not
+        wrong.insert(0, f"ig ended with {code}: {said}")
+    return len(expected), wrong
+
+
+def prepare(namespace: Namespace) -> None:
+    """Let clients have many addresses, listeners other ports, and SYNs data."""
+    settings = ("net.ipv4.tcp_fastopen=0x403", "net.ipv4.ip_local_port_range=61000 65000")
+    namespace.run("sysctl", "-qw", *settings)
+    for number in range(2, ADDRESSES):
+        namespace.ip("-6", "addr", "add", f"fd00::{number:x}/128", "dev", "lo", "nodad")
+
+
+def compare(expected: Sequence[Report], events: Sequence[Report]) -> Iterator[str]:
+    """Yield what is wrong: about each connection, and events of no connection."""
+    ends: Mapping[str, dict[Key, list[Report]]] = {
+        "client": defaultdict(list),
+        "server": defaultdict(list),
+    }
+    servers = {each["key"][2] for each in expected}
+    for event in events:
+        source, target = event["src"], event["dst"]
+        if target["port"] in servers or source["port"] == target["port"]:
+            ends["client"][source["addr"], source["port"], target["port"]].append(event)
+        else:
+            ends["server"][target["addr"], target["port"], source["port"]].append(event)
+    for each in expected:
+        key: Key = (each["key"][0], each["key"][1], each["key"][2])
+        itself = each["key"][1] == each["key"][2]
+        for side in ("client",) if itself else ends:
+            found = ends[side].pop(key, [])
+            if what := fault(each, side, found):
+                shown = [
+                    (
+                        e["type"],
+                        e["outcome"],
+                        e["error"],
+                        e["proc"]["pid"],
+                        e["sent"],
+                        e["received"],
+                    )
+                    for e in found
+                ]
+                yield f"{what} at the {side} of {each}: {shown}"
+    yield from (f"of no connection: {each}" for side in ends.values() for each in side.values())
+
+
+def fault(connection: Report, side: str, events: Sequence[Report]) -> str:
+    """Return what is wrong with the events of one end of a connection, empty if nothing is."""
+    types = [event["type"] for event in events]
+    wanted = types_of(connection, side)
+    if side == "server" and connection["queued"] == "perhaps" and not types:
+        wanted = []
+    if types != wanted:
+        return f"{wanted} was to be"
+    owner = connection["connects" if side == "client" else "accepts"]
+    if any(event["proc"]["pid"] != owner for event in events):
+        return f"the owner is {owner}"
+    if side == "client" and events[0]["outcome"] != connection["outcome"]:
+        return "wrong outcome"
+    if types[-1:] == ["close"] and not transferred(connection, side, events[-1]):
+        return "wrong bytes, error, or time"
+    return ""
+
+
+def types_of(connection: Report, side: str) -> list[str]:
+    """Return the types of the events that one end of a connection should have."""
+    if side == "client":
+        return ["connect", "close"] if connection["outcome"] == "established" else ["connect"]
+    if connection["accepts"]:
+        return ["accept", "close"]
+    return [] if connection["queued"] == "never" else ["unknown"]
+
+
+def transferred(connection: Report, side: str, close: Report) -> bool:
+    """Say whether a close tells what was transferred; of one that was reset, whether it can be."""
+    own = 0 if side == "client" else 1
+    sent, received = connection["written"][own], connection["written"][1 - own]
+    if close["half_closed_raw"] and not connection["half_closed"][own]:
+        return False
+    if not close["duration_raw"]:
+        return False
+    if connection["reset"]:
+        less = close["sent"] <= sent and close["received"] <= max(received, sent)
+        return less and close["error"] in RESETS
+    return (close["sent"], close["received"], close["error"]) == (sent, received, "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    connections, wrong = fuzz(options.seconds, options.seed)
+    for line in wrong[:20]:
+        print(line)
+    print(f"{connections} connections, {len(wrong)} reported wrongly")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
