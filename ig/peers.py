@@ -103,10 +103,11 @@ class Peers:
         if not unknown:
             return
         for namespace, owner in zip(namespaces, owners, strict=True):
-            if namespace not in unknown or not owner.id or owner.nested:
+            if namespace not in unknown or not owner.id:
                 continue
-            if (namespace, owner.id) not in self._foreign:
-                self._foreign.add((namespace, owner.id))
+            identifier = owner.nested or owner.id
+            if (namespace, identifier) not in self._foreign:
+                self._foreign.add((namespace, identifier))
                 if self._endpoints.assume(owner, namespace):
                     unknown.discard(namespace)
         self._refresh()

@@ -49,6 +49,9 @@ class Container:
     """The TCP ports that it is made to listen on, as its image and its runtime say."""
     addressed: int = 0
     """When its addresses last changed, in ns since the epoch; 0 where the runtime does not tell."""
+    base: int = 0
+    """The inode of the network namespace that its engine is in; 0 for the host's, -1 for another
+    whose inode cannot be told."""
     moved: bool = False
     """Whether its addresses may have changed since they were asked for."""
 

@@ -65,6 +65,8 @@ class Endpoints:
         self._ended: OrderedDict[Identity, None] = OrderedDict()
         self._listeners: OrderedDict[tuple[int, int], Identity] = OrderedDict()
         self._local: dict[str, bool] = {}
+        self._inner: dict[str, int] = {}
+        """The network namespaces of the engines that are not in the host's, by engine."""
 
     def any(self) -> bool:
         """Return whether any address or port is known."""
@@ -88,6 +90,8 @@ class Endpoints:
                     self._ended.pop(identity, None)
                     began = min(container.addressed or container.started, self._now())
                     held = self._held[identity] = _Held(container, began)
+                if container.base:
+                    self._inner[_engine(container)] = container.base
                 self._update(held, container)
                 if len(self._held) > HELD:
                     oldest = next(iter(self._held))
@@ -97,10 +101,16 @@ class Endpoints:
     def assume(self, owner: Container, namespace: int) -> bool:
         """Note that a container without a known network namespace acts in this one.
 
-        A container acts before its runtime can be asked about it. Return whether that is new.
+        A container acts before its runtime can be asked about it. An engine within a container
+        tells its containers' first processes as they are numbered there. Return whether it is new.
         """
         with self._lock:
-            held = self._held.get(_identity(owner))
+            if owner.nested:
+                sources = ("", *self._inner) if self._inner else ()
+                inner = [self._held.get((each, "", owner.nested)) for each in sources]
+                held = next((each for each in inner if each and each.container.base), None)
+            else:
+                held = self._held.get(_identity(owner))
             if held is None or held.container.netns or held.container.joined or held.assumed:
                 return False
             held.assumed = True
@@ -161,9 +171,7 @@ class Endpoints:
             if not holders and self._published:
                 if not self._may_publish(address, namespace, moment):
                     return None
-                everywhere = "::" if ":" in address else "0.0.0.0"
-                holders = self._published.at((address, port), moment)
-                holders = holders or self._published.at((everywhere, port), moment)
+                holders = self._publishers(address, port, namespace, moment)
             found = self._sole(holders)
             if found is None:
                 return None
@@ -224,24 +232,42 @@ class Endpoints:
         """Return who has an address, as seen from a network namespace."""
         holders = self._addresses.at(address, moment)
         if not holders or namespace == self._host:
-            return holders
+            return [each for each in holders if not each.container.base]
         clients = self._tenants(namespace, moment)
         networks = {network for each in clients for network in each.networks}
         engines = {_engine(each) for each in clients}
         return [
             each
             for each in holders
-            if _engine(each.container) in engines
-            and (not each.network or not networks or each.network in networks)
+            if each.container.base == namespace
+            or (
+                _engine(each.container) in engines
+                and (not each.network or not networks or each.network in networks)
+            )
         ]
 
     def _may_publish(self, address: str, namespace: int, moment: int) -> bool:
-        """Return whether an address is the host's, as seen from a network namespace."""
-        if namespace != self._host:
-            loopback = ip_address(address).is_loopback
-            if loopback or not self._tenants(namespace, moment):
-                return False
-        return self._is_local(address)
+        """Return whether engines publish ports on an address, as seen from a network namespace."""
+        if namespace == self._host:
+            return self._is_local(address)
+        loopback = ip_address(address).is_loopback
+        if loopback or namespace in self._inner.values():
+            # The other addresses of an engine within a container may be the host's as well.
+            return loopback and namespace in self._inner.values()
+        clients = self._tenants(namespace, moment)
+        return bool(clients) and not any(each.base for each in clients) and self._is_local(address)
+
+    def _publishers(
+        self, address: str, port: int, namespace: int, moment: int
+    ) -> Sequence[Holding]:
+        """Return whose published port it is, as seen from a network namespace."""
+        base = namespace if namespace in self._inner.values() else 0
+        everywhere = "::" if ":" in address else "0.0.0.0"
+        for bound in (address, everywhere):
+            found = self._published.at((bound, port), moment)
+            if found := [each for each in found if each.container.base == base]:
+                return found
+        return ()
 
     def _tenants(self, namespace: int, moment: int) -> list[Container]:
         """Return the containers in a network namespace."""

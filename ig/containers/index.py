@@ -57,6 +57,7 @@ class Index:
         """The names of the runtimes that could yet tell of a container; replaced as a whole."""
         self._sources = sources.named(runtimes)
         self._users = dict.fromkeys(self._sources, ROOT)
+        self._networks: dict[str, int] = {}
         self._strays = Strays()
         self._subscribers: tuple[Callable[[Change], None], ...] = ()
         self._changed = threading.Condition()
@@ -268,6 +269,7 @@ class Index:
     def begin(self, source: str) -> None:
         """Note that a runtime is asked for all it has."""
         user = sources.owner(self._sources[source].socket)
+        self._networks.pop(source, None)
         changes: list[Change] = []
         with self._changed:
             before = self._users[source]
@@ -283,6 +285,8 @@ class Index:
 
     def apply(self, source: str, change: Change) -> None:
         """Take in a change that a runtime told."""
+        if source not in self._networks:  # only now does it surely serve its socket
+            self._networks[source] = sources.network(self._sources[source].socket)
         with self._changed:
             changes = self._taken_in(source, change)
             self._set_answering(self._lookup.answering | {source})
@@ -307,6 +311,8 @@ class Index:
             container = change.container
             if container.runtime != source:
                 container = replace(container, source=source)
+            if self._networks.get(source):
+                container = replace(container, base=self._networks[source])
             if user != ROOT:
                 container = sources.without_network(container)
             if change.kind != "removed" and self._lookup.is_taken(user, key_of(container)):

@@ -94,6 +94,24 @@ def network_namespace(pid: int, identifier: str, file: str = "") -> int:
     return 0
 
 
+def other_network(pid: int) -> int:
+    """Return the inode of a process's network namespace; 0 if that is the host's, or not known.
+
+    -1 stands for another one than the host's whose inode cannot be told.
+    """
+    if not pid:
+        return 0
+    inode, host = (monitor.namespace(each, "net") for each in (pid, 1))
+    if inode and host:
+        return inode if inode != host else 0
+    # The first process may be out of reach. That a file is not the same in both all may see.
+    try:
+        files = [os.stat(f"/proc/{each}/net/dev").st_ino for each in (pid, 1)]
+    except OSError:
+        return 0
+    return inode or -1 if files[0] != files[1] else 0
+
+
 def is_of_user(pid: int, uid: int) -> bool:
     """Return whether a process is in a user namespace of that user's, as a rootless engine's is.
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import socket as sockets
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from ig.containers import processes
 from ig.containers.container import Change, Container, Runtime
 
 ROOT = 0
 """The user whose runtimes are believed what they tell."""
+_PATIENCE = 1.0
+"""Seconds that a connection may take which is made to see who serves."""
+_PEER = struct.Struct("=3i")  # struct ucred of linux/socket.h: pid, uid, gid
 _OF_USER = re.compile(r"(?:/var)?/run/user/(\d{1,10})/")
 
 
@@ -80,6 +86,24 @@ def owner(socket: str) -> int:
         return _root_if_own(os.stat(socket).st_uid)
     except OSError:
         return ROOT  # Nothing is told there.
+
+
+def network(socket: str) -> int:
+    """Return the `Container.base` of the containers of the runtime at a socket.
+
+    An engine that runs within a container has its networks there, not on the host. What is asked
+    over the network, and who cannot be seen, is taken for the host's.
+    """
+    if not socket.startswith("/"):
+        return 0
+    try:
+        with sockets.socket(sockets.AF_UNIX) as probe:
+            probe.settimeout(_PATIENCE)
+            probe.connect(socket)
+            peer = probe.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _PEER.size)
+    except OSError:
+        return 0
+    return processes.other_network(_PEER.unpack(peer)[0])
 
 
 def _root_if_own(uid: int) -> int:

@@ -1,9 +1,14 @@
-"""An engine that speaks just enough of Docker's API, late or never where a test wants it so."""
+"""An engine that speaks just enough of Docker's API, late or never where a test wants it so.
+
+As a program, `fake_engine.py SOCKET RECORDS`, it serves from where it is run, until SIGTERM.
+"""
 
 from __future__ import annotations
 
 import json
+import signal
 import socketserver
+import sys
 import threading
 from collections.abc import Collection, Sequence
 from http.server import BaseHTTPRequestHandler
@@ -17,7 +22,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class FakeEngine:
-    """Lists running containers of these names; no inspection is answered.
+    """Lists running containers of these names; no inspection is answered, but those of `records`.
 
     Each answer comes `delay` seconds late; requests for a path of `mute` get none at all. `asked`
     is set with the first request that waits for that.
@@ -30,6 +35,7 @@ class FakeEngine:
         *,
         delay: float = 0.0,
         mute: Collection[str] = ("json",),
+        records: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.socket = path
         self.asked = threading.Event()
@@ -39,7 +45,8 @@ class FakeEngine:
         self._list = [
             {"Id": f"{place:064x}", "Names": [f"/{name}"], "Image": "image", "State": "running"}
             for place, name in enumerate(names, 1)
-        ]
+        ] + [{**each, "State": "running"} for each in records]
+        self._inspected = {f"/containers/{each['Id']}/json": each for each in records}
         self._server = _Server(str(path), self._handler())
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -61,7 +68,10 @@ class FakeEngine:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request, or hold it until the engine is closed."""
         path = request.path.partition("?")[0]
-        if "*" in self._mute or (path.endswith("/json") and path != "/containers/json"):
+        inspected = self._inspected.get(path)
+        if "*" in self._mute or (
+            not inspected and path.endswith("/json") and path != "/containers/json"
+        ):
             self.asked.set()
             self._closing.wait()
             return
@@ -71,7 +81,8 @@ class FakeEngine:
             request.end_headers()
             self._closing.wait()
             return
-        body = json.dumps(self._list if path == "/containers/json" else {"Version": "1"}).encode()
+        answer = self._list if path == "/containers/json" else inspected or {"Version": "1"}
+        body = json.dumps(answer).encode()
         request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         request.wfile.write(body)
@@ -80,3 +91,10 @@ class FakeEngine:
         self._closing.set()
         self._server.shutdown()
         self._server.server_close()
+
+
+if __name__ == "__main__":
+    FakeEngine(Path(sys.argv[1]), records=json.loads(sys.argv[2]))
+    sys.stdout.write('{"ready": true}\n')
+    sys.stdout.flush()
+    signal.pause()

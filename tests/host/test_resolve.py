@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.engine import POD, POD_NAME, Engine
-from tests.host.namespace import Namespace
+from tests.host.namespace import Namespace, Program
 from tests.host.reports import Report
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
@@ -69,6 +70,48 @@ def test_an_address_is_a_containers_only_where_it_leads_there(
         client.namespace.inode: named,
         here: named,
     }
+
+
+def own_address() -> str:
+    """Return an IPv4 address of this host's but its loopback's."""
+    told = subprocess.run(["ip", "-4", "-j", "addr"], capture_output=True, check=True).stdout
+    found = [address["local"] for device in json.loads(told) for address in device["addr_info"]]
+    usable = [each for each in found if not each.startswith("127.")]
+    if not usable:
+        pytest.skip("needs an address beside the loopback's")
+    return str(usable[0])
+
+
+def test_an_inner_engines_addresses_and_ports_are_its_containers_only_there(
+    start_ig: Start, namespace: Namespace, tmp_path: Path
+) -> None:
+    address, published = own_address(), 7119
+    namespace.ip("addr", "add", f"{address}/32", "dev", "lo")
+    network = {"Networks": {"bridge": {"IPAddress": address}}}
+    binding = {"HostIp": "0.0.0.0", "HostPort": str(published)}
+    record = {
+        "Id": "d" * 64,
+        "Names": ["/db"],
+        "NetworkSettings": {**network, "Ports": {"80/tcp": [binding]}},
+        "Ports": [{"IP": "0.0.0.0", "PublicPort": published, "PrivatePort": 80, "Type": "tcp"}],
+    }
+    inspected = json.dumps([{**record, "State": {"Running": True}}])
+    program = (sys.executable, "-m", "tests.host.fake_engine", tmp_path / "inner.sock", inspected)
+    Program(namespace.command(*program)).reports.ready()
+    words = ("-r", "docker", "--docker-socketpath", tmp_path / "inner.sock", "-o", "json")
+    tracer = start_ig("trace", "tcpconnect", "--host", *words)
+    here = Namespace.of(os.getpid())
+    ends = [(address, 7118), ("127.0.0.1", published)]
+    for where in (namespace, here):
+        for end_ in ends:
+            where.connect(*end_)
+
+    def ours(event: Report) -> bool:
+        return (event["dst"]["addr"], event["dst"]["port"]) in ends
+
+    found = [(event["netns_id"], end(event, "dst")) for event in tracer.wait_for(ours, 4)]
+    named, raw = ("container", "", "db"), ("raw", "", "")
+    assert found == [(namespace.inode, named)] * 2 + [(here.inode, raw)] * 2
 
 
 def test_an_address_that_moves_is_whose_it_is(ig: Start, engine: Engine) -> None:

@@ -86,6 +86,44 @@ def test_an_address_of_two_networks_is_who_has_it_on_the_clients() -> None:
     assert found.find("172.17.0.2", 80, HOST) is None
 
 
+def test_an_engine_elsewhere_has_its_addresses_and_ports_there_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_can_bind", bool)
+    web = replace(WEB, source="docker /inner.sock", base=INNER)
+    client = replace(CLIENT, source=web.source, base=INNER)
+    found = endpoints(web, client)
+    for namespace, whose in ((HOST, None), (STRANGE, None), (INNER, web), (client.netns, web)):
+        assert found.find("172.17.0.2", 80, namespace) == whose
+    for namespace, whose in ((HOST, None), (STRANGE, None), (INNER, web), (client.netns, None)):
+        assert found.find("127.0.0.1", 8080, namespace) == whose
+        assert (found.depends_on_port("127.0.0.1", namespace) is None) >= bool(whose)
+    assert found.find("192.0.2.7", 8080, client.netns) is None
+
+
+def test_an_engine_elsewhere_does_not_dispute_an_address_of_the_hosts_engine() -> None:
+    theirs = replace(WEB, id=C, name="theirs", source="docker /inner.sock", base=INNER, netns=30)
+    outer = replace(CLIENT, id="d" * 64, netns=INNER, addresses=("172.17.0.4",))
+    found = endpoints(WEB, theirs, CLIENT, outer)
+    assert found.find("172.17.0.2", 80, HOST) == WEB
+    assert found.find("172.17.0.2", 80, CLIENT.netns) == WEB
+    assert found.find("127.0.0.1", 8080, HOST) == WEB
+    assert found.find("127.0.0.1", 8080, INNER) == theirs
+    assert found.find("172.17.0.2", 80, INNER) is None  # its own, or its neighbour's outside
+    assert found.find("172.17.0.2", 80, theirs.netns) == theirs
+
+
+def test_a_container_within_a_container_is_where_it_was_seen() -> None:
+    inner = replace(WEB, base=INNER, source="docker /inner.sock")
+    client = replace(CLIENT, base=INNER, source=inner.source, netns=0)
+    found = endpoints(inner, client)
+    outside = Container(C, "outside", "docker", nested=client.id)
+    assert found.find("172.17.0.2", 80, 77) is None
+    assert found.assume(outside, 77)
+    assert found.find("172.17.0.2", 80, 77) == inner
+    assert not found.assume(replace(outside, nested="e" * 64), 78)
+
+
 def test_a_container_that_acts_before_its_runtime_answers_is_where_it_was_seen() -> None:
     fresh = replace(CLIENT, netns=0, addresses=(), networks=())
     found = endpoints(WEB, fresh)
