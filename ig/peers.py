@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from ig.columns import ADDRESSES, TYPES, Cache
 from ig.containers.container import HOST, Change, Container
-from ig.containers.endpoints import Endpoints
+from ig.containers.endpoints import LEARNED, Endpoints
 from ig.gadget import Batch
-from ig.kernel import netns
+from ig.kernel import netns, routes
+
+Key = TypeVar("Key")
 
 _ACCEPT = TYPES.index("accept")
 _LISTEN = 10  # TCP_LISTEN, enum in include/net/tcp_states.h
@@ -33,7 +35,7 @@ class Peers:
 
     def __init__(self, containers: Containers, host: int = 0) -> None:
         """`host` is the inode of the host's network namespace."""
-        self._endpoints = Endpoints(host or netns.host())
+        self._endpoints = Endpoints(host or netns.host(), routes.is_on_link)
         containers.subscribe(self._endpoints.told)
         for container in containers.containers(sandboxes=True):
             self._endpoints.told(Change("exists", container))
@@ -43,6 +45,9 @@ class Peers:
         self._shared: set[int] = set()
         self._ports: set[int] = set()
         self._foreign: set[tuple[int, str]] = set()
+        self._learning: set[int] = set()
+        self._tried: set[tuple[str, int, str]] = set()
+        """What was learned, or could not be, since anything changed."""
         self._settled: Cache[tuple[str, int], Container] = Cache(self._settle)
         self._raw: Cache[tuple[int, bytes, int], Container] = Cache(
             lambda key: self._settled[(ADDRESSES[key[:2]], key[2])]
@@ -55,10 +60,13 @@ class Peers:
 
         `timestamp` is in ns since the epoch; `owners` are those of the near ends.
         """
-        if not self._endpoints.any():
+        if not self._knows_any():
             return [HOST] * len(owners)
         namespaces, ports, times = fields["netns"], fields["dport"], fields["timestamp"]
         self._learn(namespaces, owners)
+        if not self._learning.isdisjoint(namespaces):
+            near = zip(fields["version"], fields["saddr"], strict=True)
+            self._learn_addresses(near, namespaces, owners, ADDRESSES.__getitem__)
         if self._shared and "type" in fields:
             kinds = [kind == _ACCEPT for kind in fields["type"]]
             self._listen(kinds, owners, namespaces, fields["sport"])
@@ -83,9 +91,11 @@ class Peers:
         """Return the sockets of a snapshot with a field `peer`: whose their far ends are."""
         fields = batch.fields
         addresses, ports, namespaces = (fields[name] for name in ("daddr", "dport", "netns_id"))
-        if not self._endpoints.any():
+        if not self._knows_any():
             return Batch({**fields, "peer": [HOST] * len(batch)}, batch.owners)
         self._learn(namespaces, batch.owners)
+        if self._learning:
+            self._learn_addresses(fields["saddr"], namespaces, batch.owners, str)
         if self._shared:
             listening = [
                 state == _LISTEN and not shared
@@ -95,6 +105,32 @@ class Peers:
         found = self._settled.of(list(zip(addresses, namespaces, strict=True)))
         peer = self._by_port(found, addresses.__getitem__, ports, namespaces)
         return Batch({**fields, "peer": peer}, batch.owners)
+
+    def _knows_any(self) -> bool:
+        """Return whether any far end could be named."""
+        self._refresh()
+        return bool(self._learning) or self._endpoints.any()
+
+    def _learn_addresses(
+        self,
+        near: Iterable[Key],
+        namespaces: Sequence[int],
+        owners: Sequence[Container],
+        spelled: Callable[[Key], str],
+    ) -> None:
+        """Take in near ends' addresses; `spelled` gives the canonical spelling of one of `near`."""
+        # A container's own hash is that of all its fields.
+        distinct = zip(near, namespaces, map(id, owners), strict=True)
+        for (address, namespace, _), owner in dict(zip(distinct, owners, strict=True)).items():
+            if namespace not in self._learning or not owner.id or owner.nested:
+                continue
+            key = (owner.id, namespace, spelled(address))
+            if key not in self._tried:
+                self._tried.add(key)
+                self._endpoints.learn(owner, *key[1:])
+        if len(self._tried) > LEARNED:
+            self._tried.clear()
+        self._refresh()
 
     def _learn(self, namespaces: Sequence[int], owners: Sequence[Container]) -> None:
         """Take in what the runtimes told since, and where containers act that they do not know."""
@@ -119,6 +155,8 @@ class Peers:
             self._settled.clear()
             self._raw.clear()
             self._foreign.clear()
+            self._tried.clear()
+            self._learning = self._endpoints.learning()
             self._depends = False
             self._shared = self._endpoints.shared()
             self._ports = self._endpoints.ports()

@@ -3,6 +3,10 @@
 An address is a container's within the network namespaces that reach it: the host's, and those of
 the containers on the same network of the same engine. Elsewhere (an engine within a container, a
 VPN) the same address is something else.
+
+Some runtimes tell no addresses. Those of their containers are learned from the sockets that these
+use, where the kernel confirms that the address is the namespace's, and believed where it says that
+the host is attached to the network: less is known of them than of what is told.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import zip_longest
 
+from ig.containers import processes
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
 from ig.containers.history import FOREVER, FORMER, SLACK, History, Holding
@@ -26,6 +31,10 @@ Identity = tuple[str, str, str]
 HELD = 65536
 """How many containers are remembered altogether."""
 LISTENERS = 4096
+LEARNED = 4096
+"""How many addresses that no runtime tells are remembered, of more the latest."""
+ATTEMPTS = 64
+"""How many addresses of one container are asked for: it may bind sockets to any number of them."""
 CACHED = 4096
 """How many addresses are remembered to be, or not to be, the host's own."""
 
@@ -40,6 +49,8 @@ class _Held:
     holdings: dict[tuple[str, object], Holding] = field(default_factory=dict)
     assumed: bool = False
     """Whether its network namespace was seen, not told."""
+    attempts: int = 0
+    """How many addresses were asked for that it might have."""
 
 
 class Endpoints:
@@ -48,13 +59,22 @@ class Endpoints:
     One thread asks; others tell.
     """
 
-    def __init__(self, host: int, now: Callable[[], int] = time.time_ns) -> None:
-        """`host` is the inode of the host's network namespace; `now` gives ns since the epoch."""
+    def __init__(
+        self,
+        host: int,
+        is_on_link: Callable[[str], bool],
+        now: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """`host` is the inode of the host's network namespace; `now` gives ns since the epoch.
+
+        `is_on_link` says whether an address is another's on a network that the host is attached to.
+        """
         self.version = 0
         """Grows with every change that could alter an answer."""
         self.since = 0
         """When the last such change took place, in ns since the epoch."""
         self._host = host
+        self._is_on_link = is_on_link
         self._now = now
         self._lock = threading.Lock()
         self._addresses: History[str] = History()
@@ -64,7 +84,13 @@ class Endpoints:
         self._held: dict[Identity, _Held] = {}
         self._ended: OrderedDict[Identity, None] = OrderedDict()
         self._listeners: OrderedDict[tuple[int, int], Identity] = OrderedDict()
+        self._learners: dict[Identity, int] = {}
+        """The network namespaces of those whose addresses are learned."""
+        self._learned: OrderedDict[tuple[Identity, str], None] = OrderedDict()
         self._local: dict[str, bool] = {}
+        self._on_link: dict[str, bool] = {}
+        self._asked_at = 0
+        """The version at which `_on_link` was asked for."""
         self._inner: dict[str, int] = {}
         """The network namespaces of the engines that are not in the host's, by engine."""
 
@@ -130,6 +156,50 @@ class Endpoints:
             if len(self._listeners) > LISTENERS:
                 self._listeners.popitem(last=False)
 
+    def learning(self) -> set[int]:
+        """Return the network namespaces of containers whose runtimes tell no addresses."""
+        with self._lock:
+            return set(self._learners.values())
+
+    def learn(self, owner: Container, namespace: int, address: str) -> None:
+        """Note that a socket of a container's has an address in that network namespace.
+
+        It is the container's if the namespace is known to be, and has that address. Where somebody
+        had it before, it is from then on, else since the container began.
+        """
+        identity, key = _identity(owner), ("learned", address)
+        with self._lock:
+            held = self._held.get(identity)
+            if held is None or held.ended != FOREVER or held.container.netns != namespace:
+                return
+            if key in held.holdings or held.attempts == ATTEMPTS or not _is_usual(address):
+                return
+            held.attempts += 1
+            if identity in self._learners and processes.has_address(held.container.pid, address):
+                begin = max(held.began, self._addresses.latest_end(address))
+                holding = Holding(held.container, begin, learned=True)
+                held.holdings[key] = holding
+                self._addresses.begin(address, holding)
+                self._learned[(identity, address)] = None
+                if len(self._learned) > LEARNED:
+                    self._unlearn()
+                self.version += 1
+                self.since = max(self.since, begin)
+
+    def _unlearn(self) -> None:
+        """Forget the address that was not seen for longest."""
+        (identity, address), _ = self._learned.popitem(last=False)
+        holding = self._held[identity].holdings.pop(("learned", address))
+        self._addresses.end(address, holding, self._now())
+
+    def _learns(self, container: Container) -> bool:
+        """Return whether a container's addresses are to be learned: the runtime tells none.
+
+        A pod's are told later. A user's engine may claim none: it tells of no namespace.
+        """
+        told = container.addresses or container.pod_uid or container.base or container.moved
+        return bool(container.pid and container.netns not in (0, self._host) and not told)
+
     def is_known(self, namespace: int) -> bool:
         """Return whether a network namespace is the host's or a container's."""
         return namespace == self._host or namespace in self._namespaces._holdings
@@ -182,12 +252,11 @@ class Endpoints:
         now = self._now()
         changed = min(container.addressed or now, now)
         first = not any(key[0] == "address" for key in held.holdings)
-        wanted = dict(_wanted(container))
-        if held.assumed and not container.netns:
-            wanted |= {key: each for key, each in held.holdings.items() if key[0] == "namespace"}
+        identity, wanted = _identity(container), self._wanted(held, container)
         altered = container.name != held.container.name
         held.container = container
         for key in [key for key in held.holdings if key not in wanted]:
+            self._learned.pop((identity, str(key[1])), None)
             self._history(key[0]).end(key[1], held.holdings.pop(key), changed)
             self.since = max(self.since, changed)
             altered = True
@@ -206,12 +275,26 @@ class Endpoints:
         if altered:
             self.version += 1
 
+    def _wanted(self, held: _Held, container: Container) -> dict[tuple[str, object], Holding]:
+        """Return what a running container has: what is told of it, and what was seen."""
+        wanted, kept = dict(_told(container)), []
+        if held.assumed and not container.netns:
+            kept.append("namespace")
+        self._learners.pop(_identity(container), None)
+        if self._learns(container):
+            self._learners[_identity(container)] = container.netns
+            if container.netns == held.container.netns:
+                kept.append("learned")
+        return wanted | {key: each for key, each in held.holdings.items() if key[0] in kept}
+
     def _end(self, identity: Identity, held: _Held, moment: int = 0) -> None:
         """Note that a container has ended, at the `moment` that its runtime tells or now."""
         now = self._now()
         held.ended = now = moment if held.began < moment < now else now
+        self._learners.pop(identity, None)
         for (history, key), holding in held.holdings.items():
             self._history(history).end(key, holding, now)
+            self._learned.pop((identity, str(key)), None)
         if held.holdings:
             self.version += 1
             self.since = max(self.since, now)
@@ -222,6 +305,7 @@ class Endpoints:
     def _history(self, name: str) -> History[object]:
         histories: dict[str, History[object]] = {
             "address": self._addresses,  # type: ignore[dict-item]
+            "learned": self._addresses,  # type: ignore[dict-item]
             "port": self._published,  # type: ignore[dict-item]
             "namespace": self._namespaces,  # type: ignore[dict-item]
             "joined": self._joined,  # type: ignore[dict-item]
@@ -231,6 +315,13 @@ class Endpoints:
     def _holders(self, address: str, namespace: int, moment: int) -> Sequence[Holding]:
         """Return who has an address, as seen from a network namespace."""
         holders = self._addresses.at(address, moment)
+        if any(each.learned for each in holders):
+            attached = self._is_attached(address, namespace, moment)
+            holders = [
+                each
+                for each in holders
+                if attached or not each.learned or each.container.netns == namespace
+            ]
         if not holders or namespace == self._host:
             return [each for each in holders if not each.container.base]
         clients = self._tenants(namespace, moment)
@@ -245,6 +336,22 @@ class Endpoints:
                 and (not each.network or not networks or each.network in networks)
             )
         ]
+
+    def _is_attached(self, address: str, namespace: int, moment: int) -> bool:
+        """Return whether a learned address leads to its container from a network namespace.
+
+        It does from the host's if the host is on that network, and from that of a container which
+        was seen to be on such a network itself.
+        """
+        if self._asked_at != self.version or len(self._on_link) >= CACHED:
+            self._on_link.clear()
+            self._asked_at = self.version
+        if address not in self._on_link:
+            self._on_link[address] = self._is_on_link(address)
+        if namespace == self._host or not self._on_link[address]:
+            return self._on_link[address]
+        clients = (self._held.get(_identity(each)) for each in self._tenants(namespace, moment))
+        return any(key[0] == "learned" for held in clients if held for key in held.holdings)
 
     def _may_publish(self, address: str, namespace: int, moment: int) -> bool:
         """Return whether engines publish ports on an address, as seen from a network namespace."""
@@ -331,8 +438,16 @@ class Endpoints:
         return known
 
 
-def _wanted(container: Container) -> Iterator[tuple[tuple[str, object], Holding]]:
-    """Yield what a running container has: the history and the key, and the holding."""
+def _is_usual(address: str) -> bool:
+    """Return whether an address can be told from those of other network namespaces."""
+    found = ip_address(address)
+    return not (
+        found.is_loopback or found.is_unspecified or found.is_link_local or found.is_multicast
+    )
+
+
+def _told(container: Container) -> Iterator[tuple[tuple[str, object], Holding]]:
+    """Yield what is told of a running container: the history and the key, and the holding."""
     for address, network in zip_longest(container.addresses, container.networks, fillvalue=""):
         if address and not (ip_address(address).is_loopback or ip_address(address).is_unspecified):
             yield ("address", address), Holding(container, 0, network=network)

@@ -31,6 +31,8 @@ class Holding:
     """The network that an address is of; empty where it is not known."""
     port: int = 0
     """The port of the container's that a published port leads to."""
+    learned: bool = False
+    """Whether an address was seen to be used, not told."""
 
 
 class History(Generic[Key]):
@@ -59,6 +61,11 @@ class History(Generic[Key]):
             self._forget(key, ended[0])
         if len(self._former) > FORMER:
             self._forget(*self._former.popleft())
+
+    def latest_end(self, key: Key) -> int:
+        """Return when the last of a key's holdings that have ended did, 0 if none has."""
+        ends = (each.end for each in self._holdings.get(key, ()))
+        return max((end for end in ends if end != FOREVER), default=0)
 
     def _forget(self, key: Key, holding: Holding) -> None:
         left = [each for each in self._holdings.get(key, ()) if each is not holding]

@@ -317,7 +317,11 @@ class Index:
                 container = sources.without_network(container)
             if change.kind != "removed" and self._lookup.is_taken(user, key_of(container)):
                 return []
-            change = Change(change.kind, self._strays.looked_up(container, user))
+            container = self._strays.looked_up(container, user)
+            if user == ROOT and container.running and container.pid and not container.netns:
+                netns = processes.network_namespace(container.pid, container.id)
+                container = replace(container, netns=netns)
+            change = Change(change.kind, container)
         changes = self._registries[user].apply(source, change)
         strayed = [self._strays.take_in(user, each.container) for each in changes]
         if changes or any(strayed):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_address
 
 from ig import monitor
 
@@ -92,6 +94,19 @@ def network_namespace(pid: int, identifier: str, file: str = "") -> int:
     if pid and identifier in monitor.read(pid, "cgroup"):
         return monitor.namespace(pid, "net")
     return 0
+
+
+def has_address(pid: int, address: str) -> bool:
+    """Return whether an address is one of a process's network namespace.
+
+    A socket may have another: bound by IP_FREEBIND, or accepted by a transparent proxy.
+    """
+    if ":" in address:
+        digits = ip_address(address).packed.hex()
+        lines = monitor.read(pid, "net/if_inet6").splitlines()
+        return any(line.startswith(digits) for line in lines)
+    local = rf"\|-- {re.escape(address)}\n(?: +/\d+ .*\n)*? +/32 host LOCAL$"
+    return re.search(local, monitor.read(pid, "net/fib_trie"), re.MULTILINE) is not None
 
 
 def other_network(pid: int) -> int:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +20,8 @@ import pytest
 from tests.host.engine import POD, POD_NAME, Engine
 from tests.host.namespace import Namespace, Program
 from tests.host.reports import Report
+from tests.host.runtime_drivers import ContainerdEngine
+from tests.host.runtimes import IMAGE, archive, unmount
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
 
@@ -112,6 +114,61 @@ def test_an_inner_engines_addresses_and_ports_are_its_containers_only_there(
     found = [(event["netns_id"], end(event, "dst")) for event in tracer.wait_for(ours, 4)]
     named, raw = ("container", "", "db"), ("raw", "", "")
     assert found == [(namespace.inode, named)] * 2 + [(here.inode, raw)] * 2
+
+
+@pytest.fixture
+def containerd(tmp_path: Path) -> Iterator[ContainerdEngine]:
+    engine = ContainerdEngine(tmp_path)
+    engine.server.start()
+    try:
+        engine.load(archive(tmp_path))
+        yield engine
+    finally:
+        engine.server.stop()
+        unmount(tmp_path)
+
+
+def test_an_address_that_no_runtime_tells_is_learned_from_sockets(
+    start_ig: Start, new_namespace: Callable[[], Namespace], containerd: ContainerdEngine
+) -> None:
+    here, elsewhere = Namespace.of(os.getpid()), new_namespace()
+    inside = {"server": new_namespace(), "client": new_namespace()}
+    addresses = {}
+    for network, (name, namespace) in zip(("203.0.113", "198.18.77"), inside.items(), strict=True):
+        gateway, addresses[name] = here.link(namespace, network)
+        namespace.ip("route", "add", "default", "via", gateway)
+    address, port = addresses["server"], 7120
+    elsewhere.ip("addr", "add", f"{address}/32", "dev", "lo")
+    words = ("-r", "containerd", "--containerd-socketpath", containerd.socket, "-o", "json")
+    tracer = start_ig("trace", "tcp", "--host", *words)
+    httpd = ("/bin/busybox", "httpd", "-f", "-p", str(port))
+    # The host need not forward it: the attempt is told once it is given up.
+    attempt = f"/bin/busybox timeout 1 /bin/busybox nc {address} {port} < /dev/null"
+
+    def run(name: str, *command: str) -> None:
+        shared = ("--with-ns", f"network:{inside[name].path}")
+        containerd.call("run", "-d", *shared, IMAGE, name, *command)
+
+    def named() -> set[tuple[int, str]]:
+        """Return where the address was connected to, and whose it was said to be."""
+        told = [event for event in tracer.events if event["dst"]["addr"] == address]
+        return {(event["netns_id"], end(event, "dst")[2]) for event in told}
+
+    def known_to_host() -> bool:
+        here.connect(address, port)
+        return (here.inode, "server") in named()
+
+    wanted = {(inside["client"].inode, "server"), (elsewhere.inode, "")}
+    try:
+        run("server", *httpd)
+        run("client", "/bin/busybox", "sh", "-c", f"while true; do {attempt}; done")
+        until(known_to_host, "the address to be the server's")
+        elsewhere.connect(address, port)
+        until(lambda: named() >= wanted, "the client to know it too")
+    finally:
+        containerd.remove("client")
+        containerd.remove("server")
+    assert (elsewhere.inode, "server") not in named()
 
 
 def test_an_address_that_moves_is_whose_it_is(ig: Start, engine: Engine) -> None:

@@ -47,7 +47,7 @@ CLOCK = Clock()
 
 def endpoints(*containers: Container) -> Endpoints:
     CLOCK.now = 1000 * SECOND
-    found = Endpoints(HOST, CLOCK)
+    found = Endpoints(HOST, lambda address: address.startswith("10.4."), CLOCK)
     for container in containers:
         found.told(Change("exists", container))
     return found
@@ -122,6 +122,115 @@ def test_a_container_within_a_container_is_where_it_was_seen() -> None:
     assert found.assume(outside, 77)
     assert found.find("172.17.0.2", 80, 77) == inner
     assert not found.assume(replace(outside, nested="e" * 64), 78)
+
+
+BOX = Container(A, "box", "containerd", running=True, pid=7, started=10 * SECOND, netns=10)
+JOB = replace(BOX, id=B, name="job", pid=8, netns=20)
+
+
+@pytest.fixture
+def addresses(monkeypatch: pytest.MonkeyPatch) -> dict[int, set[str]]:
+    """Set what addresses the kernel says that processes have; the host is on 10.4.0.0/16."""
+    found: dict[int, set[str]] = {7: {"10.4.0.7", "10.8.0.7"}, 8: {"10.4.0.8"}}
+    has = "ig.containers.processes.has_address"
+    monkeypatch.setattr(has, lambda pid, address: address in found.get(pid, ()))
+    return found
+
+
+@pytest.mark.usefixtures("addresses")
+def test_an_address_that_nobody_tells_is_learned_where_it_leads() -> None:
+    docker = replace(CLIENT, id="d" * 64, netns=40)
+    found = endpoints(BOX, JOB, docker)
+    assert found.learning() == {10, 20}
+    for address in ("10.4.0.7", "10.8.0.7", "10.4.0.9", "127.0.0.1", "0.0.0.0", "fe80::7"):
+        found.learn(BOX, BOX.netns, address)
+    assert found.find("10.4.0.7", 80, HOST) == BOX
+    assert found.find("10.4.0.7", 80, BOX.netns) == BOX
+    assert found.find("10.4.0.7", 80, JOB.netns) is None  # nor is it seen on such a network
+    found.learn(JOB, JOB.netns, "10.4.0.8")
+    assert found.find("10.4.0.7", 80, JOB.netns) == BOX
+    for elsewhere in (docker.netns, STRANGE):
+        assert found.find("10.4.0.7", 80, elsewhere) is None
+    # A network that the host is not attached to, such as one of its own, or a VPN.
+    assert found.find("10.8.0.7", 80, HOST) is None
+    assert found.find("10.8.0.7", 80, JOB.netns) is None
+    assert found.find("10.8.0.7", 80, BOX.netns) == BOX
+    for other in ("10.4.0.9", "127.0.0.1", "fe80::7"):
+        assert found.find(other, 80, BOX.netns) is None
+
+
+@pytest.mark.usefixtures("addresses")
+def test_an_address_is_learned_only_in_a_containers_own_namespace() -> None:
+    shared = replace(BOX, netns=HOST)
+    of_a_user = replace(BOX, id=C, netns=0)
+    told = replace(WEB, id="d" * 64, netns=50)
+    pod = replace(BOX, id="e" * 64, netns=60, pod_uid="u")
+    found = endpoints(shared, of_a_user, JOB, told, pod)
+    assert found.learning() == {JOB.netns}
+    found.assume(of_a_user, 30)
+    for owner, namespace in (
+        (shared, HOST), (of_a_user, 30), (told, 50), (pod, 60), (JOB, STRANGE), (JOB, HOST),
+    ):  # fmt: skip
+        found.learn(owner, namespace, "10.4.0.7")
+    assert found.find("10.4.0.7", 80, HOST) is None
+
+
+def test_an_address_that_is_learned_of_two_is_nobodys(addresses: dict[int, set[str]]) -> None:
+    found = endpoints(BOX, JOB)
+    addresses[8].add("10.4.0.7")
+    found.learn(BOX, BOX.netns, "10.4.0.7")
+    found.learn(JOB, JOB.netns, "10.4.0.7")
+    assert found.find("10.4.0.7", 80, HOST) is None
+    found.told(Change("exited", replace(JOB, running=False)))
+    assert found.find("10.4.0.7", 80, HOST) == BOX
+
+
+def test_a_learned_address_is_whose_it_was_at_the_time(addresses: dict[int, set[str]]) -> None:
+    found = endpoints(BOX)
+    found.learn(BOX, BOX.netns, "10.4.0.7")
+    assert found.find("10.4.0.7", 80, HOST, 9 * SECOND) is None
+    assert found.find("10.4.0.7", 80, HOST, 11 * SECOND) == BOX
+    found.told(Change("updated", replace(BOX, image="image")))
+    found.told(Change("exited", replace(BOX, running=False)))
+    assert found.find("10.4.0.7", 80, HOST) is None
+    assert found.find("10.4.0.7", 80, HOST, 999 * SECOND) is not None
+    CLOCK.now = 1010 * SECOND
+    addresses[8].add("10.4.0.7")
+    early = replace(JOB, started=20 * SECOND)  # another had it until 1,000 s
+    found.told(Change("exists", early))
+    found.learn(early, early.netns, "10.4.0.7")
+    assert found.find("10.4.0.7", 80, HOST) == early
+    assert found.find("10.4.0.7", 80, HOST, 30 * SECOND) == replace(BOX, image="image")
+    found.told(Change("updated", replace(early, addresses=("10.4.0.8",))))
+    assert found.find("10.4.0.7", 80, HOST) is None
+    assert found.find("10.4.0.8", 80, HOST) is not None
+
+
+@pytest.mark.usefixtures("addresses")
+def test_a_learned_address_of_several_is_whoever_listens() -> None:
+    beside = replace(BOX, id=C, name="beside", pid=9)
+    found = endpoints(BOX, beside)
+    found.learn(BOX, BOX.netns, "10.4.0.7")
+    assert found.find("10.4.0.7", 80, HOST) is None
+    found.listens(beside, BOX.netns, 80)
+    assert found.find("10.4.0.7", 80, HOST) == beside
+
+
+def test_memory_stays_bounded_over_many_learned_addresses(addresses: dict[int, set[str]]) -> None:
+    found = endpoints(BOX)
+    for number in range(1000):
+        addresses[7].add(address := f"10.4.{number >> 8}.{number & 255}")
+        found.learn(BOX, BOX.netns, address)
+    assert len(found._learned) == module.ATTEMPTS
+    for number in range(module.LEARNED):
+        each = replace(BOX, id=f"{number:064x}", pid=100 + number, netns=100 + number)
+        found.told(Change("exists", each))
+        addresses[each.pid] = {f"10.4.{number >> 8}.{number & 255}"}
+        found.learn(each, each.netns, *addresses[each.pid])
+    assert len(found._learned) == module.LEARNED
+    whose = found.find("10.4.0.5", 80, HOST)
+    assert whose is not None
+    assert whose.pid == 105
 
 
 def test_a_container_that_acts_before_its_runtime_answers_is_where_it_was_seen() -> None:
