@@ -103,7 +103,9 @@ def test_details_of_a_container_that_starts_are_asked_for(docker: DockerEngine) 
         docker.run("asked")
         try:
             # This engine has no bridge, so the pid is what shows that it was asked.
-            assert following.expect("updated", "asked").pid > 0
+            following.until(
+                lambda change: change.container.name == "asked" and change.container.pid > 0
+            )
         finally:
             docker.remove("asked")
 
