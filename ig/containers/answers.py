@@ -7,8 +7,6 @@ from datetime import datetime, timezone
 from ipaddress import ip_address
 from typing import Any
 
-from ig.containers.container import Container
-
 NAME_LENGTH = 256
 LABELS = 256
 LABEL_LENGTH = 4096
@@ -16,7 +14,7 @@ ADDRESSES = 64
 PORTS = 1024
 NAMESPACES = 256
 CONTAINERS = 65536
-"""How many containers one runtime is believed to have."""
+"""How many containers all runtimes together are believed to have."""
 
 
 def text(value: object, limit: int = NAME_LENGTH) -> str:
@@ -90,10 +88,10 @@ def pod(found: Mapping[str, str], sandbox: bool) -> dict[str, Any]:
     itself whether it is a pod's pause container.
     """
     return {
-        "pod_namespace": found.get("io.kubernetes.pod.namespace", ""),
-        "pod_name": found.get("io.kubernetes.pod.name", ""),
-        "pod_container": "" if sandbox else found.get("io.kubernetes.container.name", ""),
-        "pod_uid": found.get("io.kubernetes.pod.uid", ""),
+        "pod_namespace": text(found.get("io.kubernetes.pod.namespace")),
+        "pod_name": text(found.get("io.kubernetes.pod.name")),
+        "pod_container": "" if sandbox else text(found.get("io.kubernetes.container.name")),
+        "pod_uid": text(found.get("io.kubernetes.pod.uid")),
         "sandbox": sandbox,
     }
 
@@ -114,9 +112,3 @@ def dockers_pod(name: str, found: Mapping[str, str]) -> dict[str, Any]:
     if prefix != "k8s" or len(parts) < 5 or parts[:4] != given:
         return pod({}, sandbox=False)
     return pod(found, sandbox)
-
-
-def bounded(seen: dict[Any, Container]) -> None:
-    """Forget the oldest when a runtime tells of more containers than a host can have."""
-    while len(seen) > CONTAINERS:
-        del seen[next(iter(seen))]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from ig.containers import answers, cri, processes
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
 from ig.containers.grpc_api import PATIENCE, Connection, Metadata, connected, unavailable
+from ig.containers.seen import MOST, Seen
 from ig.errors import RuntimeUnavailable
 
 NAME = "containerd"
@@ -33,9 +35,6 @@ _TOPICS = (
 )
 
 
-Key = tuple[str, str]
-
-
 class Containerd:
     """containerd: the `Runtime` at the given socket, of one namespace or all."""
 
@@ -48,7 +47,7 @@ class Containerd:
         self._namespace = namespace
         self._stream: Any = None
         self._stopped = False
-        self._seen: dict[Key, Container] = {}
+        self._seen = Seen(NAME)
 
     def watch(self, stopped: Callable[[], bool]) -> Iterator[Change]:
         """Yield the containers, then their changes: see `Runtime.watch`."""
@@ -127,22 +126,24 @@ class Containerd:
         from ig.containers.messages import containerd_pb2 as messages
 
         self._seen.clear()
-        found = connection.ask(
-            f"{_SERVICES}.namespaces.v1.Namespaces/List",
-            messages.Empty(),
-            messages.ListNamespacesResponse,
-        ).namespaces
-        names = [each.name for each in found][: answers.NAMESPACES]
+        found = connection.ask_items(
+            f"{_SERVICES}.namespaces.v1.Namespaces/List", messages.Empty(), messages.Namespace
+        )
+        names = [answers.text(each.name) for each in islice(found, answers.NAMESPACES)]
         self.namespaces = {self._namespace} if self._namespace else set(names)
         for namespace in [self._namespace] if self._namespace else names:
-            tasks = connection.ask(
+            tasks = connection.ask_items(
                 f"{_SERVICES}.tasks.v1.Tasks/List",
                 messages.Empty(),
-                messages.ListTasksResponse,
+                messages.Process,
                 _in(namespace),
-            ).tasks
+            )
             # Some versions fill only one of a task's two ids.
-            pids = {each.container_id or each.id: each.pid for each in tasks if _runs(each)}
+            pids = {
+                answers.text(each.container_id or each.id): each.pid
+                for each in islice(tasks, MOST)
+                if _runs(each)
+            }
             stream = connection.stream(
                 f"{_SERVICES}.containers.v1.Containers/ListStream",
                 messages.Empty(),
@@ -150,17 +151,19 @@ class Containerd:
                 _in(namespace),
                 PATIENCE,
             )
-            for message in stream:
+            for message in islice(stream, MOST):
                 pid = pids.get(message.container.id, 0)
                 container = container_of(namespace, message.container)
-                yield self._note("exists", replace(container, running=pid > 0, pid=pid))
+                found_one = replace(container, running=pid > 0, pid=pid)
+                yield from self._seen.noted(Change("exists", found_one))
+            stream.cancel()
 
     def _told(self, connection: Connection, stream: Any) -> Iterator[Change]:
         for envelope in stream:
             if not self._namespace or envelope.namespace == self._namespace:
                 change = self._change(connection, envelope)
                 if change is not None:
-                    yield change
+                    yield from self._seen.noted(change)
 
     def _change(self, connection: Connection, envelope: Any) -> Change | None:
         from google.protobuf.message import DecodeError
@@ -176,7 +179,7 @@ class Containerd:
                 return self._described(connection, scope, identifier, envelope.topic)
             if envelope.topic == "/containers/delete":
                 identifier = messages.ContainerEvent.FromString(content).id
-                return self._note("removed", self._known(scope, identifier))
+                return Change("removed", self._known(scope, identifier))
             if envelope.topic == "/tasks/start":
                 start = messages.TaskStart.FromString(content)
                 running = replace(
@@ -185,12 +188,12 @@ class Containerd:
                     pid=start.pid,
                     started=max(0, envelope.timestamp.ToNanoseconds()),
                 )
-                return self._note("started", running)
+                return Change("started", running)
             if envelope.topic == "/tasks/exit":
                 end = messages.TaskExit.FromString(content)
                 if end.id == end.container_id:  # else it is the end of an exec
                     known = self._known(scope, end.container_id)
-                    return self._note("exited", replace(known, running=False, pid=0, started=0))
+                    return Change("exited", replace(known, running=False, pid=0, started=0))
         except DecodeError:
             pass
         return None
@@ -216,21 +219,12 @@ class Containerd:
                 started=known.started,
             )
         if topic == "/containers/create":
-            return self._note("created", container)
-        return self._note("updated" if container.name == known.name else "renamed", container)
+            return Change("created", container)
+        return Change("updated" if container.name == known.name else "renamed", container)
 
     def _known(self, scope: str, identifier: str) -> Container:
-        found = self._seen.get((scope, identifier))
+        found = self._seen.get(answers.text(identifier), scope)
         return found or _nameless(scope, answers.text(identifier))
-
-    def _note(self, kind: str, container: Container) -> Change:
-        key = (container.scope, container.id)
-        if kind == "removed":
-            self._seen.pop(key, None)
-        else:
-            self._seen[key] = container
-            answers.bounded(self._seen)
-        return Change(kind, container)
 
 
 def container_of(scope: str, record: Any) -> Container:

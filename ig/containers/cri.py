@@ -9,12 +9,14 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from ig.containers import answers, processes
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
 from ig.containers.grpc_api import Connection, connected
+from ig.containers.seen import MOST, Seen
 
 NAME = "cri-o"
 SOCKET = "/run/crio/crio.sock"
@@ -158,19 +160,23 @@ def _listed(connection: Connection, runtime: str) -> dict[str, Container]:
     from ig.containers.messages import cri_pb2 as messages
 
     nothing = messages.Empty()
-    pods = connection.ask(
-        f"{_SERVICE}/ListPodSandbox", nothing, messages.ListPodSandboxResponse
-    ).items
-    containers = connection.ask(
-        f"{_SERVICE}/ListContainers", nothing, messages.ListContainersResponse
-    ).containers
-    by_id = {pod.id: pod for pod in pods[: answers.CONTAINERS]}
-    found = [_pause(pod, runtime) for pod in by_id.values()]
-    found += (
-        _container(record, by_id.get(record.pod_sandbox_id), runtime)
-        for record in containers[: answers.CONTAINERS]
-    )
-    return {container.id: container for container in found if ID.match(container.id)}
+    pods = connection.ask_items(f"{_SERVICE}/ListPodSandbox", nothing, messages.PodSandbox)
+    seen, found = Seen(runtime), dict[str, Container]()
+    for pod in islice(pods, MOST):
+        _note(seen, found, _pause(pod, runtime))
+    containers = connection.ask_items(f"{_SERVICE}/ListContainers", nothing, messages.Container)
+    for record in islice(containers, MOST):
+        _note(seen, found, _container(record, found.get(record.pod_sandbox_id), runtime))
+    return found
+
+
+def _note(seen: Seen, found: dict[str, Container], container: Container) -> None:
+    if ID.match(container.id):
+        for change in seen.noted(Change("exists", container)):
+            if change.kind == "removed":
+                found.pop(change.container.id, None)
+            else:
+                found[container.id] = change.container
 
 
 def _pause(pod: Any, runtime: str) -> Container:
@@ -181,11 +187,13 @@ def _pause(pod: Any, runtime: str) -> Container:
         running=pod.state == _READY,
         labels=answers.labels(pod.labels),
         sandbox=True,
-        **_pod(pod),
+        pod_namespace=answers.text(pod.metadata.namespace),
+        pod_name=answers.text(pod.metadata.name),
+        pod_uid=answers.text(pod.metadata.uid),
     )
 
 
-def _container(record: Any, pod: Any, runtime: str) -> Container:
+def _container(record: Any, pod: Container | None, runtime: str) -> Container:
     name = answers.text(record.metadata.name)
     image = record.image.user_specified_image or record.image.image or record.image_ref
     labels = answers.labels(record.labels)
@@ -201,11 +209,11 @@ def _container(record: Any, pod: Any, runtime: str) -> Container:
     )
 
 
-def _pod(pod: Any) -> dict[str, Any]:
+def _pod(pod: Container) -> dict[str, Any]:
     return {
-        "pod_namespace": answers.text(pod.metadata.namespace),
-        "pod_name": answers.text(pod.metadata.name),
-        "pod_uid": answers.text(pod.metadata.uid),
+        "pod_namespace": pod.pod_namespace,
+        "pod_name": pod.pod_name,
+        "pod_uid": pod.pod_uid,
     }
 
 

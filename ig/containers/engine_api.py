@@ -15,8 +15,9 @@ from itertools import islice
 
 from ig.containers import answers, engine_http
 from ig.containers.container import Change, Container
-from ig.containers.engine_records import MOST, MOVES, Seen, detailed, listed, told
+from ig.containers.engine_records import MOVES, detailed, listed, told
 from ig.containers.json_items import decoded, items, lines
+from ig.containers.seen import MOST, Seen
 from ig.errors import RuntimeUnavailable
 
 PATIENCE = 5
@@ -86,7 +87,7 @@ class Engine:
             for record in islice(self._records(reply), MOST):
                 container = listed(self.name, record)
                 if container is not None:
-                    yield from self._noted(Change("exists", container))
+                    yield from self._seen.noted(Change("exists", container))
 
     def _records(self, reply: HTTPResponse) -> Iterator[object]:
         size = 0
@@ -110,16 +111,7 @@ class Engine:
                 return
             change = told(event, self._seen)
             if change is not None:
-                yield from self._noted(change)
-
-    def _noted(self, change: Change) -> Iterator[Change]:
-        """Yield the change, and the removal of containers that are too many."""
-        if change.kind == "removed":
-            self._seen.forget(change.container)
-            yield change
-            return
-        yield Change(change.kind, self._seen.note(change.container))
-        yield from (Change("removed", each) for each in self._seen.excess())
+                yield from self._seen.noted(change)
 
     def _events(self, stream: HTTPResponse) -> Iterator[object]:
         def read() -> bytes:

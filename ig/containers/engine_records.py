@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ig.containers import answers, processes
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
-
-MOST = 16384
-"""How many containers one engine is believed to have."""
-_LABELS = 8 << 10
-_ALL = 32 << 20
-"""Bytes of memory: of one container's labels, and of all that one engine told."""
+from ig.containers.seen import Seen
 
 KINDS = {
     "create": "created",
@@ -35,93 +27,6 @@ MOVES = ("connect", "disconnect")
 _NOT_LABELS = frozenset(
     ("name", "image", "oldName", "exitCode", "execDuration", "containerExitCode", "podId")
 )
-
-
-class Seen:
-    """The containers that one engine told of, within bounds of number and memory."""
-
-    def __init__(self, runtime: str) -> None:
-        self.runtime = runtime
-        self._known: OrderedDict[str, Container] = OrderedDict()
-        self._sizes: dict[str, int] = {}
-        self._size = 0
-        # A thread follows the engine while another asks for details.
-        self._lock = threading.Lock()
-
-    def get(self, identifier: str) -> Container | None:
-        """Return the container as it was noted last."""
-        return self._known.get(identifier)
-
-    def note(self, container: Container) -> Container:
-        """Remember the container, and return it as `fitted` does."""
-        self._known[container.id] = container
-        self._known.move_to_end(container.id)
-        self._known[container.id] = container = self.fitted(container)
-        return container
-
-    def fitted(self, container: Container) -> Container:
-        """Return the container without what there is no room for: labels, or all but its names."""
-        container = replace(container, labels=_fitting(container.labels))
-        with self._lock:
-            others = self._size - self._sizes.get(container.id, 0)
-            size = _size(container)
-            if others + size > _ALL:
-                container = replace(
-                    container, image="", labels={}, addresses=(), networks=(), ports=()
-                )
-                size = _size(container)
-            if container.id in self._known:
-                self._sizes[container.id] = size
-                self._size = others + size
-        return container
-
-    def forget(self, container: Container) -> None:
-        """Forget a container that is gone."""
-        self._known.pop(container.id, None)
-        with self._lock:
-            self._size -= self._sizes.pop(container.id, 0)
-
-    def excess(self) -> Iterator[Container]:
-        """Forget and yield the oldest of more containers than an engine can have."""
-        while len(self._known) > MOST:
-            oldest = next(iter(self._known.values()))
-            self.forget(oldest)
-            yield oldest
-
-    def clear(self) -> None:
-        """Forget all: the engine tells anew what it has."""
-        self._known.clear()
-        with self._lock:
-            self._sizes.clear()
-            self._size = 0
-
-
-def _size(container: Container) -> int:
-    """Return about how many bytes of memory a container takes by what its runtime told."""
-    texts = sum(map(sys.getsizeof, (container.name, container.image)))
-    return (
-        sum(map(_label_size, container.labels.items()))
-        + texts
-        + 512 * len(container.addresses)
-        + 512 * len(container.ports)
-    )
-
-
-def _label_size(label: tuple[str, str]) -> int:
-    return sys.getsizeof(label[0]) + sys.getsizeof(label[1]) + 100
-
-
-def _fitting(labels: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the labels that there is room for, of too many the smallest ones."""
-    if sum(map(_label_size, labels.items())) <= _LABELS:
-        return labels
-    found, size = {}, 0
-    for label in sorted(labels.items(), key=_label_size):
-        size += _label_size(label)
-        if size > _LABELS:
-            break
-        found[label[0]] = label[1]
-    return found
 
 
 def listed(runtime: str, record: object) -> Container | None:

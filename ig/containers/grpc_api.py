@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,13 @@ PATIENCE = 10.0
 """Seconds that an answer may take."""
 BRIEF = 2.0
 """The same, while events wait."""
-LARGEST_MESSAGE = 32 << 20
-"""Bytes. The list of 1,000 containers with many labels is 4 MB."""
+LARGEST_MESSAGE = 16 << 20
+"""Bytes, as the kubelet takes them. The list of 1,000 containers with many labels is 4 MB."""
+LARGEST_RECORD = 1 << 20
+"""Bytes of what is decoded at once: decoded, it may take thirty times the room."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+"""Wire types of https://protobuf.dev/programming-guides/encoding."""
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -38,9 +43,22 @@ class Connection:
         call = self._channel.unary_unary(
             method,
             request_serializer=type(request).SerializeToString,
-            response_deserializer=answer.FromString,
+            response_deserializer=_decoder(answer),
         )
         return call(request, timeout=timeout, metadata=metadata)
+
+    def ask_items(
+        self, method: str, request: Any, item: Any, metadata: Metadata = ()
+    ) -> Iterator[Any]:
+        """Yield the items of an answer that is a list: messages of the class `item`, in field 1.
+
+        They are decoded one by one, since a list may have millions; those of more than
+        `LARGEST_RECORD` are left out. Raises ValueError for what is no such list.
+        """
+        call = self._channel.unary_unary(method, request_serializer=type(request).SerializeToString)
+        for content in _items(call(request, timeout=PATIENCE, metadata=metadata)):
+            if len(content) <= LARGEST_RECORD:
+                yield item.FromString(content)
 
     def ask_briefly(self, method: str, request: Any, answer: Any, metadata: Metadata) -> Any:
         """Give the answer, or None if it is an error or does not come soon: events wait."""
@@ -59,13 +77,59 @@ class Connection:
         metadata: Metadata = (),
         timeout: float | None = None,
     ) -> Any:
-        """Give a stream of messages of the class `answer`: an iterator that can be cancelled."""
+        """Return a stream of messages of the class `answer`: an iterator that can be cancelled.
+
+        An empty one stands for a message of more than `LARGEST_RECORD`.
+        """
         call = self._channel.unary_stream(
             method,
             request_serializer=type(request).SerializeToString,
-            response_deserializer=answer.FromString,
+            response_deserializer=lambda content: answer.FromString(
+                content if len(content) <= LARGEST_RECORD else b""
+            ),
         )
         return call(request, timeout=timeout, metadata=metadata)
+
+
+def _decoder(answer: Any) -> Callable[[bytes], Any]:
+    def decoded(content: bytes) -> Any:
+        if len(content) > LARGEST_RECORD:
+            raise ValueError("an answer that is too large")
+        return answer.FromString(content)
+
+    return decoded
+
+
+def _items(content: bytes) -> Iterator[bytes]:
+    """Yield what field 1 of an encoded message has, each time that it comes."""
+    place = 0
+    while place < len(content):
+        tag, place = _varint(content, place)
+        kind, size = tag & 7, 0
+        if kind == _VARINT:
+            _, place = _varint(content, place)
+        elif kind == _BYTES:
+            size, place = _varint(content, place)
+        elif kind in (_FIXED64, _FIXED32):
+            size = 8 if kind == _FIXED64 else 4
+        else:
+            raise ValueError("no message")
+        if place + size > len(content):
+            raise ValueError("no message")
+        if tag == (1 << 3 | _BYTES):
+            yield content[place : place + size]
+        place += size
+
+
+def _varint(content: bytes, place: int) -> tuple[int, int]:
+    """Return the number that is encoded at a place, and the place behind it."""
+    number = shift = 0
+    while place < len(content) and shift < 64:
+        byte = content[place]
+        place, number, shift = place + 1, number | (byte & 0x7F) << shift, shift + 7
+        if byte < 0x80:
+            return number, place
+    raise ValueError("no message")
 
 
 @contextmanager
@@ -79,10 +143,13 @@ def connected(runtime: str, socket: str) -> Iterator[Connection]:
     # gRPC's own talk on stderr would stand between the lines of ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc
+    from google.protobuf.message import DecodeError
 
     options = (
         ("grpc.max_receive_message_length", LARGEST_MESSAGE),
         ("grpc.enable_http_proxy", 0),
+        # Keep windows small: else gRPC buffers what a fast runtime sends ahead of its reader.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.default_authority", "localhost"),
     )
     try:
@@ -91,8 +158,8 @@ def connected(runtime: str, socket: str) -> Iterator[Connection]:
     except grpc.RpcError as error:
         code = error.code().name.lower().replace("_", " ") if hasattr(error, "code") else ""
         raise unavailable(runtime, socket, code or "the call failed") from error
-    except ValueError as error:
-        # What it told cannot be sent back, such as a namespace with a line break.
+    except (ValueError, DecodeError) as error:
+        # It is no message, or what it told cannot be sent back, such as a line break.
         raise unavailable(runtime, socket, "its answer makes no sense") from error
 
 

@@ -12,13 +12,18 @@ import subprocess
 import threading
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 import yaml
 
+from ig.containers.messages import containerd_pb2, cri_pb2
 from ig.kernel.mounts import mounts
 from tests.host.namespace import Namespace, program
 from tests.host.tracer import IG, Tracer
@@ -133,11 +138,16 @@ def liar(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 
 def traces_all_the_same(
-    start_ig: Start, namespace: Namespace, *options: object, **more: object
+    start_ig: Start,
+    namespace: Namespace,
+    *options: object,
+    until_true: Callable[[], bool] = lambda: True,
+    **more: object,
 ) -> str:
     """Trace a connect as ever, in bounded memory, and give what was said on stderr."""
     only = ("-F", f"netns=={namespace.inode}")
     tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json", *only, *options, **more)
+    until(until_true, "enough answers")
     namespace.connect(*NOBODY)
     (event,) = tracer.wait_for(lambda _: True)
     status = Path(f"/proc/{tracer.process.pid}/status").read_text()
@@ -172,16 +182,20 @@ def test_no_command_takes_more_memory_for_engines_that_lie(
 ) -> None:
     for answer in HEAVY:
         path = liar(ANSWERS[answer])
-        words = [str(IG), *command, "-r", "docker", "--docker-socketpath", str(path)]
-        done = subprocess.run(
-            ["/usr/bin/python3", "-I", "-c", MEASURED, *words],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=True,
-        )
-        assert "Traceback" not in done.stderr
-        assert int(done.stdout.splitlines()[-1]) < MOST_MEMORY * 1024
+        assert most_memory(*command, "--docker-socketpath", path) < MOST_MEMORY
+
+
+def most_memory(*words: object) -> int:
+    """Run `ig`, and return the most memory that one of its processes took, in MB."""
+    done = subprocess.run(
+        ["/usr/bin/python3", "-I", "-c", MEASURED, str(IG), *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert "Traceback" not in done.stderr
+    return int(done.stdout.splitlines()[-1]) >> 10
 
 
 MEASURED = """
@@ -208,6 +222,170 @@ def test_a_runtime_that_lies_over_grpc_costs_names_alone(
 ) -> None:
     path = liar(ANSWERS[answer])
     traces_all_the_same(start_ig, namespace, "-r", runtime, f"--{runtime}-socketpath", path)
+
+
+Pieces = Callable[[], Iterable[bytes]]
+SILENCE: Pieces = list
+NOTHINGS = b"\n\0"
+LARGEST = 15 << 20
+"""Bytes, somewhat less than the largest message that is taken."""
+LABELS = {str(number): "y" * 4000 for number in range(200)}
+LONG = "\U0001f600" * 255
+POD = {f"io.kubernetes.pod.{key}": LONG for key in ("name", "namespace", "uid")}
+
+
+def containerds(labels: Mapping[str, str]) -> Pieces:
+    """Return what streams containers without end, with these labels."""
+    message = containerd_pb2.ContainerResponse
+    extension = "io.cri-containerd.container.metadata"
+
+    def pieces() -> Iterator[bytes]:
+        for number in itertools.count():
+            answer = message(container={"id": f"{number:064x}", "image": LONG, "labels": labels})
+            answer.container.extensions[extension].value = b"{}"
+            yield answer.SerializeToString()
+
+    return pieces
+
+
+def one(labels: Mapping[str, str]) -> Pieces:
+    return lambda: itertools.islice(containerds(labels)(), 1)
+
+
+def envelopes() -> Iterator[bytes]:
+    for number in itertools.count():
+        event = containerd_pb2.Envelope(namespace="k8s.io", topic="/containers/create")
+        content = containerd_pb2.ContainerEvent(id=f"{number:064x}")
+        event.event.value = content.SerializeToString()
+        yield event.SerializeToString()
+
+
+def sandboxes(labels: Mapping[str, str], count: int) -> Pieces:
+    items = [{"id": f"{number:064x}", "labels": labels} for number in range(count)]
+    return lambda: [cri_pb2.ListPodSandboxResponse(items=items).SerializeToString()]
+
+
+def namespaces() -> Iterable[bytes]:
+    message = containerd_pb2.ListNamespacesResponse
+    return [message(namespaces=[{"name": "k8s.io"}]).SerializeToString()]
+
+
+CONTAINERD: dict[str, dict[str, Pieces]] = {
+    "nothings": {"ListStream": lambda: itertools.repeat(NOTHINGS)},
+    "namespaces": {"Namespaces/List": lambda: [NOTHINGS * (LARGEST // 2)]},
+    "tasks": {"Tasks/List": lambda: [NOTHINGS * (LARGEST // 2)]},
+    "labels": {"ListStream": containerds(LABELS)},
+    "records": {"ListStream": containerds({"x": "y" * (2 << 20)})},
+    "names": {"ListStream": containerds({"io.cri-containerd.kind": "container", **POD})},
+    "silence": {"Namespaces/List": SILENCE},
+    "silence in between": {"ListStream": SILENCE},
+}
+CRIO: dict[str, dict[str, Pieces]] = {
+    "nothings": {"ListPodSandbox": lambda: [NOTHINGS * (LARGEST // 2)]},
+    "containers": {"ListContainers": lambda: [NOTHINGS * (LARGEST // 2)]},
+    "labels": {"ListPodSandbox": sandboxes(LABELS, 18)},
+    "small labels": {"ListPodSandbox": sandboxes(dict.fromkeys(map(str, range(20)), ""), 60_000)},
+    "too much": {"ListPodSandbox": lambda: [bytes(LARGEST * 2)]},
+    "silence": {"ListPodSandbox": SILENCE},
+    "events": {"GetContainerEvents": lambda: itertools.repeat(b"")},
+}
+
+HEAVIEST = ("names", "labels", "small labels")
+
+
+class GrpcLiar(grpc.GenericRpcHandler):
+    """A gRPC server that answers a method, called by its end, with encoded messages.
+
+    To SILENCE belongs the beginning of an answer. Other methods answer an empty message.
+    """
+
+    def __init__(self, path: Path, answers: Mapping[str, Pieces]) -> None:
+        self._answers = {
+            "Namespaces/List": namespaces,
+            "Subscribe": SILENCE,
+            "GetContainerEvents": SILENCE,
+            **answers,
+        }
+        self.asked: Counter[str] = Counter()
+        self._server = grpc.server(ThreadPoolExecutor(32), handlers=[self])
+        self._server.add_insecure_port(f"unix://{path}")
+        self._server.start()
+
+    def service(self, call: Any) -> Any:
+        found = [self._answers[end] for end in self._answers if call.method.endswith(end)]
+        pieces: Pieces = (*found, lambda: [b""])[0]
+        self.asked[call.method.rpartition("/")[2]] += 1
+        return grpc.unary_stream_rpc_method_handler(
+            lambda _, context: self._silent(context) if pieces is SILENCE else iter(pieces())
+        )
+
+    def _silent(self, context: Any) -> Iterator[bytes]:
+        ended = threading.Event()
+        if context.add_callback(ended.set):
+            context.send_initial_metadata(())
+            ended.wait()
+        yield from ()
+
+    def close(self) -> None:
+        self._server.stop(None).wait()
+
+
+@pytest.fixture
+def grpc_liar(tmp_path: Path) -> Iterator[Callable[..., tuple[GrpcLiar, Path]]]:
+    started: list[GrpcLiar] = []
+
+    def start(answers: Mapping[str, Pieces]) -> tuple[GrpcLiar, Path]:
+        path = tmp_path / f"grpc{len(started)}.sock"
+        started.append(GrpcLiar(path, answers))
+        return started[-1], path
+
+    yield start
+    for each in started:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "command", [("list-containers",), ("snapshot", "socket", "-c", "x"), ("doctor",)], ids=" ".join
+)
+def test_no_command_takes_more_memory_for_runtimes_that_lie_over_grpc(
+    grpc_liar: Callable[..., tuple[GrpcLiar, Path]], command: tuple[str, ...]
+) -> None:
+    lies = {"containerd": CONTAINERD, "crio": CRIO}
+    kinds = [(runtime, kind) for runtime in lies for kind in lies[runtime]]
+
+    def measured(case: tuple[str, str]) -> int:
+        runtime, kind = case
+        _, path = grpc_liar(lies[runtime][kind])
+        return most_memory(*command, f"--{runtime}-socketpath", path)
+
+    if command != ("list-containers",):  # they ask the same, or less
+        kinds = [each for each in kinds if each[1] in HEAVIEST]
+    with ThreadPoolExecutor(4) as several:
+        found = dict(zip(kinds, several.map(measured, kinds), strict=True))
+    assert max(found.values()) < MOST_MEMORY, found
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("containerd", {"Subscribe": envelopes, "Containers/Get": one(LABELS)}, "Get"),
+        ("crio", {**CRIO["small labels"], **CRIO["events"]}, "ListContainers"),
+    ],
+    ids=["events", "lists"],
+)
+def test_a_runtime_that_goes_on_lying_over_grpc_takes_no_more_memory(
+    start_ig: Start,
+    namespace: Namespace,
+    grpc_liar: Callable[..., tuple[GrpcLiar, Path]],
+    case: tuple[str, Mapping[str, Pieces], str],
+) -> None:
+    runtime, answers, asked = case
+    server, path = grpc_liar(answers)
+    enough = {"Get": 300, "ListContainers": 3}.get(asked, 1)
+    options = ("-r", runtime, f"--{runtime}-socketpath", path)
+    traces_all_the_same(
+        start_ig, namespace, *options, until_true=lambda: server.asked[asked] >= enough
+    )
 
 
 def test_runtimes_that_never_answer_cost_names_alone(

@@ -17,8 +17,8 @@ import pytest
 from ig.containers import engine_api
 from ig.containers.container import Change, Container
 from ig.containers.engine_api import LARGEST_RECORD, Engine
-from ig.containers.engine_records import MOST
 from ig.containers.index import Index
+from ig.containers.seen import MOST
 from ig.errors import RuntimeUnavailable
 
 ID = "a" * 64

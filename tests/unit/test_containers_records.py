@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ig.containers import answers
 from ig.containers.container import Container
-from ig.containers.engine_records import Seen, detailed, listed, told
+from ig.containers.engine_records import detailed, listed, told
+from ig.containers.seen import Seen
 
 ID = "a" * 64
 JSON = st.recursive(
