@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import pwd
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ig.columns import RESOLVE, Cache, end_columns, integer, named_end, owner_columns, peers
@@ -150,14 +153,34 @@ def _end(
     )
 
 
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+class _Users:
+    """The names of users, or their numbers where names do not come in time.
+
+    Names may come over a network, and a signal does not end the wait for that: it is done in a
+    thread. Where one did not come in time, none is looked up any more.
+    """
+
+    def __init__(self) -> None:
+        self._left = _NAMING
+        self._names: dict[int, str] = {}
+
+    def name(self, uid: int) -> str:
+        began = time.monotonic()
+        if self._left > 0:
+            thread = threading.Thread(target=self._look_up, args=(uid,), daemon=True)
+            thread.start()
+            thread.join(self._left)
+            self._left -= time.monotonic() - began
+        return self._names.get(uid, str(uid))
+
+    def _look_up(self, uid: int) -> None:
+        with suppress(KeyError, OSError):
+            self._names[uid] = pwd.getpwuid(uid).pw_name
 
 
-_USERS: Cache[int, str] = Cache(_user)
+_NAMING = 1.0
+"""Seconds that the names of all users may take together."""
+_USERS: Cache[int, str] = Cache(_Users().name)
 
 
 def _optional(name: str, missing: Any) -> Callable[[Batch], Sequence[Any]]:

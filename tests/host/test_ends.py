@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ import pytest
 
 from tests.host.attached import added, loaded
 from tests.host.fake_engine import FakeEngine
-from tests.host.tracer import IG
+from tests.host.tracer import IG, in_own_mounts
 from tests.host.waiting import EMULATED, PATIENCE, until
 
 pytestmark = pytest.mark.anywhere
@@ -129,6 +130,16 @@ def test_it_becomes_ready_and_ends_while_nobody_reads_what_it_says(
         process = start(command, "--ready-file", ready, stderr=pipe)
         until(lambda: ready.exists() or process.poll() is not None, "it to be ready")
         assert ends(process, signal.SIGTERM) == 0
+
+
+def test_it_ends_with_numbers_of_users_where_their_names_do_not_come(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "passwd")
+    over = f"mount --bind {tmp_path}/passwd /etc/passwd"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        shown = f"snapshot socket --host -t --port {port} -o columns=user"
+        done = in_own_mounts(f"{over} && exec {IG} {shown} --docker-socketpath /nonexistent")
+    assert done.stdout.split() == ["USER", str(os.getuid())], done.stderr
 
 
 def children(pid: int) -> Sequence[int]:
