@@ -180,7 +180,7 @@ HEAVY = ("another place, without end", "nothings", "a list of nothings in a list
 def test_no_command_takes_more_memory_for_engines_that_lie(
     liar: Callable[..., Path], command: tuple[str, ...]
 ) -> None:
-    for answer in HEAVY:
+    for answer in HEAVY if command != ("doctor",) else HEAVY[:1]:
         path = liar(ANSWERS[answer])
         assert most_memory(*command, "--docker-socketpath", path) < MOST_MEMORY
 
@@ -358,8 +358,10 @@ def test_no_command_takes_more_memory_for_runtimes_that_lie_over_grpc(
         _, path = grpc_liar(lies[runtime][kind])
         return most_memory(*command, f"--{runtime}-socketpath", path)
 
-    if command != ("list-containers",):  # they ask the same, or less
+    if command != ("list-containers",):  # the others ask the same, or less
         kinds = [each for each in kinds if each[1] in HEAVIEST]
+    if command == ("doctor",):  # loads every program, which takes seconds
+        kinds = [("containerd", "names")]
     with ThreadPoolExecutor(4) as several:
         found = dict(zip(kinds, several.map(measured, kinds), strict=True))
     assert max(found.values()) < MOST_MEMORY, found

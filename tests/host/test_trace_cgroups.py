@@ -1,10 +1,14 @@
 """Whose an event is, in cgroups that are made by hand: many, deep, gone, in two hierarchies."""
 
+import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +16,18 @@ import pytest
 
 from tests.host.cgroups import legacy, new_cgroup, unified
 from tests.host.engine import Engine
+from tests.host.fake_engine import FakeEngine
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
-from tests.host.tracer import Tracer
+from tests.host.tracer import IG, Tracer
+from tests.host.waiting import PATIENCE, until
 
 Start = Callable[..., Tracer]
 
 NOBODY = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
 PORT = 7117
 SUSPENDED = 5_003
+BENCH = Path(__file__).parent.parent / "bench"
 
 
 @pytest.fixture
@@ -46,7 +53,7 @@ def ids(events: list[Report]) -> list[str]:
 
 
 def losses(said: str) -> list[str]:
-    return re.findall(r'"type": "lost".*', said)
+    return re.findall(r'.*"type": "lost".*', said)
 
 
 @pytest.mark.parametrize("count", [320, 1_009, SUSPENDED])
@@ -195,3 +202,60 @@ def test_cgroup_of_the_host_stays_hidden_by_default(
     events, said, _ = tracer.stop()
     assert ids(events) == ["a" * 64]
     assert not losses(said)
+
+
+@pytest.fixture
+def connect_loop(tmp_path: Path) -> Path:
+    """A program that connects, accepts and closes as fast as it can, so many times."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    built = tmp_path / "connect_loop"
+    subprocess.run([compiler, "-O2", "-o", built, BENCH / "connect_loop.c"], check=True)
+    return built
+
+
+def test_cgroups_that_no_runtime_names_take_no_more_memory_at_full_rate(
+    namespace: Namespace, cgroup: Path, tmp_path: Path, connect_loop: Path
+) -> None:
+    """Their events wait for a name: of some, and not at the cost of the others."""
+    ready, said, count, rounds = tmp_path / "ready", tmp_path / "said", 8_009, 3
+    engine = FakeEngine(tmp_path / "docker.sock")
+    words: list[object] = [
+        "trace",
+        "tcp",
+        "-r",
+        "docker",
+        "--docker-socketpath",
+        engine.socket,
+        "-o",
+        "json",
+    ]
+    words += ["-F", f"netns=={namespace.inode}", "--ready-file", ready]
+    with (
+        closing(engine),
+        said.open("w") as stderr,
+        subprocess.Popen([IG, *map(str, words)], stdout=subprocess.PIPE, stderr=stderr) as tracer,
+        subprocess.Popen(["wc", "-l"], stdin=tracer.stdout, stdout=subprocess.PIPE) as counter,
+    ):
+        until(ready.exists, "ig to be ready")
+        for number in range(rounds):
+            loops = []
+            for name in (f"{number:064x}", f"{number + rounds:064x}"):
+                folder = cgroup / name
+                folder.mkdir()
+                join = f'echo $$ > {folder}/cgroup.procs && exec "$@"'
+                command = namespace.command("sh", "-c", join, "sh", connect_loop, count)
+                loops.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+            assert [loop.wait(PATIENCE) for loop in loops] == [0, 0]
+        status = Path(f"/proc/{tracer.pid}/status").read_text()
+        tracer.terminate()
+        assert tracer.wait(PATIENCE) == 0
+        assert tracer.stdout
+        assert counter.stdout
+        tracer.stdout.close()
+        printed = int(counter.stdout.read())
+    (*_, causes) = ({}, *(json.loads(line)["causes"] for line in losses(said.read_text())))
+    assert printed + sum(causes.values()) == 2 * rounds * count * 4, (printed, causes)
+    assert printed > 0
+    assert int(status.partition("VmHWM:")[2].split()[0]) < 130 << 10
