@@ -191,7 +191,7 @@ def most_memory(*words: object) -> int:
         ["/usr/bin/python3", "-I", "-c", MEASURED, str(IG), *map(str, words)],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=4 * PATIENCE,  # doctor loads each program
         check=True,
     )
     assert "Traceback" not in done.stderr
