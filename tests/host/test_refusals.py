@@ -121,7 +121,7 @@ def test_a_hook_that_a_gadget_can_do_without_is_missed_aloud(
     ],
 )
 def test_what_tracing_can_do_without_is_not_worth_a_word(rule: str) -> None:
-    done = refused(rule, command="trace tcpconnect --host -t 0.1 -o json")
+    done = refused(rule, command="trace tcpconnect --host -F comm==nobody -t 0.1 -o json")
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
