@@ -15,6 +15,8 @@ from ig.values import cells as texts_of
 
 _MOST_NAME = 64
 """Cells to which a long name makes its column grow where a terminal has room."""
+_LEAST_NAME = 9
+"""Cells to which a name behind an address is shortened at most."""
 _SIZED_BY = 16384
 """Rows that are looked at to size a finite table."""
 _NAMED_ENDS = ("c/", "p/")
@@ -135,9 +137,10 @@ class TableFormatter:
             lengths = [display_width(visible(text)) for text in set(texts)]
             return _need(column, max(lengths, default=1))
         names = [display_width(visible(text)) for text in texts if text.startswith(_NAMED_ENDS)]
-        addresses = [len(text) for text in texts if not text.startswith(_NAMED_ENDS)]
-        longest, name = max(addresses, default=1), max(names, default=1)
-        return Need(max(longest, min(name, column.width)), max(longest, min(name, _MOST_NAME)))
+        addresses = [text for text in texts if not text.startswith(_NAMED_ENDS)]
+        whole = max((display_width(visible(text)) for text in addresses), default=1)
+        least, name = max(map(_bare, addresses), default=1), max(names, default=1)
+        return Need(max(least, min(name, column.width)), max(whole, min(name, _MOST_NAME)))
 
     def _shortened(self, texts: dict[int, Sequence[str]]) -> Iterable[str]:
         columns = []
@@ -178,6 +181,12 @@ def _wrapped(indent: int, text: str, width: int) -> str:
     """Return the text in lines of at most `width` cells, those but the first indented."""
     lines = textwrap.wrap(text, width, break_on_hyphens=False)
     return f"\n{' ' * indent}".join(lines) or "-"
+
+
+def _bare(end: str) -> int:
+    """Return the cells of an address, with a name in parentheses behind it shortened."""
+    address, opened, name = end.partition("(")
+    return len(address) + (2 + min(len(name) - 1, _LEAST_NAME) if opened else 0)
 
 
 def _whole(text: str, _: int) -> str:

@@ -62,9 +62,15 @@ def shorten(text: str, width: int) -> str:
 def shorten_endpoint(text: str, width: int) -> str:
     """Cut `NAME:PORT` to `width` cells in the name's middle; a port is never cut, nor an address.
 
-    An address is what stands without one of the prefixes that mark names.
+    An address is what stands without one of the prefixes that mark names; a name may follow it in
+    parentheses.
     """
-    if display_width(text) <= width or not text.startswith(("c/", "p/")):
+    if display_width(text) <= width:
+        return text
+    if text.endswith(")"):
+        address, _, name = text[:-1].partition("(")
+        return f"{address}({shorten(name, max(width - len(address) - 2, 3))})"
+    if not text.startswith(("c/", "p/")):
         return text
     name, colon, port = text.rpartition(":")
     return shorten(name, max(width - len(colon + port), 3)) + colon + port
