@@ -19,7 +19,7 @@ from ig.gadget import Batch, Gadget
 from ig.kernel.cgroup_paths import Paths
 from ig.kernel.source import RING_FULL
 from ig.output import Formatter
-from ig.output.stream import Stream
+from ig.output.stream import ReaderGone, Stream
 
 INTERVAL = 0.05  # seconds between looks into the ring
 _MANY = 4096  # records at once after which the next look follows at once: fewer come together first
@@ -31,6 +31,7 @@ _SLOW = (
 )
 TOO_SLOW = "the output was read too slowly, so the ring buffer was full"
 UNNAMED = "not shown while it was not known whose they are"
+UNREAD = "the output was not read before the end (at most)"
 _REPORT_EVERY = 10.0  # seconds between reports of losses, while they last
 
 
@@ -71,6 +72,7 @@ class Pipeline:
     _offset: int = 0
     _reported: dict[str, int] = field(default_factory=dict)
     _unnamed: int = 0
+    _unread: int = 0
     _slow: int = 0
     _full: int = 0
     _waited: float = 0.0
@@ -162,7 +164,19 @@ class Pipeline:
         else:
             self.printed += len(batch)
         if len(batch):
+            self._write(batch)
+
+    def _write(self, batch: Batch) -> None:
+        """Write the events; count those that a reader has left when it was given up."""
+        try:
             self.stream.write(self.formatter.format(batch))
+        except ReaderGone:
+            if self.stopping():
+                left = len(self._waiting) + sum(map(len, self._held.values()))
+                while records := len(list(self.source.records())):
+                    left += records
+                self._unread = len(batch) + left
+            raise
 
     def _limited(self, batch: Batch) -> Batch:
         """Return the events until enough are printed: a second one of an attempt is no other."""
@@ -233,7 +247,7 @@ class Pipeline:
         if self.stream.waited - self._waited > _SLOW:
             self._slow += full - self._full
         self._full, self._waited = full, self.stream.waited
-        lost[UNNAMED] = self._unnamed
+        lost[UNNAMED], lost[UNREAD] = self._unnamed, self._unread
         if self._slow:
             lost[TOO_SLOW] = self._slow
             lost[RING_FULL] -= self._slow

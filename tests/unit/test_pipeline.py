@@ -12,8 +12,9 @@ from ig.containers.container import HOST, Change, Container
 from ig.gadget import Batch, Column, Kind
 from ig.kernel.cgroup_paths import CgroupPath, Paths
 from ig.kernel.source import RING_FULL
+from ig.output import stream
 from ig.output.csv import CsvFormatter
-from ig.output.stream import Stream
+from ig.output.stream import ReaderGone, Stream
 from ig.pipeline import Pipeline
 from tests.unit.test_attribution import Filter, Runtimes
 
@@ -69,7 +70,7 @@ class Trace:
             self.source,
             attribution,
             CsvFormatter(columns),
-            Stream(write, lambda: False),
+            Stream(write, lambda: self.stopped),
             None,
             lambda: self.stopped,
             self.lost.append,
@@ -219,3 +220,18 @@ def test_a_removed_container_keeps_its_name_for_events_that_come_late() -> None:
     for told in trace.runtimes._told:
         told(Change("removed", WEB))
     assert trace.step((ago(1), 1, 0, 1)) == ["1,web"]
+
+
+def test_events_that_a_reader_leaves_at_the_end_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "_PATIENCE", 0.1)
+    trace = Trace(WEB)
+    trace.path(1, WEB)
+    # More than a pipe holds, and a few that come meanwhile.
+    trace.source.coming.append([(ago(2), 1, 0, 10**20 + number) for number in range(60_000)])
+    trace.source.coming.append([(ago(1), 1, 0, number) for number in range(7)])
+    trace.stopped = True
+    with pytest.raises(ReaderGone):
+        trace.pipeline.run()
+    assert trace.lost == [{pipeline.UNREAD: 60_007}]
