@@ -84,7 +84,7 @@ def none_running(answers: Answers, later: str) -> str:
     It goes on with what is done `later`.
     """
     if answers.missing:
-        return ""
+        return "" if answers.told or not later else "--host shows the host's own processes."
     if not answers.told:
         return "No container runtime was found. --host shows the host's own."
     names = sorted({each.name for each in answers.told})

@@ -24,6 +24,8 @@ from ig.output.stream import ReaderGone, Stream
 INTERVAL = 0.05  # seconds between looks into the ring
 _MANY = 4096  # records at once after which the next look follows at once: fewer come together first
 _SETTLED = 5_000_000  # ns; a record this old has none before it still on its way into the ring
+_SUSPENDED = 1_000_000_000  # ns without a step after which the runtimes' news may be behind
+_CATCH_UP = 250_000_000  # ns that they are then given to be read
 _MOST_HELD = 8192  # events that wait for their owner to become known: some 10 MB
 _CLOCK_STEP = 10_000_000  # ns by which the wall clock must have moved against the kernel's
 _SLOW = (
@@ -71,6 +73,8 @@ class Pipeline:
     _held: dict[int, list[tuple[Any, ...]]] = field(default_factory=dict)
     _offset: int = 0
     _reported: dict[str, int] = field(default_factory=dict)
+    _stepped: int = field(default_factory=time.monotonic_ns)
+    _resumed: int = 0
     _unnamed: int = 0
     _unread: int = 0
     _slow: int = 0
@@ -117,7 +121,10 @@ class Pipeline:
         self._waiting += records
         # After the records: a cgroup's path is sent before its first event.
         self.attribution.update(self.source.cgroups())
-        if self._waiting or self._held:
+        if now - self._stepped > _SUSPENDED:
+            self._resumed = now
+        self._stepped = now
+        if (self._waiting or self._held) and now - self._resumed >= _CATCH_UP:
             self._waiting.sort(key=itemgetter(0))
             due = bisect_right(self._waiting, now - _SETTLED, key=itemgetter(0))
             ready = self._ready(self._waiting[:due], now)

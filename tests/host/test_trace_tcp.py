@@ -221,7 +221,9 @@ def test_nothing_is_lost_between_threads_of_two_containers(
     tracer.wait_for(lambda event: event["type"] == "close", 2 * total, 60)
     events, said, _ = tracer.stop()
     assert "lost" not in said
-    assert Counter((e["type"], e["runtime"]["containerName"]) for e in events) == {
+    # On a busy machine an attempt may be unanswered for a second, and is shown again at its end.
+    once = [event for event in events if not event.get("update")]
+    assert Counter((e["type"], e["runtime"]["containerName"]) for e in once) == {
         ("connect", client.name): total,
         ("accept", server.name): total,
         ("close", client.name): total,

@@ -125,9 +125,11 @@ def test_nobody_waits_for_longer_than_the_patience(monkeypatch: pytest.MonkeyPat
     trace = Trace(WEB)
     trace.path(2, LATE)
     assert trace.step((ago(0.3), 2, 0, 1)) == []
-    later = time.monotonic_ns() + SECOND
-    monkeypatch.setattr(time, "monotonic_ns", lambda: later)
-    assert trace.step((later - SECOND // 10, 2, 0, 2)) == ["1,bbbbbbbbbbbb", "2,bbbbbbbbbbbb"]
+    began = time.monotonic_ns()
+    monkeypatch.setattr(time, "monotonic_ns", lambda: began + SECOND * 6 // 10)
+    assert trace.step((began + SECOND // 2, 2, 0, 2)) == []
+    monkeypatch.setattr(time, "monotonic_ns", lambda: began + SECOND * 12 // 10)
+    assert trace.step() == ["1,bbbbbbbbbbbb", "2,bbbbbbbbbbbb"]
 
 
 def test_the_largest_of_those_that_wait_is_given_up_when_there_are_too_many(
@@ -235,3 +237,16 @@ def test_events_that_a_reader_leaves_at_the_end_are_counted(
     with pytest.raises(ReaderGone):
         trace.pipeline.run()
     assert trace.lost == [{pipeline.UNREAD: 60_007}]
+
+
+def test_events_wait_for_the_runtimes_news_after_a_suspension(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trace = Trace(WEB)
+    trace.path(1, WEB)
+    later = time.monotonic_ns() + 10 * SECOND
+    monkeypatch.setattr(time, "monotonic_ns", lambda: later)
+    assert trace.step((later - SECOND, 1, 0, 1)) == []
+    trace.runtimes.tell("renamed", Container(WEB.id, "other", "docker"))
+    monkeypatch.setattr(time, "monotonic_ns", lambda: later + SECOND // 2)
+    assert trace.step() == ["1,other"]
