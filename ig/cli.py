@@ -316,8 +316,8 @@ def _root(
 
 
 def _plain(arguments: list[str]) -> list[str]:
-    """Write `-V`, `help COMMAND` and `run REGISTRY/…/NAME:TAG` as the commands that they are."""
-    if arguments[:1] == ["-V"]:
+    """Return the command that `-v`, `-V`, `help COMMAND` or `run REGISTRY/…/NAME:TAG` stands for."""
+    if arguments[:1] in (["-v"], ["-V"]):
         return ["--version"]
     if arguments[:1] == ["help"]:
         return [*arguments[1:], "--help"]

@@ -16,6 +16,8 @@ _SHORTHANDS = {
     "daddr": "dst.addr",
     "addr": "dst.addr",
     "container": "containername",
+    "containername": "name",
+    "runtime.containername": "name",
     "pod": "podname",
 }
 """For a gadget that has no column of the shorthand's own name."""
@@ -29,9 +31,11 @@ def find_column(name: str, columns: Sequence[Column]) -> Column:
     """
     known = _known(columns)
     wanted = name.strip().lower()[:64]
-    for candidate in (wanted, _SHORTHANDS.get(wanted, "")):
-        if candidate in known:
-            return known[candidate]
+    candidate = wanted
+    while candidate and candidate not in known:
+        candidate = _SHORTHANDS.get(candidate, "")
+    if candidate:
+        return known[candidate]
     near = get_close_matches(wanted, [*known, *_SHORTHANDS], n=1)
     raise UsageError(
         f"There is no column {name.strip()[:64]!r}.",

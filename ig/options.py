@@ -90,6 +90,7 @@ FOREIGN = {
     "--map-nodes-count": "--max-rows",
     "--no-headers": "--no-header",
     "--extra-lines": "-w SECONDS",
+    "-P": "--port",
 }
 """Options of similar commands, and what is used here instead."""
 _LEAST_INTERVAL = 0.1

@@ -288,6 +288,7 @@ def test_help_and_version_are_told_in_all_the_ways_people_ask() -> None:
         [sys.executable, "-m", "ig", "-V"], capture_output=True, text=True, check=True
     )
     assert module.stdout == run("version").stdout == run("-V").stdout
+    assert run("-v").stdout == module.stdout
     assert run("help").stdout == run("--help").stdout
     assert run("help", "trace", "tcp").stdout == run("trace", "tcp", "--help").stdout
 

@@ -11,7 +11,9 @@ import pytest
 
 from ig import options
 from ig.errors import UsageError
+from ig.gadget import Column
 from ig.gadgets import declared
+from ig.names import find_column
 
 IG = Path(sys.executable).with_name("ig")
 
@@ -103,3 +105,9 @@ def test_choices_that_are_none_are_refused_with_those_that_are(
     done = run("trace", "tcpconnect", *words)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("name", ["containername", "container", "runtime.containerName"])
+def test_a_containers_name_is_called_alike_in_every_command(name: str) -> None:
+    assert find_column(name, declared()["trace_tcp"].columns).name == "containername"
+    assert find_column(name, [Column("id"), Column("name")]).name == "name"
