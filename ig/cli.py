@@ -316,7 +316,7 @@ def _root(
 
 
 def _plain(arguments: list[str]) -> list[str]:
-    """Return the command that `-v`, `-V`, `help COMMAND` or `run REGISTRY/…/NAME:TAG` stands for."""
+    """Return what `-v`, `-V`, `help COMMAND` and `run REGISTRY/…/NAME:TAG` stand for."""
     if arguments[:1] in (["-v"], ["-V"]):
         return ["--version"]
     if arguments[:1] == ["help"]:
