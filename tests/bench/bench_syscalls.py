@@ -18,8 +18,8 @@ from tabulate import tabulate
 
 from tests.bench.bench_trace import connect, running
 
-ROUNDS = 5
-GADGETS = ("tcpconnect", "tcp", "bind")
+ROUNDS = 3
+GADGETS = ("tcp", "bind")
 
 
 def compiled(folder: str, name: str) -> str:
