@@ -58,13 +58,16 @@ def compare(expected: Sequence[Report], events: Sequence[Report]) -> Iterator[st
         "client": defaultdict(list),
         "server": defaultdict(list),
     }
-    servers = {each["key"][2] for each in expected}
+    keys = {tuple(each["key"]) for each in expected}
     for event in events:
         source, target = event["src"], event["dst"]
-        if target["port"] in servers or source["port"] == target["port"]:
-            ends["client"][source["addr"], source["port"], target["port"]].append(event)
+        here = (source["addr"], source["port"], target["port"])
+        there = (target["addr"], target["port"], source["port"])
+        # A client may have a port that a listener had at another time.
+        if event["type"] == "connect" or (event["type"] != "accept" and here in keys):
+            ends["client"][here].append(event)
         else:
-            ends["server"][target["addr"], target["port"], source["port"]].append(event)
+            ends["server"][there].append(event)
     for each in expected:
         key: Key = (each["key"][0], each["key"][1], each["key"][2])
         itself = each["key"][1] == each["key"][2]
