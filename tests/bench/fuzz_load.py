@@ -7,6 +7,7 @@ whether a reset may have cut it short (`reset`).
 """
 
 import ctypes
+import errno
 import json
 import os
 import random
@@ -258,9 +259,9 @@ class Fuzz:
                 made.connect_ex(("127.0.0.1", port))
                 clients.append((address, made))
         for address, made in clients:
-            outcome = {ESTABLISHED: "established", CLOSED: "established"}.get(
-                state(made), "abandoned"
-            )
+            outcome = "established" if state(made) in (ESTABLISHED, CLOSED) else "abandoned"
+            if made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED:
+                outcome = "refused"  # a SYN that was repeated came after the listener's end
             made.close()
             self.made += 1
             key, end = (*address, port), End(os.getpid(), [])
