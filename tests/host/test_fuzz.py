@@ -4,7 +4,7 @@ import random
 
 from tests.bench.fuzz import fuzz
 
-SECONDS = 20
+SECONDS = 8
 RARE = "['unknown'] was to be at the server"
 """Some 3 in 400,000 connections that nobody accepted have no close: docs/limitations.md."""
 
