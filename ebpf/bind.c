@@ -7,6 +7,9 @@
  * FILTER_PORTS		a list of ports, those that were chosen for port 0 too
  */
 #include "ig.h"
+#ifndef KERNEL_BPF_FUNC_get_current_task_btf
+#define UNROLL_DEVICES /* the verifier before 5.11 refuses this program's loop */
+#endif
 #include "device.h"
 
 #define SOCK_RAW 3

@@ -149,8 +149,28 @@ def usual_tracepoints(program: str) -> list[str]:
 
 
 def bcc_version() -> str:
-    """Give the version of the distribution's BCC. Raises KernelRefused if it is missing."""
-    return str(_import_bcc().__version__)
+    """Return the version of the distribution's BCC. Raises KernelRefused if it is missing.
+
+    A child process imports it: with it comes a compiler, of which half stays in memory.
+    """
+    receiver, sender = os.pipe()
+    child = os.fork()
+    if child == 0:
+        answer: dict[str, Any] = {}
+        try:
+            answer = {"version": str(_import_bcc().__version__)}
+        except IgError as error:
+            answer = {"error": error.args}
+        finally:
+            os.write(sender, json.dumps(answer).encode())
+            os._exit(0)
+    os.close(sender)
+    with open(receiver, "rb") as answers:
+        answer = json.loads(answers.read() or b"{}")
+    os.waitpid(child, 0)
+    if "error" in answer:
+        raise KernelRefused(*answer["error"])
+    return str(answer.get("version", ""))
 
 
 class Loading:
