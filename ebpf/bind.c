@@ -7,9 +7,6 @@
  * FILTER_PORTS		a list of ports, those that were chosen for port 0 too
  */
 #include "ig.h"
-#ifndef KERNEL_BPF_FUNC_get_current_task_btf
-#define UNROLL_DEVICES /* the verifier before 5.11 refuses this program's loop */
-#endif
 #include "device.h"
 
 #define SOCK_RAW 3
@@ -143,10 +140,8 @@ static __always_inline int left_bind(s64 ret)
 	event.bound_dev_if = common.skc_bound_dev_if;
 	if (event.bound_dev_if)
 		read_device(event.device, common.skc_net.net, event.bound_dev_if);
-#ifdef KERNEL_BPF_FUNC_get_current_task_btf /* the verifier before 5.11 refuses a second look-up */
 	if (event.version == 6 && is_link_local(event.addr))
 		read_device(event.zone, common.skc_net.net, zone ? zone : event.bound_dev_if);
-#endif
 	if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))
 		count_lost(LOST_RING);
 	return 0;

@@ -14,11 +14,7 @@ static __always_inline void read_device(char *to, struct net *net, u32 index)
 	struct net_device *device;
 
 	bpf_probe_read_kernel(&node, sizeof(node), buckets + index % DEVICE_BUCKETS);
-#ifdef UNROLL_DEVICES
-#pragma unroll
-#else
 #pragma nounroll
-#endif
 	for (int i = 0; i < DEVICE_CHAIN; i++) {
 		if (!node)
 			return;
