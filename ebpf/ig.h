@@ -226,16 +226,22 @@ static __always_inline void append_path(struct cgroup_path *path, struct kernfs_
 {
 #pragma unroll
 	for (int level = 0; level < CGROUP_LEVELS; level++) {
-		u32 at = path->length;
+		u64 at = path->length;
+		const void *name;
 		int length;
+		char who;
 
 		if (!node)
 			return;
 		if (at > CGROUP_TEXT - CGROUP_NAME - 16)
 			break;
+		name = (void *)READ(node, name);
+		who = is_roots(node) ? 'r' : 'u';
+		/* Before 5.11 the verifier forgets a number's bounds on the stack: bounded again where it is used. */
+		asm volatile("" : "+r"(at));
 		at &= CGROUP_TEXT - 1;
-		path->text[at] = is_roots(node) ? 'r' : 'u';
-		length = bpf_probe_read_kernel_str(path->text + at + 1, CGROUP_NAME, (void *)READ(node, name));
+		path->text[at] = who;
+		length = bpf_probe_read_kernel_str(path->text + at + 1, CGROUP_NAME, name);
 		if (length < 0)
 			break;
 		path->length = at + 1 + (length & (2 * CGROUP_NAME - 1));

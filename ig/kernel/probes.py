@@ -273,10 +273,14 @@ def _messages() -> Any:
         return tempfile.TemporaryFile()
 
 
+_MOST_SAID = 1 << 18  # bytes
+
+
 def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
     """Give the parts of an IgError for what BCC, the compiler or the kernel said."""
-    messages.seek(0)
-    said = messages.read(1 << 16).decode(errors="replace").strip()
+    # The verifier's reason is at the end.
+    messages.seek(max(0, messages.seek(0, os.SEEK_END) - _MOST_SAID))
+    said = messages.read(_MOST_SAID).decode(errors="replace").strip()
     if os.environ.get("IG_DEBUG"):
         said += "\n" + traceback.format_exc()
     if locked := lockdown.explained():

@@ -12,7 +12,7 @@ import unicodedata
 
 from ig.output.descriptor import without_waiting
 
-_ROOM = 65536  # bytes that wait for a reader; what comes beyond is dropped and counted
+_ROOM = 1 << 20  # bytes that wait for a reader; what comes beyond is dropped and counted
 
 
 class Stderr(io.TextIOBase):
@@ -33,12 +33,13 @@ class Stderr(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write the text, or as much as there is room for now. Never waits, never fails."""
-        data = text.encode(self.encoding, self.errors)
         with self._lock:
-            if len(self._pending) + len(data) > _ROOM:
-                self._dropped += text.count("\n")
-            else:
-                self._pending += data
+            for line in text.splitlines(keepends=True):
+                data = line.encode(self.encoding, self.errors)
+                if len(self._pending) + len(data) > _ROOM:
+                    self._dropped += 1
+                else:
+                    self._pending += data
             self.flush()
         return len(text)
 

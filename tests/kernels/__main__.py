@@ -47,6 +47,8 @@ QUICK = (
     "test_trace_tcp.py::test_a_connection_is_connected_accepted_and_closed_at_both_ends",
     "test_trace_tcp.py::test_each_end_is_closed_once_under_its_owner",
     "test_trace_tcp.py::test_a_reset_before_the_accept_is_the_accepters_close",
+    "test_trace_bind.py::test_each_option_has_its_letter",
+    "test_trace_bind.py::test_a_failed_bind_is_told_if_asked_with_what_it_wanted",
     "test_snapshot_socket.py::test_the_rows_are_those_of_ss_in_all_states",
     "test_snapshot_socket.py::test_in_a_shared_namespace_a_socket_is_shown_once_under_its_true_owner",
     "test_trace_tcpconnect_owners.py::"

@@ -42,22 +42,34 @@ def test_lines_that_nobody_reads_are_kept_up_to_a_bound_then_dropped_and_counted
     reading, writing = pipe
     told = Stderr(writing)
     threads = [
-        threading.Thread(target=lambda: [told.write(LINE) for _ in range(101)]) for _ in range(3)
+        threading.Thread(target=lambda: [told.write(LINE) for _ in range(501)]) for _ in range(3)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     text = ""
-    for _ in range(3):  # what the pipe holds, what was kept, what was counted
-        text += read(reading)
+    while piece := read(reading):  # what the pipe holds, what was kept, what was counted
+        text += piece
         told.drain(0.0)
-    lines = (text + read(reading)).splitlines()
+    lines = text.splitlines()
     shown = [line for line in lines if line == LINE.strip()]
     (last,) = (line for line in lines if line not in shown)
-    assert last == f"ig: {303 - len(shown)} lines for stderr were dropped: it was not read."
+    assert last == f"ig: {1503 - len(shown)} lines for stderr were dropped: it was not read."
     assert lines[-1] == last
-    assert len(shown) > 64
+    assert len(shown) > 1024
+
+
+def test_a_text_of_any_length_is_written_to_who_reads(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    told = Stderr(writing)
+    text = LINE * 501
+    told.write(text)
+    pieces = []
+    while piece := read(reading):
+        pieces.append(piece)
+        told.drain(0.0)
+    assert "".join(pieces) == text
 
 
 def test_a_reader_that_is_gone_is_no_failure(pipe: tuple[int, int]) -> None:
