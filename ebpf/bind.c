@@ -79,7 +79,7 @@ static __always_inline void read_bound(struct event *event, struct sock *sk, str
 		event->port = NTOHS(READ((struct inet_sock *)sk, inet_sport));
 }
 
-/* Gives the zone's index. */
+/* Returns the zone's index. */
 static __always_inline u32 read_asked(struct event *event, u64 address, u16 family)
 {
 	struct { u16 family, port; u32 v4; u8 v6[16]; u32 scope; } asked = {}; /* of sockaddr_in and sockaddr_in6 */

@@ -123,7 +123,7 @@ _METAVARS = {
 
 
 def _parameter(param: Param) -> inspect.Parameter:
-    """Give a param as the parameter of a function that typer reads."""
+    """Return a param as the parameter of a function that typer reads."""
     kind = _ANNOTATIONS[param.kind]
     flags = list(param.flags)
     if param.kind == "flag" and not flags[-1].startswith("--no-"):
@@ -148,7 +148,7 @@ def _parameter(param: Param) -> inspect.Parameter:
 def _function(
     name: str, summary: str, params: Sequence[Param], body: Callable[[dict[str, Any]], None]
 ) -> Callable[..., None]:
-    """Give a function with those parameters, for typer to build a command of."""
+    """Return a function with those parameters, for typer to build a command of."""
 
     def command(**options: Any) -> None:
         for param in params:
@@ -166,7 +166,7 @@ def _function(
 
 
 def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
-    """Give all options of a gadget's command: its own, then those that all have."""
+    """Return all options of a gadget's command: its own, then those that all have."""
     limits = (TIME, *TRACING) if gadget.source == "program" else (MAX_ROWS,)
     own = {flag for param in gadget.params for flag in param.flags}
     shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, *limits]

@@ -33,7 +33,7 @@ class Cache(dict[Key, Value]):
         return value
 
     def of(self, keys: Sequence[Key]) -> list[Value]:
-        """Give the function's value for each key."""
+        """Return the function's value for each key."""
         return list(map(self.__getitem__, keys))
 
 
@@ -48,7 +48,7 @@ def _owner_names(batch: Batch) -> Sequence[str]:
 
 
 def owner_columns() -> tuple[Column, ...]:
-    """Give the columns that say whose an event is: runtime's, then Kubernetes' names."""
+    """Return the columns that say whose an event is: runtime's, then Kubernetes' names."""
     return (
         Column(
             "runtime",
@@ -167,7 +167,7 @@ STRINGS: Cache[bytes, str] = Cache(
 
 
 def text(field: str) -> Callable[[Batch], Sequence[str]]:
-    """Give a reader of a `char` field."""
+    """Return a reader of a `char` field."""
     return lambda batch: STRINGS.of(batch.fields[field])
 
 
@@ -207,12 +207,12 @@ def _owners(batch: Batch) -> Sequence[Container]:
 
 
 def peers(batch: Batch) -> Sequence[Container]:
-    """Give whose the far end is, HOST where that is not known."""
+    """Return whose the far end is, HOST where that is not known."""
     return batch.fields.get("peer") or [HOST] * len(batch)
 
 
 def of_each(containers: Sequence[Container], compute: Callable[[Container], Value]) -> list[Value]:
-    """Give what `compute` makes of each container, computed once for each that there is."""
+    """Return what `compute` makes of each container, computed once for each that there is."""
     if containers and containers[0] is containers[-1] is containers[len(containers) // 2]:
         first = containers[0]
         if containers.count(first) == len(containers):
@@ -226,19 +226,19 @@ END_KINDS = ("container", "pod", "raw")
 
 
 def end_kind(container: Container) -> str:
-    """Give what the end of a connection is: a `pod`, a `container`, or neither (`raw`)."""
+    """Return what the end of a connection is: a `pod`, a `container`, or neither (`raw`)."""
     if container.pod_name:
         return "pod"
     return "container" if container.name else "raw"
 
 
 def end_name(container: Container) -> str:
-    """Give the name of a pod or a container, empty for what is neither."""
+    """Return the name of a pod or a container, empty for what is neither."""
     return container.pod_name or container.name
 
 
 def _shown_end(container: Container) -> str:
-    """Give the name as Inspektor Gadget shows it; empty for neither a pod nor a container."""
+    """Return the name as Inspektor Gadget shows it; empty for neither a pod nor a container."""
     if container.pod_name:
         return f"p/{container.pod_namespace}/{container.pod_name}"
     return f"c/{container.name}" if container.name else ""
@@ -259,7 +259,7 @@ def _encoded_end(container: Container) -> str:
 def named_end(
     addresses: Sequence[str], ports: Sequence[int], whose: Sequence[Container]
 ) -> list[str]:
-    """Give each end as `c/NAME:PORT`, `p/NAMESPACE/POD:PORT` or `r/ADDRESS:PORT`."""
+    """Return each end as `c/NAME:PORT`, `p/NAMESPACE/POD:PORT` or `r/ADDRESS:PORT`."""
     names = of_each(whose, _shown_end)
     return [
         f"{name or f'r/{address}'}:{port}"
@@ -270,7 +270,7 @@ def named_end(
 def end_columns(
     name: str, whose: Callable[[Batch], Sequence[Container]], *, paths: bool = False
 ) -> tuple[Column, ...]:
-    """Give the columns that name an end of a connection; in JSON of their own with `paths`."""
+    """Return the columns that name an end of a connection; in JSON of their own with `paths`."""
     parts: Mapping[str, Callable[[Container], str]] = {
         "name": end_name,
         "namespace": attrgetter("pod_namespace"),
@@ -301,7 +301,7 @@ _END_PARTS = {
 def endpoint_columns(
     name: str, address: str, port: str, *, far: bool = False, proto: str = "TCP", width: int = 22
 ) -> tuple[Column, ...]:
-    """Give the columns of one end of a connection: `name` as ADDR:PORT, `name.addr`, `name.port`, …
+    """Return the columns of one end of a connection: `name` as ADDR:PORT, `name.addr`, …
 
     `address` and `port` are fields of the record; its `version` field tells IPv4 from IPv6. The
     near end is the event's owner's, the `far` one whose the runtimes say that the address is.
@@ -371,13 +371,13 @@ RESOLVE = Param(
 
 
 def integer(name: str, path: str, field: str = "", width: int = 8, **rest: Any) -> Column:
-    """Give a column of whole numbers, read from the field of its name unless another is named."""
+    """Return a column of whole numbers, read from the field of its name unless another is named."""
     read = (lambda batch: batch.fields[field]) if field else None
     return Column(name, path, Kind.INTEGER, width=width, read=read, **rest)
 
 
 def process_columns(shown: Sequence[str] = ("pid", "comm")) -> tuple[Column, ...]:
-    """Give the columns that say which process: its credentials, parent and namespaces."""
+    """Return the columns that say which process: its credentials, parent and namespaces."""
 
     def hidden(name: str) -> bool:
         return name not in shown
@@ -436,7 +436,7 @@ def _process(name: str, path: str, description: str, **rest: Any) -> Column:
 
 
 def classic_columns() -> tuple[Column, ...]:
-    """Give the columns that the flat objects of the classic commands begin with."""
+    """Return the columns that the flat objects of the classic commands begin with."""
     columns = {column.name: column for column in owner_columns()}
     owner = (("node", "node"), ("namespace", "namespace"), ("podname", "pod"))
     return (
@@ -509,7 +509,7 @@ def wants_latency(options: Mapping[str, Any]) -> bool:
 
 
 def attempt_columns() -> tuple[Column, ...]:
-    """Give the columns that say what happened to a TCP connection and how it ended."""
+    """Return the columns that say what happened to a TCP connection and how it ended."""
     return (
         Column(
             "type",
@@ -592,7 +592,7 @@ def failures(what: str, **rest: Any) -> Param:
 
 
 def filter_params() -> tuple[Param, ...]:
-    """Give the options that filter by process and port in the kernel."""
+    """Return the options that filter by process and port in the kernel."""
     return (
         Param("pid", ("--pid",), "pid", "Only this process.", define="FILTER_PID"),
         Param("uid", ("--uid",), "uid", "Only this user's processes.", define="FILTER_UID"),

@@ -61,7 +61,7 @@ def format_milliseconds(nanoseconds: Sequence[int]) -> list[str]:
 
 
 def parse_duration(text: str, unit: int = 0) -> int:
-    """Give the nanoseconds of a duration such as `10ms`, `1.5s`, `2m`, `1h30m` or `0`.
+    """Return the nanoseconds of a duration such as `10ms`, `1.5s`, `2m`, `1h30m` or `0`.
 
     A bare number counts in `unit`, in ns, if there is one. What is finer than a nanosecond is cut
     off. Raises UsageError for anything else, for negative durations, and for those of more than

@@ -70,7 +70,7 @@ _SHOWN = 64
 
 
 def parse(expressions: Sequence[str], columns: Sequence[Column]) -> Predicate | None:
-    """Give what says for each event of a batch whether all expressions hold; None for none.
+    """Return what says for each event of a batch whether all expressions hold; None for none.
 
     Columns have the names that `find_column` accepts. Numbers and times compare as numbers,
     strings by code point. A duration is `10ms` or a number of ms, and one that there was none of

@@ -40,7 +40,7 @@ class Batch:
         return len(self.owners)
 
     def read(self, column: Column) -> Sequence[Any]:
-        """Give the column's values, computed once a batch."""
+        """Return the column's values, computed once a batch."""
         values = self._read.get(column.name)
         if values is None:
             values = column.read(self) if column.read else self.fields[column.name]
@@ -48,7 +48,7 @@ class Batch:
         return values
 
     def select(self, keep: Sequence[object]) -> Batch:
-        """Give the events whose place in `keep` is true."""
+        """Return the events whose place in `keep` is true."""
         fields = {name: list(compress(values, keep)) for name, values in self.fields.items()}
         return Batch(fields, list(compress(self.owners, keep)))
 
@@ -82,16 +82,16 @@ class Column:
     right: bool = False
     """Aligned to the right."""
     read: Callable[[Batch], Sequence[Any]] | None = None
-    """Gives the values of a batch; the field of that name if None. One that reads no field must
+    """Return the values of a batch; the field of that name if None. One that reads no field must
     depend on the owner alone: it is asked once for each container."""
     json: Callable[[Batch], Sequence[str]] | None = None
-    """Gives encoded JSON values, where the kind's own encoding is not what is wanted."""
+    """Return encoded JSON values, where the kind's own encoding is not what is wanted."""
     text: Callable[[Batch], Sequence[str]] | None = None
-    """Gives a table's texts, where they differ from the values; `-` is for what there is not."""
+    """Return a table's texts, where they differ from the values; `-` is for what there is not."""
     optional: bool = False
     """Of an integer: 0 means that there is none; tables show `-`, CSV nothing."""
     style: Callable[[Batch], Sequence[str]] | None = None
-    """Gives what each event is in colours: `failure`, `warning`, or nothing."""
+    """Return what each event is in colours: `failure`, `warning`, or nothing."""
     resolved: Callable[[Batch], Sequence[Any]] | None = None
     """Reads instead of `read` for tables with --resolve."""
     values: tuple[str, ...] = ()

@@ -40,7 +40,7 @@ _SYNC_PATIENCE = 2.0  # seconds for the runtimes to list what they have
 
 
 def selection(options: Mapping[str, Any]) -> Selection:
-    """Give the containers that the options choose."""
+    """Return the containers that the options choose."""
     return select(
         options.get("containername") or (),
         pods=options.get("podname") or (),
@@ -58,7 +58,7 @@ def _names(values: Sequence[str] | None) -> list[str] | None:
 
 
 def discovered(options: Mapping[str, Any]) -> list[Runtime]:
-    """Give the runtimes that the options choose, each at its socket."""
+    """Return the runtimes that the options choose, each at its socket."""
     return runtimes.discover(
         _names(options.get("runtimes")),
         **_sockets(options),
@@ -79,7 +79,7 @@ def asked_for(options: Mapping[str, Any]) -> frozenset[str]:
 def make_index(
     options: Mapping[str, Any], detailed: bool = False, consequence: str = SHOWN_BY_ID
 ) -> Index:
-    """Give an index of the runtimes that the options choose, not started yet (see Index)."""
+    """Return an index of the runtimes that the options choose, not started yet (see Index)."""
     return Index(discovered(options), say, asked_for(options), detailed, consequence)
 
 
@@ -89,7 +89,7 @@ def follow(
     keep: Iterable[Capability],
     seconds: float = _SYNC_PATIENCE,
 ) -> Answers:
-    """Give up all privileges but those to `keep`, and start to follow the runtimes.
+    """Drop all privileges but those to `keep`, and start to follow the runtimes.
 
     Return who has told what it has within so many seconds.
     """
@@ -144,7 +144,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
 
 
 def _give_up(index: Index, options: Mapping[str, Any], keep: Iterable[Capability]) -> None:
-    """Give up all privileges but those to `keep`, unless the user wants them all kept.
+    """Drop all privileges but those to `keep`, unless the user wants them all kept.
 
     It comes before any other thread is started. Raises KernelRefused.
     """
@@ -334,7 +334,7 @@ def _shower(
     stop: Stop,
     tell: Callable[[], None],
 ) -> Callable[[Batch], None]:
-    """Give a function that prints a snapshot, on a terminal in the last one's place."""
+    """Return a function that prints a snapshot, on a terminal in the last one's place."""
     from ig.snapshot import portions
 
     columns = [c for c in shape.columns if c.show_if is None or c.show_if(options)]

@@ -24,7 +24,7 @@ _SHORTHANDS = {
 
 
 def find_column(name: str, columns: Sequence[Column]) -> Column:
-    """Give the column of a short name (`pid`), dotted path (`proc.pid`) or shorthand (`dport`).
+    """Return the column of a short name (`pid`), dotted path (`proc.pid`) or shorthand (`dport`).
 
     Upper and lower case are the same. `NAME_raw` is the column of a duration or time in ns.
     Raises UsageError, with the known names and the nearest, for an unknown one.

@@ -20,7 +20,7 @@ def first(batch: Batch, columns: Sequence[Column], keys: Sequence[str], most: in
 
 
 def sort(batch: Batch, columns: Sequence[Column], keys: Sequence[str]) -> Batch:
-    """Give the batch ordered by the columns named in `keys`; `-` before a name is from the largest.
+    """Return the batch ordered by the columns named in `keys`, `-NAME` in descending order.
 
     `src` and `dst` go by address, then port, as numbers. Equal ones keep their order. Raises
     UsageError for a name that is none.
@@ -38,7 +38,7 @@ def sort(batch: Batch, columns: Sequence[Column], keys: Sequence[str]) -> Batch:
 
 
 def _parts(column: Column, columns: Sequence[Column]) -> list[Column]:
-    """Give an end of a connection as its address and its port."""
+    """Return an end of a connection as its address and its port."""
     parts = [
         each for each in columns if each.name in (f"{column.name}.addr", f"{column.name}.port")
     ]

@@ -69,11 +69,11 @@ class Owners:
         self._first = {each.pid: self.same(each) for each in known.containers if each.pid}
 
     def same(self, container: Container) -> Container:
-        """Give the object that stands for this container here."""
+        """Return the object that stands for this container here."""
         return self._same.setdefault(_identity(container), container)
 
     def of_path(self, path: str, controllers: str = "") -> Container:
-        """Give the owner of a cgroup; `controllers` are those of a version 1 hierarchy."""
+        """Return the owner of a cgroup; `controllers` are those of a version 1 hierarchy."""
         key = controllers, path
         owner = self._by_path.get(key)
         if owner is None:
@@ -83,7 +83,7 @@ class Owners:
         return owner
 
     def of_process(self, pid: int) -> tuple[Container, bool]:
-        """Give the owner of a process, and whether its version 2 cgroup alone tells it."""
+        """Return the owner of a process, and whether its version 2 cgroup alone tells it."""
         paths = procfs.cgroup_paths(pid)
         for controllers, path in paths:
             owner = self.of_path(path, controllers)
@@ -123,7 +123,7 @@ class Owners:
     def of_sockets(
         self, fields: Fields, tenancy: Tenancy, namespace: Namespace
     ) -> list[Container | None]:
-        """Give the owner of each socket of one namespace, None where it cannot be known."""
+        """Return the owner of each socket of one namespace, None where it cannot be known."""
         known = {each: self._of_cgroup(each, tenancy) for each in set(fields["cgroup"])}
         owners = list(map(known.__getitem__, fields["cgroup"]))
         if tenancy.sole is None:
@@ -171,7 +171,7 @@ class Owners:
 
 
 def _ask_listeners(fields: Fields, owners: list[Container | None]) -> None:
-    """Give half-open connections, which have no owner yet, to that of the socket that listens."""
+    """Give half-open connections, which have no owner yet, that of the socket that listens."""
     states, sources, ports = fields["state_raw"], fields["saddr"], fields["sport"]
     half_open = [
         place for place, owner in enumerate(owners) if owner is None and states[place] == SYN_RECV

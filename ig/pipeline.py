@@ -232,7 +232,7 @@ class Pipeline:
                 self.attribution.locate_stray(first, mntns)
 
     def _wall_clock(self) -> int:
-        """Give what is added to the kernel's clock; steady, so that times keep their order."""
+        """Return what is added to the kernel's clock; steady, so that times keep their order."""
         offset = time.time_ns() - time.monotonic_ns()
         if abs(offset - self._offset) > _CLOCK_STEP:
             self._offset = offset
@@ -262,7 +262,7 @@ class Pipeline:
 
 
 def defines(gadget: Gadget, options: Mapping[str, Any]) -> dict[str, int | str]:
-    """Give the C macros that carry a gadget's options into its program."""
+    """Return the C macros that carry a gadget's options into its program."""
     given: dict[str, int | str] = dict(gadget.defines)
     for param in gadget.params:
         value = options.get(param.name)

@@ -100,7 +100,7 @@ def holds(capability: Capability) -> bool:
 
 
 def drop(used: Iterable[Use], keep: Iterable[Capability] = (Capability.CAP_BPF,)) -> None:
-    """Give up, for good, every capability but those to `keep` and those that files `used` need.
+    """Drop, for good, every capability but those to `keep` and those that files `used` need.
 
     CAP_BPF is needed to update maps before Linux 5.19 (c8644cd0efe7). It concerns the calling
     thread and those that it starts, so it must come before any other. Raises KernelRefused.

@@ -98,7 +98,7 @@ class Shape:
             self.shown = (*(c for c in self.columns if c.name in OF_PODS), *self.shown)
 
     def formatter(self, array: bool = False, columns: Sequence[Column] = ()) -> output.Formatter:
-        """Give the formatter; with `array`, `json` is one array."""
+        """Return the formatter; with `array`, `json` is one array."""
         return output.formatter(
             self.mode,
             columns or self.columns,

@@ -56,7 +56,7 @@ def known_by(index: Index) -> Known:
 
 
 def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) -> Batch:
-    """Give the sockets of the containers that are wanted (the host's if HOST is), in no order.
+    """Return the sockets of the containers that are wanted (the host's if HOST is), in no order.
 
     `options` are the gadget's: proto, state, listening, port, info, processes. `say` is told, a
     line at a time, what could not be done as it should be. Raises UsageError for a state or
@@ -125,7 +125,7 @@ def with_host(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def asked_by_columns(options: Mapping[str, Any], columns: Iterable[Column]) -> dict[str, Any]:
-    """Give the options, with those turned on that the columns named by the user need."""
+    """Return the options, with those turned on that the columns named by the user need."""
     names = {column.name for column in columns}
     return {
         **options,
@@ -228,7 +228,7 @@ def _with_listeners(wanted: Mapping[str, int]) -> dict[str, int]:
 def _attributed(
     sockets: Fields, whose: list[Container | None], tenancy: Tenancy, wants: Wants
 ) -> tuple[Fields, list[Container]]:
-    """Give the sockets that are wanted with their owners; unknown ones if all who may be are."""
+    """Return the sockets that are wanted with their owners; unknown ones if all who may be are."""
     owners = [NOBODY if owner is None else owner for owner in whose]
     distinct = dict(zip(map(id, owners), owners, strict=True))
     verdict = {key: wants(owner) for key, owner in distinct.items()}

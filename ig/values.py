@@ -14,7 +14,7 @@ BOOLEANS = {False: "false", True: "true"}
 
 
 def texts(column: Column, batch: Batch) -> Sequence[str]:
-    """Give the column's values as people read them, not yet escaped; what there is not as nothing.
+    """Return the column's values as people read them, not yet escaped; "" for what is missing.
 
     A duration or a timestamp of 0, and an optional number that is 0, is not there.
     """

@@ -18,7 +18,7 @@ CONTAINERS = 65536
 
 
 def text(value: object, limit: int = NAME_LENGTH) -> str:
-    """Give a string of at most `limit` characters that can be encoded; "" for what is no string."""
+    """Return a string of at most `limit` characters that can be encoded, else ""."""
     if not isinstance(value, str):
         return ""
     # JSON may smuggle in half a surrogate pair, which no output could encode.
@@ -26,14 +26,14 @@ def text(value: object, limit: int = NAME_LENGTH) -> str:
 
 
 def number(value: object) -> int:
-    """Give a whole number from 0 to 2^63-1; 0 for anything else."""
+    """Return a whole number from 0 to 2^63-1; 0 for anything else."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63:
         return value
     return 0
 
 
 def port(value: object) -> int:
-    """Give a port that was given as a number or in decimal digits; 0 for anything else."""
+    """Return a port that was given as a number or in decimal digits; 0 for anything else."""
     if isinstance(value, str) and len(value) <= 5 and value.isascii() and value.isdigit():
         value = int(value)
     found = number(value)
@@ -41,12 +41,12 @@ def port(value: object) -> int:
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-    """Give a JSON object; an empty one for anything else."""
+    """Return a JSON object; an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def labels(value: object, without: Collection[str] = ()) -> dict[str, str]:
-    """Give the first labels of a JSON object or map, shortened to what anybody could need."""
+    """Return the first labels of a JSON object or map, shortened to what anybody could need."""
     found: dict[str, str] = {}
     items = value.items() if isinstance(value, Mapping) else ()
     for key, content in items:
@@ -58,7 +58,7 @@ def labels(value: object, without: Collection[str] = ()) -> dict[str, str]:
 
 
 def address(value: object) -> str:
-    """Give an IP address in its one canonical spelling, without prefix length; "" for others."""
+    """Return an IP address in its one canonical spelling, without prefix length; "" for others."""
     try:
         return str(ip_address(text(value).partition("/")[0]))
     except ValueError:
@@ -66,7 +66,7 @@ def address(value: object) -> str:
 
 
 def timestamp(value: object) -> int:
-    """Give nanoseconds since the epoch for an RFC 3339 time such as Go prints; 0 for others."""
+    """Return nanoseconds since the epoch for an RFC 3339 time such as Go prints; 0 for others."""
     whole, _, rest = text(value).replace("Z", "+00:00").partition(".")
     digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
     try:

@@ -106,7 +106,7 @@ class Runtime(Protocol):
         ...
 
     def details(self, container: Container) -> Container:
-        """Give the container with what events and lists leave out: pid, start, addresses, ports.
+        """Return the container with what events and lists leave out: pid, start, addresses, ports.
 
         Asks the runtime, so it may take seconds. Raises RuntimeUnavailable when it does not
         answer, or no longer knows the container.

@@ -80,7 +80,7 @@ class Cri:
         self._news.set()
 
     def details(self, container: Container) -> Container:
-        """Give the container with its pid and start, and its pod's addresses."""
+        """Return the container with its pid and start, and its pod's addresses."""
         from ig.containers.messages import cri_pb2 as messages
 
         with connected(NAME, self.socket) as connection:

@@ -30,7 +30,7 @@ _NOT_LABELS = frozenset(
 
 
 def listed(runtime: str, record: object) -> Container | None:
-    """Give the container of a record of `/containers/json`; None if it makes no sense."""
+    """Return the container of a record of `/containers/json`; None if it makes no sense."""
     found = answers.mapping(record)
     identifier = answers.text(found.get("Id"))
     if not ID.match(identifier):

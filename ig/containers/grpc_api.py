@@ -39,7 +39,7 @@ class Connection:
         metadata: Metadata = (),
         timeout: float = PATIENCE,
     ) -> Any:
-        """Give the answer, a message of the class `answer`, to one question."""
+        """Return the answer, a message of the class `answer`, to one question."""
         call = self._channel.unary_unary(
             method,
             request_serializer=type(request).SerializeToString,
@@ -61,7 +61,7 @@ class Connection:
                 yield item.FromString(content)
 
     def ask_briefly(self, method: str, request: Any, answer: Any, metadata: Metadata) -> Any:
-        """Give the answer, or None if it is an error or does not come soon: events wait."""
+        """Return the answer, or None if it is an error or does not come soon: events wait."""
         import grpc
 
         try:
@@ -134,7 +134,7 @@ def _varint(content: bytes, place: int) -> tuple[int, int]:
 
 @contextmanager
 def connected(runtime: str, socket: str) -> Iterator[Connection]:
-    """Give a connection to the runtime's socket.
+    """Return a connection to the runtime's socket.
 
     Raises RuntimeUnavailable where there is none, and for what goes wrong with it later.
     """
@@ -164,7 +164,7 @@ def connected(runtime: str, socket: str) -> Iterator[Connection]:
 
 
 def unavailable(runtime: str, socket: str, found: str) -> RuntimeUnavailable:
-    """Give the error that a runtime does not answer, and why."""
+    """Return the error that a runtime does not answer, and why."""
     return RuntimeUnavailable(
         f"{runtime} does not answer at {socket}",
         found,

@@ -182,7 +182,7 @@ class Index:
         return self._lookup.find(path, trusted)
 
     def containers(self, stopped: bool = False, sandboxes: bool = False) -> list[Container]:
-        """Give the containers that run now; with those that do not, and pods' pauses, if asked."""
+        """Return the containers that run now; stopped ones and pods' sandboxes if asked."""
         return [
             container
             for user, registry in self._registries.items()
@@ -202,7 +202,7 @@ class Index:
         return sum(not self._lookup.is_told(key) for key in keys)
 
     def details(self, container: Container) -> Container:
-        """Give the container with its pid, start, addresses and ports, as far as they can be had.
+        """Return the container with its pid, start, addresses and ports, as far as they can be had.
 
         Asks the runtime, so it may take seconds. The index remembers the answer, unless the
         container changed meanwhile.

@@ -17,7 +17,7 @@ Path = tuple[str, ...]
 
 
 def started(pid: int) -> int:
-    """Give when the process began, in ns since the epoch; 0 if it cannot be told.
+    """Return when the process began, in ns since the epoch; 0 if it cannot be told.
 
     Fields of `/proc/PID/stat` and `/proc/stat`: proc(5). Exact to 10 ms.
     """

@@ -18,7 +18,7 @@ REMOVED = 4096
 
 
 def key_of(container: Container) -> Key:
-    """Give what the container is found by."""
+    """Return what the container is found by."""
     if ID.match(container.id):
         return container.id
     return (container.scope, container.id)
@@ -40,7 +40,7 @@ class Registry:
         self._removed = removed
 
     def get(self, key: Key) -> Container | None:
-        """Give the container, also if it was removed lately."""
+        """Return the container, also if it was removed lately."""
         return self._known.get(key) or self._gone.get(key)
 
     def told(self, runtime: str, key: Key) -> Container | None:

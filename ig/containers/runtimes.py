@@ -99,7 +99,7 @@ def asked(
     podman_socket: str | None = None,
     crio_socket: str | None = None,
 ) -> frozenset[str]:
-    """Give the runtimes asked for by name, socket or DOCKER_HOST: their absence is worth a word."""
+    """Return the runtimes asked for by name, socket or DOCKER_HOST: their absence is reported."""
     docker_socket = docker_socket or os.environ.get("DOCKER_HOST")
     sockets = (docker_socket, containerd_socket, podman_socket, crio_socket)
     given = {name for name, socket in zip(KNOWN, sockets, strict=True) if socket}

@@ -142,7 +142,7 @@ def select(
     host: bool = False,
     host_only: bool = False,
 ) -> Selection:
-    """Give the selection that command line options describe, each possibly with commas inside.
+    """Return the selection that command line options describe, each possibly with commas inside.
 
     A name may be a glob (`web-*`), be excluded (`!web`), carry Docker's leading slash, or be the
     first four or more digits of an id. A selector is `key=value`, `key!=value`, `key` (the label

@@ -12,14 +12,14 @@ from ig.gadget import GROUP, Gadget
 
 @cache
 def built_in() -> dict[str, Gadget]:
-    """Give the gadgets of this package by name."""
+    """Return the gadgets of this package by name."""
     modules = [import_module(f"{__name__}.{each.name}") for each in pkgutil.iter_modules(__path__)]
     return {module.GADGET.name: module.GADGET for module in modules}
 
 
 @cache
 def declared() -> dict[str, Gadget]:
-    """Give all gadgets by name, the built-in ones first."""
+    """Return all gadgets by name, the built-in ones first."""
     found = dict(built_in())
     for gadget in _offered():
         found.setdefault(gadget.name, gadget)

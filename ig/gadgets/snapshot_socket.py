@@ -94,7 +94,7 @@ def _end(
     whose: Callable[[Batch], Sequence[Container]],
     **shown: Any,
 ) -> tuple[Column, ...]:
-    """Give the columns of one end; unlike other gadgets' its protocol is the row's.
+    """Return the columns of one end; unlike other gadgets' its protocol is the row's.
 
     In JSON each part is its own column: most are the same in many rows, and so cost nothing.
     """

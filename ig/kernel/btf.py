@@ -71,7 +71,7 @@ class Type:
 
 
 def in_older_kinds(data: bytes) -> bytes:
-    """Give BTF without the kinds of types that libbpf before 1.0 refuses.
+    """Return BTF without the kinds of types that libbpf before 1.0 refuses.
 
     Each becomes an older one of the same length: a type's tag a const, a declaration's tag a
     variable, an enum of 64 bits a union. Raises ValueError for kinds that are newer still, and
@@ -119,17 +119,17 @@ class Btf:
             )
 
     def string(self, offset: int) -> str:
-        """Give the string at an offset of BTF's string section."""
+        """Return the string at an offset of BTF's string section."""
         text: bytes = library().btf__name_by_offset(self.handle, offset)
         return text.decode()
 
     def find(self, name: str, kind: int) -> Type | None:
-        """Give the type of that name and kind, None if this kernel has none."""
+        """Return the type of that name and kind, None if this kernel has none."""
         type_id = self.find_id(name, kind)
         return Type(self, type_id) if type_id else None
 
     def find_id(self, name: str, kind: int) -> int:
-        """Give the id of the type of that name and kind, 0 if this kernel has none."""
+        """Return the id of the type of that name and kind, 0 if this kernel has none."""
         return max(0, int(library().btf__find_by_name_kind(self.handle, name.encode(), kind)))
 
     def members(self, of: Type, base: int = 0) -> Iterator[tuple[str, int, int, int]]:
@@ -143,7 +143,7 @@ class Btf:
                 yield from self.members(Type(self, member.second), base + offset)
 
     def declaration(self, type_id: int, field: str, known: Iterable[str]) -> str:
-        """Give C text that declares `field`, by its type or at least its size."""
+        """Return C text that declares `field`, by its type or at least its size."""
         found = Type(self, type_id)
         if found.kind == PTR:
             target = Type(self, found.target) if found.target else None
@@ -162,7 +162,7 @@ class Btf:
         return f"u8 {field}[{found.size}]"
 
     def _union(self, members: Sequence[tuple[str, int, int, int]], known: Iterable[str]) -> str:
-        """Give a union whose alternatives each hold one member behind its padding."""
+        """Return a union whose alternatives each hold one member behind its padding."""
         parts = [
             f"struct {{ u8 before_{name}[{offset // 8}]; "
             f"{self.declaration(type_id, name, known)}; }} __attribute__((packed));"
@@ -171,7 +171,7 @@ class Btf:
         return "union { " + " ".join(parts) + " };"
 
     def declare(self, program: str) -> str:
-        """Give C declarations of what `program` asks for by KERNEL_STRUCT, _ENUM, _TRACEPOINT.
+        """Return C declarations of what `program` asks for by KERNEL_STRUCT, _ENUM, _TRACEPOINT.
 
         Raises KernelRefused for a struct that this kernel does not have.
         """

@@ -68,7 +68,7 @@ def map_delete(descriptor: int, key: bytes) -> None:
 
 
 def map_keys(descriptor: int, most: int) -> list[int]:
-    """Give the keys of a map that are 8 bytes each; where it changes meanwhile, some of them."""
+    """Return the keys of a map that are 8 bytes each; where it changes meanwhile, some of them."""
     keys: list[int] = []
     last, key = None, ctypes.c_uint64()
     while len(keys) < most:
@@ -80,7 +80,7 @@ def map_keys(descriptor: int, most: int) -> list[int]:
 
 
 def attach_raw_tracepoint(event: str, program: int) -> int:
-    """Give a descriptor that keeps the program attached. Raises KernelRefused."""
+    """Return a descriptor that keeps the program attached. Raises KernelRefused."""
     descriptor = int(library().bpf_raw_tracepoint_open(event.encode(), program))
     if descriptor < 0:
         _refuse(f"A BPF program cannot be attached to {event}")
@@ -88,7 +88,7 @@ def attach_raw_tracepoint(event: str, program: int) -> int:
 
 
 def load_typed_raw_tracepoint(name: str, instructions: bytes, typedef: int) -> int:
-    """Give a descriptor of a program that knows its arguments' types: those of btf_trace_EVENT.
+    """Return a descriptor of a program that knows its arguments' types: those of btf_trace_EVENT.
 
     `typedef` is that type's id. Source: bpf_prog_load() in kernel/bpf/syscall.c, which libbpf's
     versions each wrap in another way. Raises OSError.

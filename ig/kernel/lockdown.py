@@ -13,7 +13,7 @@ _FILE = Path("/sys/kernel/security/lockdown")
 
 
 def explained() -> KernelRefused | None:
-    """Give the refusal that a lockdown for confidentiality explains, None if none is known of."""
+    """Return the refusal that a lockdown for confidentiality explains, None if none is known of."""
     try:
         said = _FILE.read_text("ascii")
     except OSError:  # no such feature, no securityfs mounted, or no right to look

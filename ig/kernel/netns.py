@@ -43,18 +43,18 @@ class Namespace:
 
     @property
     def files(self) -> Iterator[str]:
-        """Give the files that can be opened to enter it."""
+        """Return the files that can be opened to enter it."""
         yield from (f"/proc/{task}/ns/net" for task in self.tasks)
         yield from self.paths
 
 
 def own() -> int:
-    """Give the id of this process's network namespace."""
+    """Return the id of this process's network namespace."""
     return os.stat("/proc/self/ns/net").st_ino
 
 
 def host() -> int:
-    """Give the id of the first process's network namespace; the own where that may not be seen."""
+    """Return the id of the first process's network namespace; our own if that is hidden."""
     return initial.identifier("net") or own()
 
 

@@ -122,13 +122,13 @@ class Probes:
 
 
 def source_dir() -> Path:
-    """Give the folder of the C files: the installed one, else the checkout's."""
+    """Return the folder of the C files: the installed one, else the checkout's."""
     installed = Path(__file__).parents[1] / "ebpf"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "ebpf"
 
 
 def source(program: str) -> str:
-    """Give a program's text with our own headers put in place of their #include lines.
+    """Return a program's text with our own headers put in place of their #include lines.
 
     Raises IgError if somebody could have changed it who could not have changed this module.
     """
@@ -144,7 +144,7 @@ def source(program: str) -> str:
 
 
 def usual_tracepoints(program: str) -> list[str]:
-    """Give what most kernels attach a program to: EVENT is a raw tracepoint, CATEGORY:EVENT not."""
+    """Return the tracepoints of a program on most kernels: EVENT is raw, CATEGORY:EVENT not."""
     return sorted({_tracepoint(name) for name in _FUNCTION.findall(source(program))})
 
 
@@ -266,7 +266,7 @@ def _run_child(sender: socket.socket, text: str, defines: Mapping[str, int | str
 
 
 def _messages() -> Any:
-    """Give a file that nobody else can look into, in memory, so that no folder need be writable."""
+    """Return a private file in memory, so that no folder need be writable."""
     try:
         return os.fdopen(os.memfd_create("messages"), "w+b")
     except OSError:  # gVisor and strict seccomp profiles have no memfd
@@ -277,7 +277,7 @@ _MOST_SAID = 1 << 18  # bytes
 
 
 def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
-    """Give the parts of an IgError for what BCC, the compiler or the kernel said."""
+    """Return the parts of an IgError for what BCC, the compiler or the kernel said."""
     # The verifier's reason is at the end.
     messages.seek(max(0, messages.seek(0, os.SEEK_END) - _MOST_SAID))
     said = messages.read(_MOST_SAID).decode(errors="replace").strip()
@@ -350,7 +350,7 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
 def _loaded(
     text: str, macros: Mapping[str, int | str], btf: Btf, covered: bool
 ) -> tuple[dict[str, Any], list[int]]:
-    """Give the parent's answer, and the descriptors that it lists, of a program then attached."""
+    """Return the parent's answer, and the descriptors that it lists, of a program then attached."""
     bcc = _import_bcc()
     from bcc.libbcc import lib
 
@@ -383,7 +383,7 @@ def _loaded(
 
 
 def _constants(declarations: str) -> dict[str, int | str]:
-    """Give the macros that every program gets."""
+    """Return the macros that every program gets."""
     constants: dict[str, int | str] = {
         "EVENTS_PAGES": EVENTS_BYTES // os.sysconf("SC_PAGE_SIZE"),
         "PATHS_PAGES": PATHS_BYTES // os.sysconf("SC_PAGE_SIZE"),
@@ -441,7 +441,7 @@ def _attach(
 
 
 def _tracepoint(function: str) -> str:
-    """Give the tracepoint that a function's name says: raw_tp__EVENT or tp__CATEGORY__EVENT."""
+    """Return the tracepoint that a function's name says: raw_tp__EVENT or tp__CATEGORY__EVENT."""
     match function.split("__", 2):
         case ["raw_tp", event, *_]:
             return event
@@ -451,7 +451,7 @@ def _tracepoint(function: str) -> str:
 
 
 def _event(function: str) -> str:
-    """Give the event that a function's name says, raw or not."""
+    """Return the event that a function's name says, raw or not."""
     return _tracepoint(function).rpartition(":")[2]
 
 

@@ -47,7 +47,7 @@ def cgroup_paths(pid: int) -> list[tuple[str, str]]:
 
 
 def comm(pid: int) -> str:
-    """Give the name of a process, "" if it is gone."""
+    """Return the name of a process, "" if it is gone."""
     return _read(f"/proc/{pid}/comm").removesuffix("\n")
 
 
@@ -85,7 +85,7 @@ def _sockets_of(pid: int) -> Iterator[int]:
 
 
 def sockets(task: int | str, proto: str, states: int = ALL_STATES) -> Fields:
-    """Give the sockets in the network namespace of a task; `proto` is TCP or UDP.
+    """Return the sockets in the network namespace of a task; `proto` is TCP or UDP.
 
     The task is a process's number or a folder of /proc, as `PID/task/TID`. Less is known than
     sock_diag tells: no cgroup, mark, interface. Raises OSError if the task is gone, or the table
@@ -104,7 +104,7 @@ def sockets(task: int | str, proto: str, states: int = ALL_STATES) -> Fields:
 
 
 def parse(proto: str, version: int, lines: Iterable[str], states: int = ALL_STATES) -> Fields:
-    """Give the sockets in the lines of such a table; what is no whole line is left out."""
+    """Return the sockets in the lines of such a table; what is no whole line is left out."""
     fields = empty()
     for line in lines:
         row = _row(line, version)

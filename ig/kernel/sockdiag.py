@@ -192,7 +192,7 @@ class _Shape:
     def numbers(
         self, words: memoryview, attribute: int, offset: int, size: int, count: int
     ) -> list[int]:
-        """Give a number of 4 or 8 bytes at an offset in an attribute; zeroes where it has none."""
+        """Return a number of 4 or 8 bytes at an offset in an attribute; zeroes if missing."""
         start, room = self.attributes.get(attribute, (0, 0))
         if room < _attribute.size + offset + size:
             return [0] * count
@@ -275,7 +275,7 @@ def _ask_once(request: bytes, proto: str, info: bool, buffer: bytearray) -> Dump
 
 
 def ask(proto: str, states: int = ALL_STATES, info: bool = False) -> Fields:
-    """Give the sockets of this thread's network namespace; `proto` is TCP or UDP.
+    """Return the sockets of this thread's network namespace; `proto` is TCP or UDP.
 
     `states` has the bit 1 << state for each wanted. A table that changed while it was read is
     asked again, up to five times; what the fifth answer has is given, whole rows only.

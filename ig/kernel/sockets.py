@@ -42,7 +42,7 @@ ALL_STATES = sum(1 << number for number in STATES)
 
 
 def empty(info: bool = False) -> Fields:
-    """Give the fields of no sockets."""
+    """Return the fields of no sockets."""
     return {name: [] for name in FIELDS + (INFO if info else ())}
 
 

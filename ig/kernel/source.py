@@ -87,7 +87,7 @@ class Source:
                 map_update(cgroups, key, struct.pack("=I", verdict))
 
     def lost(self) -> Mapping[str, int]:
-        """Give how many events could not be delivered so far, by cause; those of 0 left out."""
+        """Return how many events could not be delivered so far, by cause; those of 0 left out."""
         counts = dict(zip(LOST, self._counters, strict=False))
         skipped = sum(map(recursion_misses, self._probes.alone))
         if self._refused or self._preemptible:

@@ -27,7 +27,7 @@ class Reader:
         self._unread = 0
 
     def read(self, namespace: Namespace, entered: bool) -> tuple[Namespace, Fields]:
-        """Give the sockets of the namespace that this thread is in if `entered`.
+        """Return the sockets of the namespace that this thread is in if `entered`.
 
         Two fields are added: the names of the state and of the interface (`state`, `interface`).
         """
@@ -43,7 +43,7 @@ class Reader:
         return namespace, fields
 
     def shortcomings(self) -> list[str]:
-        """Give a line for each thing that could not be read as it should be."""
+        """Return a line for each thing that could not be read as it should be."""
         lines = [
             f"The kernel's sock_diag does not tell {proto} sockets ({why}): read from "
             f"{_TABLES_OF_PROCESS}/{proto.lower()}, where there is no mark, interface, or tcp_info."

@@ -23,18 +23,18 @@ class Formatter(Protocol):
     """Turns batches into text that always encodes to UTF-8 and has no raw controls but newlines."""
 
     def header(self, batch: Batch | None = None) -> str:
-        """Give what comes before the first event; a formatter begins anew with it.
+        """Return what comes before the first event; a formatter begins anew with it.
 
         `batch` is all that there will be, where that is known: a table is as wide as it needs.
         """
         ...
 
     def format(self, batch: Batch) -> str:
-        """Give the text of all events of the batch, for one write; empty for an empty batch."""
+        """Return the text of all events of the batch, for one write; empty for an empty batch."""
         ...
 
     def footer(self) -> str:
-        """Give what comes after the last event."""
+        """Return what comes after the last event."""
         ...
 
 
@@ -49,7 +49,7 @@ def formatter(
     heading: bool = True,
     keep: bool = False,
 ) -> Formatter:
-    """Give the formatter of a mode that `parse_output` gave.
+    """Return the formatter of a mode that `parse_output` gave.
 
     `columns` are all of the gadget's (or view's), `shown` those of tables and CSV, which begin with
     a `heading`. With `array`, `json` and `jsonpretty` are one array, as a snapshot is printed. A
@@ -65,14 +65,14 @@ def formatter(
 
 
 def shown_columns(columns: Sequence[Column], options: Mapping[str, Any]) -> tuple[Column, ...]:
-    """Give the columns that are shown when none are named, with these options of the gadget."""
+    """Return the columns that are shown when none are named, with these options of the gadget."""
     return tuple(c for c in columns if not c.hidden or (c.show_if and c.show_if(options)))
 
 
 def parse_output(
     text: str, columns: Sequence[Column], default: Sequence[Column] | None = None
 ) -> tuple[str, tuple[Column, ...]]:
-    """Give the mode (of MODES, not `custom-columns`) and the shown columns that `-o TEXT` means.
+    """Return the mode (of MODES, not `custom-columns`) and the shown columns that `-o TEXT` means.
 
     Where it names none these are `default`, or those not hidden. Raises UsageError for an unknown
     mode or column, and for a list where the mode takes none.

@@ -22,15 +22,15 @@ class CsvFormatter:
         self._heading = heading
 
     def header(self, batch: Batch | None = None) -> str:  # noqa: ARG002 - as other formatters'
-        """Give the line of names."""
+        """Return the line of names."""
         return _lines([[column.name for column in self._shown]]) if self._heading else ""
 
     def format(self, batch: Batch) -> str:
-        """Give the events' lines."""
+        """Return the events' lines."""
         return _lines(zip(*[_cells(column, batch) for column in self._shown], strict=True))
 
     def footer(self) -> str:
-        """Give nothing."""
+        """Return nothing."""
         return ""
 
 

@@ -45,12 +45,12 @@ class JsonFormatter:
         self._empty = True
 
     def header(self, batch: Batch | None = None) -> str:  # noqa: ARG002 - as other formatters'
-        """Give what comes before the first event."""
+        """Return what comes before the first event."""
         self._empty = True
         return "[" if self._array else ""
 
     def format(self, batch: Batch) -> str:
-        """Give the text of the batch's events; in an array newlines come before them, not after."""
+        """Return the batch's events as text; in an array newlines come before each."""
         text = self._objects(batch)
         if self._pretty:
             depth = 1 if self._array else 0
@@ -64,14 +64,14 @@ class JsonFormatter:
         return start + text.removesuffix(",\n")
 
     def footer(self) -> str:
-        """Give what comes after the last event."""
+        """Return what comes after the last event."""
         if not self._array:
             return ""
         return "]\n" if self._empty else "\n]\n"
 
 
 def compile_objects(columns: Sequence[Column], end: str = "\n") -> Callable[[Batch], str]:
-    """Give a function from a batch to each event's JSON object, without newlines but for `end`.
+    """Return a function from a batch to each event's JSON object, without newlines but for `end`.
 
     The object nests as the columns' paths do, in the columns' order; columns without a path are
     left out. Raises ValueError when two columns claim the same key.
@@ -191,7 +191,7 @@ def _constant(values: Sequence[Any]) -> bool:
 def _joined(
     same: Sequence[str], varying: Sequence[tuple[Sequence[Any], Encode]], count: int
 ) -> str:
-    """Give the text of `count` events: what is the same in each, and between it what varies."""
+    """Return the text of `count` events: what is the same in each, and between it what varies."""
     event = [text for before in same for text in (before, "")][:-1]
     chunks = []
     for start in range(0, count, _CHUNK):

@@ -17,14 +17,14 @@ ELLIPSIS = "…"
 
 
 def visible(text: str) -> str:
-    r"""Give the text, unprintable characters as `\n`, `\xNN`, `\uNNNN` or `\UNNNNNNNN`."""
+    r"""Return the text, unprintable characters as `\n`, `\xNN`, `\uNNNN` or `\UNNNNNNNN`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _visible_escape(c) for c in text)
 
 
 def json_string(text: str) -> str:
-    """Give the text as a quoted JSON string (RFC 8259), unprintable characters escaped.
+    """Return the text as a quoted JSON string (RFC 8259), unprintable characters escaped.
 
     A lone surrogate, which many parsers refuse even as an escape, becomes text as in `visible`.
     """
@@ -32,7 +32,7 @@ def json_string(text: str) -> str:
 
 
 def yaml_string(text: str) -> str:
-    """Give the text as a double-quoted YAML scalar (YAML 1.2, 7.3.1).
+    """Return the text as a double-quoted YAML scalar (YAML 1.2, 7.3.1).
 
     It differs from `json_string` beyond the 16-bit plane, where YAML has no surrogate pairs.
     """
@@ -40,7 +40,7 @@ def yaml_string(text: str) -> str:
 
 
 def display_width(text: str) -> int:
-    """Give how many cells of a terminal printable text takes."""
+    """Return how many cells of a terminal printable text takes."""
     if text.isascii():
         return len(text)
     return sum(map(_CELLS.__getitem__, text))

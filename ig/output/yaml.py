@@ -24,15 +24,15 @@ class YamlFormatter:
         self._objects = compile_objects(columns)
 
     def header(self, batch: Batch | None = None) -> str:  # noqa: ARG002 - as other formatters'
-        """Give nothing: each document begins itself."""
+        """Return nothing: each document begins itself."""
         return ""
 
     def format(self, batch: Batch) -> str:
-        """Give the batch's documents."""
+        """Return the batch's documents."""
         return "".join(map(_document, self._objects(batch).split("\n")[:-1]))
 
     def footer(self) -> str:
-        """Give nothing."""
+        """Return nothing."""
         return ""
 
 

@@ -42,7 +42,7 @@ def running(*words: str) -> Iterator[int]:
 
 
 def fastest(words: Sequence[str]) -> tuple[float, float]:
-    """Give the least seconds that a command took, and the most memory, in MB."""
+    """Return the least seconds that a command took, and the most memory, in MB."""
     seconds, memory = [], []
     for _ in range(ROUNDS):
         began = time.perf_counter()

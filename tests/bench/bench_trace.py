@@ -63,7 +63,7 @@ def resident_megabytes(pid: int) -> float:
 
 
 def overhead(loop: str, *options: str, command: str = "tcpconnect") -> str:
-    """Give how much more CPU a connection costs while traced: the rounds' median and quartiles.
+    """Return how much more CPU a connection costs while traced: the rounds' median and quartiles.
 
     Each round is compared with the untraced ones before and after it: machines change their pace.
     """
@@ -84,7 +84,7 @@ def connect(loop: str, count: int) -> float:
 
 
 def cpu_an_event(loop: str, *options: str) -> tuple[float, float, float]:
-    """Give microseconds of CPU an event, and the resident megabytes before and after."""
+    """Return microseconds of CPU an event, and the resident megabytes before and after."""
     with running(*options) as (pid, _):
         before, first = cpu_seconds(pid), resident_megabytes(pid)
         connect(loop, LONG)

@@ -191,7 +191,7 @@ def soak(engine: Engine, folder: str, seconds: int) -> tuple[bool, bool]:
 
 
 def losses(said: str) -> Mapping[str, int]:
-    """Give the losses by cause that were told last; print what else was said."""
+    """Return the losses by cause that were told last; print what else was said."""
     lost: Mapping[str, int] = {}
     for line in said.splitlines():
         if line.startswith("{"):

@@ -23,11 +23,11 @@ def _ids(function: str) -> set[int]:
 
 
 def loaded() -> dict[str, set[int]]:
-    """Give the ids of all programs, maps and links; links are what is attached by a descriptor."""
+    """Return the ids of all programs, maps and links; links are held by a descriptor."""
     return {kind: _ids(f"bpf_{kind}_get_next_id") for kind in ("prog", "map", "link")}
 
 
 def added(before: dict[str, set[int]]) -> dict[str, set[int]]:
-    """Give what is loaded now and was not then, without the kinds that have nothing new."""
+    """Return what is loaded now and was not then, without the kinds that have nothing new."""
     now = loaded()
     return {kind: new for kind in now if (new := now[kind] - before[kind])}

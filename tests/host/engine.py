@@ -139,7 +139,7 @@ class PrivateEngine:
 
 
 def unused_subnet() -> str:
-    """Give the first three parts of addresses that this host has no route to of its own."""
+    """Return the first three parts of addresses that this host has no route to of its own."""
     routes = subprocess.run(
         ["ip", "-4", "route", "show", "table", "all"], check=True, capture_output=True
     ).stdout.decode()
@@ -147,7 +147,7 @@ def unused_subnet() -> str:
 
 
 def mounts_below(folder: Path) -> list[str]:
-    """Give the mount points below a folder."""
+    """Return the mount points below a folder."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
     return [point for line in lines if (point := line.split()[1]).startswith(f"{folder}/")]
 
@@ -165,7 +165,7 @@ def answers(socket: str) -> bool:
 
 
 def users_engine() -> str | None:
-    """Give the socket of the user's engine, if it answers and its containers run on this kernel."""
+    """Return the socket of the user's engine, if it answers and runs on this kernel."""
     socket = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     if not socket.startswith("unix://") or not answers(socket):
         return None
@@ -180,7 +180,7 @@ def users_engine() -> str | None:
 
 
 def root_filesystem() -> bytes:
-    """Give a tar archive of busybox and of links into /usr, where the host's is mounted."""
+    """Return a tar archive of busybox and of links into /usr, where the host's is mounted."""
     busybox = shutil.which("busybox")
     assert busybox, "busybox is needed for the image that the tests run"
     applets = subprocess.run(
@@ -244,7 +244,7 @@ class Running:
         self.container.kill(signal=name)
 
     def finished(self, seconds: float = PATIENCE) -> list[Report]:
-        """Give all that it told, once its first process has ended well."""
+        """Return all that it told, once its first process has ended well."""
         reports = self.reports.all(seconds)
         status = self.container.wait(timeout=seconds)["StatusCode"]
         assert status == 0, f"{self.name} ended with {status}: {self.reports.lines}"
@@ -264,7 +264,7 @@ class Engine:
         )
 
     def name(self, name: str) -> str:
-        """Give the name under which a container called so by the tests runs: a pod's as it is."""
+        """Return the name under which a container called so by the tests runs: a pod's as it is."""
         return name if name.startswith("k8s_") else f"{self.prefix}-{name}"
 
     def run(self, name: str, command: Sequence[object], **options: Any) -> Running:
@@ -382,7 +382,7 @@ def _remove(container: Container) -> None:
 
 @contextmanager
 def some_engine() -> Iterator[Engine]:
-    """Give the user's engine, or one that is started for us alone."""
+    """Return the user's engine, or one that is started for us alone."""
     socket = users_engine()
     private = None if socket else PrivateEngine()
     try:

@@ -16,7 +16,7 @@ PYTHON = ("/usr/bin/python3", "-I", "-S")
 
 
 def program(name: str, *arguments: object, folder: Path | str = PROGRAMS) -> list[str]:
-    """Give the command that runs a program of `programs/`; containers see these in /programs."""
+    """Return the command that runs a program of `programs/`; containers see these in /programs."""
     return [*PYTHON, f"{folder}/{name}.py", *map(str, arguments)]
 
 
@@ -49,7 +49,7 @@ class Program:
         return self.process.pid
 
     def finished(self, seconds: float = PATIENCE) -> list[Report]:
-        """Give all that it told, once it has ended by itself and well."""
+        """Return all that it told, once it has ended by itself and well."""
         reports = self.reports.all(seconds)
         status = self.process.wait(seconds)
         assert status == 0, f"{self.process.args!r} ended with {status}: {self.reports.lines}"
@@ -74,7 +74,7 @@ class Namespace:
 
     @classmethod
     def of(cls, pid: int) -> Namespace:
-        """Give the namespace that the process has."""
+        """Return the namespace that the process has."""
         return cls(f"/proc/{pid}/ns/net")
 
     @property
@@ -82,7 +82,7 @@ class Namespace:
         return os.stat(self.path).st_ino
 
     def command(self, *command: object) -> list[str]:
-        """Give a command that runs the given one in here; its mount namespace stays the host's."""
+        """Return a command that runs the given one in here, in the host's mount namespace."""
         return ["nsenter", f"--net={self.path}", "--", *map(str, command)]
 
     def run(self, *command: object, seconds: float = PATIENCE) -> str:

@@ -54,7 +54,7 @@ class Reports:
             raise TimeoutError("\n".join([f"{state} in vain; so far:", *self.lines[-50:]]))
 
     def all(self, seconds: float = PATIENCE) -> list[Report]:
-        """Give all objects, once the stream has ended."""
+        """Return all objects, once the stream has ended."""
         with self._changed:
             self._wait(lambda: self._ended, seconds)
             return list(self.objects)
@@ -62,7 +62,7 @@ class Reports:
     def matching(
         self, wanted: Callable[[Report], object], count: int = 1, seconds: float = PATIENCE
     ) -> list[Report]:
-        """Give the objects that `wanted` holds for, once there are `count` of them."""
+        """Return the objects that `wanted` holds for, once there are `count` of them."""
 
         def found() -> list[Report]:
             return [each for each in self.objects if wanted(each)]
@@ -72,5 +72,5 @@ class Reports:
             return found()
 
     def ready(self, seconds: float = PATIENCE) -> Report:
-        """Give the first line that says `"ready": true`."""
+        """Return the first line that says `"ready": true`."""
         return self.matching(lambda report: report.get("ready"), seconds=seconds)[0]

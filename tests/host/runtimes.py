@@ -167,7 +167,7 @@ class Followed:
             seen.append((change.kind, change.container.name))
 
     def named(self, name: str) -> Container:
-        """Give the running container of that name, with its details."""
+        """Return the running container of that name, with its details."""
         found = [each for each in self.index.containers() if each.name == name]
         assert len(found) == 1, f"{name}: {found}"
         return self.index.details(found[0])
@@ -186,7 +186,7 @@ def followed(*runtimes: Runtime, detailed: bool = False) -> Iterator[Followed]:
 
 
 def cgroup_of(pid: int) -> list[str]:
-    """Give the names of the process's cgroup and its ancestors, from the root down."""
+    """Return the names of the process's cgroup and its ancestors, from the root down."""
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     # With pure v1 there is no line of the unified hierarchy: any controller's path tells the id.
     line = next((line for line in lines if line.startswith("0::")), lines[0])

@@ -33,7 +33,7 @@ def findings(lines: Iterable[str]) -> Findings:
 
 
 def doctor(*arguments: object, within: Sequence[str] = ()) -> tuple[Findings, str, int]:
-    """Give what it found (result and words, by check), what it said besides, and its exit code."""
+    """Return what it found (result and words, by check), what it said besides, its exit code."""
     done = subprocess.run(
         [*within, str(IG), "doctor", "-o", "jsonl", *map(str, arguments)],
         capture_output=True,

@@ -35,7 +35,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @contextmanager
 def full_pipe() -> Iterator[int]:
-    """Give the writing end of a pipe that nobody reads and that has room for nothing more."""
+    """Return the writing end of a pipe that nobody reads and that has room for nothing more."""
     reading, writing = os.pipe()
     try:
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)

@@ -63,7 +63,7 @@ def test_while_nobody_reads_losses_are_counted_and_then_it_goes_on(
 
 
 def session(leader: int) -> list[int]:
-    """Give the processes of a session."""
+    """Return the processes of a session."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

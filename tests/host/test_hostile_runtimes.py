@@ -421,7 +421,7 @@ def cgroup() -> Iterator[Path]:
 
 @pytest.fixture
 def container(liar: Callable[..., Path], cgroup: Path) -> Callable[[str], tuple[Path, Path]]:
-    """Give the socket of an engine that calls this cgroup so, its image and its label too."""
+    """Return the socket of an engine that calls this cgroup so, its image and its label too."""
 
     def start(name: str) -> tuple[Path, Path]:
         record = {"Id": cgroup.name, "Names": [f"/{name}"], "Image": name, "State": "running"}

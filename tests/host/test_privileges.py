@@ -31,14 +31,14 @@ NET_ADMIN, SYS_PTRACE, SYS_ADMIN = 1 << 12, 1 << 19, 1 << 21
 
 
 def privileges(tracer: Tracer) -> list[Mapping[str, str]]:
-    """Give /proc/PID/task/TID/status of each thread."""
+    """Return /proc/PID/task/TID/status of each thread."""
     threads = Path(f"/proc/{tracer.process.pid}/task").iterdir()
     texts = [(thread / "status").read_text() for thread in threads]
     return [dict(line.split(":\t", 1) for line in text.splitlines()) for text in texts]
 
 
 def held(tracer: Tracer) -> set[int]:
-    """Give the sets of capabilities that some thread has, or could take."""
+    """Return the sets of capabilities that some thread has, or could take."""
     return {int(each[name], 16) for each in privileges(tracer) for name in ("CapEff", "CapPrm")}
 
 
@@ -56,7 +56,7 @@ def test_no_thread_keeps_what_it_does_not_need(ig: Start, namespace: Namespace) 
 
 
 def monitors(tracer: Tracer) -> list[Path]:
-    """Give the folders in /proc of the processes that `ig` has started."""
+    """Return the folders in /proc of the processes that `ig` has started."""
     found = Path(f"/proc/{tracer.process.pid}/task/{tracer.process.pid}/children").read_text()
     return [Path(f"/proc/{pid}") for pid in found.split()]
 

@@ -34,7 +34,7 @@ def refusal(gadget: str) -> str:
 
 
 def findings() -> tuple[dict[str, str], str]:
-    """Give what `ig doctor` found by what it checked, and what it said besides."""
+    """Return what `ig doctor` found by what it checked, and what it said besides."""
     done = run("doctor", "-o", "json")
     return {each["check"]: each["result"] for each in json.loads(done.stdout)}, done.stderr
 

@@ -45,7 +45,7 @@ def rows(*options: object, **environment: str) -> list[dict[str, Any]]:
 
 
 def table(*options: object) -> tuple[list[dict[str, str]], str]:
-    """Give a table's rows, by their headings, and what was said of what is not shown."""
+    """Return a table's rows, by their headings, and what was said of what is not shown."""
     printed, said = taken(*options)
     said = "".join(line for line in said.splitlines() if "--all" in line)
     heading, *lines = (line.split() for line in printed.splitlines())

@@ -32,7 +32,7 @@ Make = Callable[..., Path]
 
 
 def point(kind: str = "cgroup2", option: str = "") -> str:
-    """Give where the hierarchy is mounted; skip the test where it is not."""
+    """Return where the hierarchy is mounted; skip the test where it is not."""
     for mount in mounts():
         if mount.kind == kind and (not option or option in mount.options):
             return mount.point
@@ -95,7 +95,7 @@ def asked(*options: object, within: tuple[str, ...] = ()) -> tuple[list[dict[str
 
 
 def owners(rows: list[dict[str, Any]], *ports: int) -> list[tuple[int, str, bool]]:
-    """Give the port, the container's id, and whether that is unknown, of each row."""
+    """Return the port, the container's id, and whether that is unknown, of each row."""
     return sorted(
         (row["src"]["port"], row["runtime"]["containerId"], row["shared"])
         for row in rows
@@ -183,7 +183,7 @@ def test_a_cgroup_that_a_user_could_make_proves_nothing(make_cgroup: Make) -> No
 
 
 def _finding(told: Container) -> Callable[..., tuple[Container, bool]]:
-    """Give what finds a container that a runtime told of, and others by their cgroup's name."""
+    """Return what finds a container that a runtime told of, and others by their cgroup's name."""
     from ig.containers.container import Change
     from ig.containers.docker import Docker
     from ig.containers.index import Index
@@ -237,7 +237,7 @@ def test_a_namespace_that_only_ip_netns_holds_is_found(namespace: Namespace) -> 
 
 
 def _found_in_own_mounts() -> list[int]:
-    """Give what is found where /run is not the host's."""
+    """Return what is found where /run is not the host's."""
     look = "from ig.kernel import netns; print(sorted(netns.find().namespaces))"
     root = Path(__file__).parents[2]
     done = in_own_mounts(

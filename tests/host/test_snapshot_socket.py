@@ -86,7 +86,7 @@ def take(
 
 
 def shown(batch: Batch, *names: str) -> list[tuple[Any, ...]]:
-    """Give the columns of these names, row by row."""
+    """Return the columns of these names, row by row."""
     columns = {column.name: column for column in GADGET.columns}
     return list(zip(*(batch.read(columns[name]) for name in names), strict=True))
 
@@ -96,7 +96,7 @@ def rows(batch: Batch) -> list[Row]:
 
 
 def ss(pid: int) -> list[Row]:
-    """Give what `ss -tuna` shows there, in our words."""
+    """Return what `ss -tuna` shows there, in our words."""
     words = ("nsenter", "--target", str(pid), "--net", "ss", "-tunaH")
     printed = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
     return sorted(_row(*line.split()[:6]) for line in printed.splitlines())
@@ -120,7 +120,7 @@ def _end(text: str) -> str:
 
 
 def same_moment(pid: int, ours: Callable[[], list[Row]]) -> tuple[list[Row], list[Row]]:
-    """Give our rows and those of `ss`, for a moment in which those of `ss` did not change."""
+    """Return our rows and those of `ss`, for a moment in which those of `ss` did not change."""
     for _ in range(20):
         before, rows_then, after = ss(pid), ours(), ss(pid)
         if before == after:

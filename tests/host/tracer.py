@@ -17,7 +17,7 @@ IG = Path(sys.executable).with_name("ig")
 
 
 def ordinary_user() -> list[str]:
-    """Give what a command is begun with to be an ordinary user's, who can reach `ig`."""
+    """Return what a command is begun with to be an ordinary user's, who can reach `ig`."""
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     if subprocess.run([*user, "test", "-x", str(IG)], check=False).returncode:
         # This checkout is in a folder of root's.
@@ -87,7 +87,7 @@ class Tracer:
     def wait_for(
         self, wanted: Callable[[Report], object], count: int = 1, seconds: float = PATIENCE
     ) -> list[Report]:
-        """Give the events that `wanted` holds for, once there are `count` of them."""
+        """Return the events that `wanted` holds for, once there are `count` of them."""
         return self.reports.matching(wanted, count, seconds)
 
     def says(self, text: str, seconds: float = PATIENCE) -> None:

@@ -15,7 +15,7 @@ EMULATED = "IG_TESTS_PATIENCE" in os.environ
 
 
 def until(condition: Callable[[], Value], what: str, seconds: float = PATIENCE) -> Value:
-    """Give the condition's first true value; raise TimeoutError, saying `what`, after `seconds`."""
+    """Return the condition's first true value; raise TimeoutError with `what`, after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:

@@ -59,7 +59,7 @@ _BEGIN, _END = "<!-- kernels: written by `make kernels` -->", "<!-- kernels end 
 
 
 def main() -> int:
-    """Give 0 if every test that ran passed, and every kernel could be had."""
+    """Return 0 if every test that ran passed, and every kernel could be had."""
     options = _arguments()
     names = options.kernel.split(",") if options.kernel else _all(options.quick)
     failed = False
@@ -89,7 +89,7 @@ def main() -> int:
 
 
 def _all(quick: bool) -> list[str]:
-    """Give the names of all kernels, or of the oldest and the newest."""
+    """Return the names of all kernels, or of the oldest and the newest."""
     suites = list(debian.SUITES)
     return [suites[0], suites[-1]] if quick else suites
 
@@ -167,7 +167,7 @@ def _command(chosen: Sequence[str], module: str = "") -> str:
 
 
 def _results(report: Path) -> list[tuple[str, str]]:
-    """Give (name, passed, skipped or failed) of each test."""
+    """Return (name, passed, skipped or failed) of each test."""
     if not report.exists():
         return []
     results = []
@@ -180,7 +180,7 @@ def _results(report: Path) -> list[tuple[str, str]]:
 
 
 def _cells(results: Iterable[tuple[str, str]], passed: bool | None) -> list[str]:
-    """Give a cell for each column: how many passed, and how many did not.
+    """Return a cell for each column: how many passed, and how many did not.
 
     `passed` tells of the whole run, None that it did not end.
     """

@@ -20,7 +20,7 @@ _MAGIC = (b"\xfd7zXZ\x00", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd")
 
 
 def cache() -> Path:
-    """Give the folder that kernels are kept in."""
+    """Return the folder that kernels are kept in."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "ig" / "kernels"
 
@@ -43,7 +43,7 @@ class Kernel:
 
 
 def fetch(name: str) -> Kernel:
-    """Give a kernel, from the cache if it is there. Raises RuntimeError if it cannot be had."""
+    """Return a kernel, from the cache if it is there. Raises RuntimeError if it cannot be had."""
     folder = cache() / name
     if not (folder / "vmlinux").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -104,7 +104,7 @@ def _needed(package: str, options: list[str]) -> Iterator[str]:
 
 
 def _uncompressed(image: bytes) -> bytes:
-    """Give the ELF file within a bzImage. Source: the kernel's scripts/extract-vmlinux."""
+    """Return the ELF file within a bzImage. Source: the kernel's scripts/extract-vmlinux."""
     for magic in _MAGIC:
         place = image.find(magic, 1024)
         while place >= 0:

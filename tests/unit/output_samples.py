@@ -62,19 +62,19 @@ _EVENT: dict[str, Any] = {
 
 
 def events(*changes: dict[str, Any], owners: Sequence[Container] = ()) -> Batch:
-    """Give a batch with an event for each dictionary of what is different from the usual event."""
+    """Return a batch with an event for each dictionary of differences from the usual event."""
     records = [_record({**_EVENT, **change}) for change in changes]
     fields = {name: [record[name] for record in records] for name in _EVENT}
     return Batch(fields, list(owners) or [WEB] * len(records))
 
 
 def named(name: str) -> Container:
-    """Give a container of that name."""
+    """Return a container of that name."""
     return Container(id="1", name=name, runtime="docker")
 
 
 def strings(*values: str) -> tuple[tuple[Column, ...], Batch]:
-    """Give one column `name` (path `proc.name`) and a batch of the host's with these values."""
+    """Return one column `name` (path `proc.name`) and a batch of the host's with these values."""
     column = Column("name", "proc.name", width=8, hidden=False)
     return (column,), Batch({"name": list(values)}, [HOST] * len(values))
 

@@ -22,7 +22,7 @@ def btf() -> Btf:
 
 
 def offsets(declaration: str, struct: str) -> dict[str, int]:
-    """Give the bytes before each field of a declared struct."""
+    """Return the bytes before each field of a declared struct."""
     line = re.search(rf"^struct {struct} \{{ (.*)$", declaration, re.M)
     assert line
     return {name: int(size) for name, size in re.findall(r"u8 before_(\w+)\[(\d+)\]", line[1])}

@@ -34,7 +34,7 @@ API = Container("d" * 64, "api", "cri-o", running=True, addresses=("10.1.0.7",),
 
 
 class Clock:
-    """Gives the time that a test sets."""
+    """Return the time that a test sets."""
 
     now = 1000 * SECOND
 

@@ -98,13 +98,13 @@ def running(listed: bytes, events: bytes = b"", ends: bool = False) -> Answer:
 
 
 def watched(engine: Engine) -> list[Change]:
-    """Give what the engine tells until it is found out."""
+    """Return what the engine tells until it is found out."""
     with closing(engine.watch(lambda: False)) as changes:  # type: ignore[type-var]
         return list(changes)
 
 
 def watched_until_end(engine: Engine) -> list[Change]:
-    """Give the changes of containers that the engine tells until it ends its events."""
+    """Return the changes of containers that the engine tells until it ends its events."""
     changes: list[Change] = []
     with pytest.raises(RuntimeUnavailable, match="ended"):
         changes += (each for each in engine.watch(lambda: False) if each.container.id)

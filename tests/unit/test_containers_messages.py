@@ -52,7 +52,7 @@ ANSWERS = st.lists(NONSENSE | EVENTS | st.lists(IDS, max_size=5).map(sandboxes),
 
 
 class Liar(grpc.GenericRpcHandler):
-    """Gives the same answers to whatever is asked."""
+    """Return the same answers to whatever is asked."""
 
     answers: Sequence[bytes] = ()
 

@@ -66,7 +66,7 @@ def quiet(_line: str) -> None:
 
 
 def told(*changes: Change, runtimes: tuple[str, ...] = ("docker",)) -> Index:
-    """Give an index that was told of the changes by the first runtime, and no thread."""
+    """Return an index that was told of the changes by the first runtime, and no thread."""
     index = Index([Script(name) for name in runtimes], quiet)
     for change in changes:
         index.apply(runtimes[0], change)

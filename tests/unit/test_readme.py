@@ -45,7 +45,7 @@ def run(command: str) -> str:
 
 
 def attempts() -> Batch:
-    """Give the attempts of the README: answered, refused, answered slowly, and unanswered."""
+    """Return the attempts of the README: answered, refused, answered slowly, and unanswered."""
     rows = (
         ("nginx", "172.18.0.2", 9000, 1, 0, 84_908, 0),
         ("nginx", "172.18.0.3", 5433, 2, 111, 61_022, 0),
@@ -73,7 +73,7 @@ def attempts() -> Batch:
 
 
 def shown(output: str) -> str:
-    """Give what the command of a sample prints for these attempts."""
+    """Return what the command of a sample prints for these attempts."""
     shape = Shape(declared()["trace_tcpconnect"], None, {"output": output})
     formatter = shape.formatter()
     text = formatter.header() + formatter.format(attempts())

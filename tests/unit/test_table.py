@@ -26,7 +26,7 @@ def table(
     sized: bool = False,
     **options: Any,
 ) -> list[str]:
-    """Give a table's lines; with `sized` its columns are as wide as the batch needs."""
+    """Return a table's lines; with `sized` its columns are as wide as the batch needs."""
     made = output.formatter("columns", COLUMNS, shown, screen=lambda: Screen(width), **options)
     return (made.header(batch if sized else None) + made.format(batch)).splitlines()
 

@@ -99,7 +99,7 @@ class Segment:
 
 
 def answer(segment: Segment, manner: str) -> bytes | None:
-    """Give the packet that answers, or None."""
+    """Return the packet that answers, or None."""
     if segment.flags & RST:
         return None
     if segment.flags & SYN:
