@@ -58,7 +58,7 @@ class Containers(Protocol):
 
 
 class Kernel(Protocol):
-    """The kernel's filter: ig.kernel.source.Source."""
+    """The kernel's filter: ig.bpf.session.Source."""
 
     def decide(self, cgroup: int, keep: bool) -> None:
         """Write whether a cgroup's events are wanted."""

@@ -254,27 +254,28 @@ def build(arguments: Sequence[str]) -> typer.Typer:
 
 
 def _list_columns(gadget: Gadget, view: View | None, options: dict[str, Any]) -> None:
-    from ig import describe, output
+    from ig import output
+    from ig.output import describe
 
     columns = view.columns if view else gadget.columns
     typer.echo(describe.table(columns, output.shown_columns(columns, options)))
 
 
 def _list_gadgets() -> None:
-    from ig import describe
     from ig.gadgets import declared
+    from ig.output import describe
 
     typer.echo(describe.gadgets(list(declared().values())))
 
 
 def _list_containers() -> Callable[..., None]:
     def body(options: dict[str, Any]) -> None:
-        from ig import inventory
+        from ig.commands import list_containers
 
         if options.pop("list_columns", False):
-            _list_columns(inventory.LIST, None, options)
+            _list_columns(list_containers.LIST, None, options)
             return
-        inventory.show(options)
+        list_containers.show(options)
 
     watch = Param("watch", ("-w", "--watch"), "flag", "Go on: a line for each that comes or goes.")
     params = (watch, *(p for p in WHOSE if not p.name.startswith("host")), *RUNTIMES, *OUTPUT)
@@ -286,7 +287,7 @@ _DOCTOR = "Check what this host can and cannot do."
 
 def _doctor() -> Callable[..., None]:
     def body(options: dict[str, Any]) -> None:
-        from ig.doctor import examine
+        from ig.commands.doctor import examine
 
         if not examine(options):
             raise typer.Exit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ig.gadget import Batch
-from ig.kernel.sockets import TIME_WAIT
+from ig.sockets.fields import TIME_WAIT
 
 _RESOLVER = "127.0.0.11"
 """Where Docker's engine answers names, in each container of a user's network."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ig import answers, monitor, ready
+from ig import answers, ready
 from ig.answers import Answers, Hint, closing
 from ig.attribution import Attribution
 from ig.containers import runtimes
@@ -21,12 +21,13 @@ from ig.containers.index import Index
 from ig.containers.selection import Selection, select
 from ig.errors import UsageError
 from ig.gadget import Batch, Gadget, View
+from ig.kernel import monitor
+from ig.kernel.capabilities import Capability, Use, drop, need_privileges
 from ig.names import find_column
+from ig.output.display import Shape
 from ig.output.stderr import say
 from ig.output.stream import Stream
 from ig.peers import Peers
-from ig.privileges import Capability, Use, drop, need_privileges
-from ig.shape import Shape
 from ig.stop import Stop
 
 _SNAPSHOT = (
@@ -101,10 +102,10 @@ def follow(
 
 def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
     """Trace until the user stops it, or as long as the options say."""
+    from ig.bpf.loader import Loading
     from ig.kernel.cgroup_paths import look_up
-    from ig.kernel.probes import Loading
-    from ig.kernel.procfs import COMPAT, compat_processes
-    from ig.pipeline import Pipeline, defines
+    from ig.sockets.proc import COMPAT, compat_processes
+    from ig.trace.pipeline import Pipeline, defines
 
     shape = Shape(gadget, view, options)
     chosen = selection(options)
@@ -185,7 +186,7 @@ def _modules() -> Iterator[Use]:
 
 @contextmanager
 def _source(loading: Any, index: Index) -> Iterator[Any]:
-    from ig.kernel.source import Source
+    from ig.bpf.session import Source
 
     probes = loading.result()
     for line in sorted(set(probes.refused)):
@@ -237,7 +238,7 @@ def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
 
 def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
     """Show what exists now, once or again and again."""
-    from ig.snapshot import DEFAULT_ORDER, Notes, collect, known_by, watch, with_host
+    from ig.sockets.collect import DEFAULT_ORDER, Notes, collect, known_by, watch, with_host
 
     options = with_host(options)
     chosen = selection(options)
@@ -281,7 +282,7 @@ def _name_ends(
     It adds rows for published ports that no socket stands for, where they are asked for.
     """
     from ig.kernel import netns
-    from ig.published import Published, silent
+    from ig.sockets.published import Published, silent
 
     peers = Peers(index) if shape.resolves else None
     host = netns.host()
@@ -320,7 +321,7 @@ def _finish(
 def _snapshot_options(
     gadget: Gadget, view: View | None, options: Mapping[str, Any], sort: Sequence[str]
 ) -> dict[str, Any]:
-    from ig.snapshot import asked_by_columns
+    from ig.sockets.collect import asked_by_columns
 
     named = [find_column(key.lstrip("-"), gadget.columns) for key in sort]
     named += Shape(gadget, view, options).named
@@ -335,7 +336,7 @@ def _shower(
     tell: Callable[[], None],
 ) -> Callable[[Batch], None]:
     """Return a function that prints a snapshot, on a terminal in the last one's place."""
-    from ig.snapshot import portions
+    from ig.sockets.collect import portions
 
     columns = [c for c in shape.columns if c.show_if is None or c.show_if(options)]
     formatter = shape.formatter(array=True, columns=columns)

@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 
 from ig.errors import IgError
-from ig.privileges import Use, obstacle
+from ig.kernel.capabilities import Use, obstacle
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _KINDS = {

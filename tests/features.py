@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 
-from ig.kernel.btf import STRUCT, TYPEDEF, Btf
-from ig.kernel.libbpf import load_typed_raw_tracepoint
+from ig.bpf.btf import STRUCT, TYPEDEF, Btf
+from ig.bpf.syscalls import load_typed_raw_tracepoint
 
 RETURN_0 = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
 IPPROTO_MPTCP = 262

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ig.containers.container import Change, Runtime
 from ig.errors import RuntimeUnavailable
-from ig.privileges import is_missing, obstacle
+from ig.kernel.capabilities import is_missing, obstacle
 
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0

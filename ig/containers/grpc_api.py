@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ig.errors import RuntimeUnavailable
-from ig.privileges import is_missing
+from ig.kernel.capabilities import is_missing
 
 PATIENCE = 10.0
 """Seconds that an answer may take."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
 
-from ig import monitor
+from ig.kernel import monitor
 
 _HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 

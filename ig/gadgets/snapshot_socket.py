@@ -31,7 +31,7 @@ _STATES = (
     "INACTIVE",
     "PUBLISHED",
 )
-"""As in ig.kernel.sockets, those of UDP after those of TCP, and that of ig.published."""
+"""As in ig.sockets.fields, those of UDP after those of TCP, and that of ig.sockets.published."""
 
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 """What addresses of fe80::/10 begin with: they mean something only beside an interface."""

@@ -256,8 +256,8 @@ def test_attempts_are_told_once_however_many_callers_ask_again(
 
 EACH_WAY = """
 import json, os, socket, subprocess, sys
-from ig.kernel.probes import Loading
-from ig.kernel.source import Source
+from ig.bpf.loader import Loading
+from ig.bpf.session import Source
 
 source = Source(Loading("tcp.c", dict(each.split("=") for each in sys.argv[1:])).result())
 icmp, no_port, restored = (socket.socket() for _ in range(3))

@@ -13,8 +13,8 @@ from tests.host.waiting import PATIENCE
 
 SCRIPT = """
 import json, os, select, socket, sys, time
-from ig.kernel.probes import Loading
-from ig.kernel.source import Source
+from ig.bpf.loader import Loading
+from ig.bpf.session import Source
 
 served, unserved, *defines = sys.argv[1:]
 listener = socket.create_server(("127.0.0.1", int(served)), backlog=512)
@@ -81,8 +81,8 @@ def test_what_was_hidden_is_looked_for_once_and_nothing_is_told_twice(
 
 PAIRS = """
 import json, os, socket, sys
-from ig.kernel.probes import Loading
-from ig.kernel.source import Source
+from ig.bpf.loader import Loading
+from ig.bpf.session import Source
 
 program, hidden, *defines = sys.argv[1:]
 source = Source(Loading(program, dict(define.split("=") for define in defines)).result())
@@ -154,7 +154,7 @@ def test_whether_or_not_arguments_have_types_programs_tell_the_same(namespace: N
 TYPES = """
 import json, sys
 from pathlib import Path
-from ig.kernel.probes import Loading
+from ig.bpf.loader import Loading
 
 found = []
 for defines in json.loads(sys.argv[1]):
@@ -183,8 +183,8 @@ def test_every_program_at_a_raw_tracepoint_knows_its_arguments_types(namespace: 
 
 DECIDE = """
 import json, os
-from ig.kernel.probes import Loading
-from ig.kernel.source import Source
+from ig.bpf.loader import Loading
+from ig.bpf.session import Source
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 source = Source(Loading("bind.c", {}).result())

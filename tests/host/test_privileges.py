@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ig.privileges import Reach, reach
+from ig.kernel.capabilities import Reach, reach
 from tests.host.engine import Engine, PrivateEngine
 from tests.host.namespace import Namespace
 from tests.host.tracer import IG, Tracer, in_own_mounts
@@ -84,9 +84,9 @@ def test_list_containers_gives_up_all_and_its_monitor_reads_namespaces_for_it(
 
 PROCESSES = """
 import subprocess
-from ig import monitor
+from ig.kernel import monitor
 from ig.containers import processes
-from ig.privileges import drop
+from ig.kernel.capabilities import drop
 
 commands = (["cat"], ["unshare", "--net", "--mount", "cat"], ["setpriv", "--reuid=65534", "cat"])
 pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

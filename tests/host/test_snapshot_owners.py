@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from ig import snapshot
 from ig.containers.container import HOST, Container
 from ig.kernel import initial, netns
-from ig.kernel.cgroups import Cgroups
+from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.mounts import mounts
-from ig.ownership import Known
+from ig.sockets import collect
+from ig.sockets.owner import Known
 from tests.host.namespace import Namespace, Program, program
 from tests.host.tracer import IG, in_own_mounts
 from tests.host.waiting import PATIENCE, until
@@ -172,7 +172,7 @@ def test_a_cgroup_that_a_user_could_make_proves_nothing(make_cgroup: Make) -> No
         ports = [each.reports.ready()["port"] for each in (liar, honest)]
         told = Container(id=identifier, name="web", runtime="docker", running=True)
         known = Known(_finding(told))
-        batch = snapshot.collect({}, known, lambda owner: owner is not HOST, lambda _: None)
+        batch = collect.collect({}, known, lambda owner: owner is not HOST, lambda _: None)
     whose = dict(zip(batch.fields["sport"], batch.owners, strict=True))
     assert whose.get(ports[0]) is not told
     assert whose[ports[1]].id == true.name
@@ -200,7 +200,7 @@ def test_a_container_without_a_cgroup_is_known_by_its_mount_namespace() -> None:
         mine = Container(id="f" * 64, name="stray", runtime="podman", running=True)
         inode = os.stat(f"/proc/{stray.pid}/ns/mnt").st_ino
         known = Known(lambda *_: (HOST, True), strays={inode: mine})
-        batch = snapshot.collect({}, known, lambda _: True, lambda _: None)
+        batch = collect.collect({}, known, lambda _: True, lambda _: None)
     whose = dict(zip(batch.fields["sport"], batch.owners, strict=True))
     assert [whose[port].name for port in ports] == ["stray", ""]
 

@@ -17,17 +17,18 @@ from typing import Any
 
 import pytest
 
-from ig import order, snapshot
+from ig import order
 from ig.containers.container import HOST, Container
 from ig.containers.index import Index
 from ig.errors import UsageError
 from ig.gadget import Batch
 from ig.gadgets.snapshot_socket import GADGET
-from ig.kernel import netns, sockdiag
+from ig.kernel import netns
 from ig.kernel.mounts import mounts
-from ig.kernel.sockets import ALL_STATES, STATES
-from ig.kernel.tables import Reader
-from ig.ownership import Find, Known
+from ig.sockets import collect, sock_diag
+from ig.sockets.fields import ALL_STATES, STATES
+from ig.sockets.owner import Find, Known
+from ig.sockets.tables import Reader
 from tests.host.runtimes import need
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
@@ -81,8 +82,8 @@ def take(
     names = {each.name for each in containers}
     wants = (lambda _: True) if host else (lambda owner: owner.name in names)
     say = [] if said is None else said
-    batch = snapshot.collect(options, Known(find, containers), wants, say.append)
-    return order.sort(batch, GADGET.columns, snapshot.DEFAULT_ORDER)
+    batch = collect.collect(options, Known(find, containers), wants, say.append)
+    return order.sort(batch, GADGET.columns, collect.DEFAULT_ORDER)
 
 
 def shown(batch: Batch, *names: str) -> list[tuple[Any, ...]]:
@@ -140,7 +141,7 @@ def test_the_tables_of_proc_give_the_same_rows(
     every_state: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A netlink family that no kernel has: refused as where the module is missing.
-    monkeypatch.setattr(sockdiag, "_NETLINK_SOCK_DIAG", 31)
+    monkeypatch.setattr(sock_diag, "_NETLINK_SOCK_DIAG", 31)
     said: list[str] = []
     ours, theirs = same_moment(every_state.pid, lambda: rows(take(every_state, said=said)))
     assert ours == theirs
@@ -250,14 +251,14 @@ def test_a_namespace_that_has_vanished_is_left_out() -> None:
 
 UNPRIVILEGED = """
 import json, os, sys
-from ig import snapshot
+from ig.sockets import collect
 from ig.containers.container import HOST
-from ig.ownership import Known
+from ig.sockets.owner import Known
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 said = []
-batch = snapshot.collect({}, Known(lambda *_: (HOST, True)), lambda _: True, said.append)
+batch = collect.collect({}, Known(lambda *_: (HOST, True)), lambda _: True, said.append)
 json.dump([said, sorted(set(batch.fields["netns_id"])), batch.fields["sport"]], sys.stdout)
 """
 
@@ -306,7 +307,7 @@ def groups() -> Iterator[tuple[str, str]]:
 
 NAMED = """
 import os, sys
-from ig.kernel.cgroups import Cgroups
+from ig.kernel.cgroupfs import Cgroups
 os.setgroups([])
 os.setgid(65534)
 os.setuid(int(sys.argv[1]))
@@ -359,8 +360,8 @@ def test_in_a_shared_namespace_a_socket_is_shown_once_under_its_true_owner(
         enter = ("nsenter", "--target", str(first), "--net")
         stack.enter_context(tenant(two, *enter, sys.executable, str(PROGRAM), "udp"))
         known = Known(index.find)
-        batch = snapshot.collect({}, known, lambda owner: owner.id in groups, lambda _: None)
-        only = snapshot.collect({}, known, lambda owner: owner.id == two, lambda _: None)
+        batch = collect.collect({}, known, lambda owner: owner.id in groups, lambda _: None)
+        only = collect.collect({}, known, lambda owner: owner.id == two, lambda _: None)
     whose = owned(batch)
     assert whose["LISTEN", 8004] == {(one, False)}
     assert whose["INACTIVE", 9001] == {(two, False)}
@@ -392,9 +393,9 @@ def test_on_the_hosts_network_only_the_containers_own_sockets_are_shown(
         hosts.bind(("127.0.0.1", 0))
         hosts.listen()
         known, port = Known(index.find), hosts.getsockname()[1]
-        batch = snapshot.collect({}, known, lambda owner: owner is not HOST, lambda _: None)
+        batch = collect.collect({}, known, lambda owner: owner is not HOST, lambda _: None)
         mine = owned(batch, namespace_of(pid))
-        batch = snapshot.collect({}, known, lambda _: True, lambda _: None)
+        batch = collect.collect({}, known, lambda _: True, lambda _: None)
         everything = owned(batch, namespace_of(pid))
         assert namespace_of(pid) == netns.host()
     assert mine["LISTEN", 8000] == {(groups[0], False)}

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ig import order, snapshot
+from ig import order
 from ig.containers.container import HOST, Container
 from ig.containers.index import Index
 from ig.gadget import Batch
 from ig.gadgets.snapshot_socket import GADGET
-from ig.ownership import Known
+from ig.sockets import collect
+from ig.sockets.owner import Known
 from tests.host.runtime_drivers import DockerEngine
 from tests.host.runtimes import BOUND, IMAGE, archive, followed, unmount
 from tests.host.test_snapshot_socket import rows, same_moment
@@ -46,8 +47,8 @@ class Town:
             return owner.name in names or (host and owner is HOST)
 
         known = Known(self.index.find, self.index.containers())
-        batch = snapshot.collect({}, known, wants, lambda _: None)
-        return order.sort(batch, GADGET.columns, snapshot.DEFAULT_ORDER)
+        batch = collect.collect({}, known, wants, lambda _: None)
+        return order.sort(batch, GADGET.columns, collect.DEFAULT_ORDER)
 
     def listening(self, *names: str) -> list[tuple[str, int, bool]]:
         batch = self.take(*names)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ig.bpf.btf import STRUCT, VMLINUX, Btf, in_older_kinds
+from ig.bpf.loader import source
 from ig.errors import KernelRefused
-from ig.kernel.btf import STRUCT, VMLINUX, Btf, in_older_kinds
-from ig.kernel.probes import source
 
 if not VMLINUX.exists():
     pytest.skip("this kernel shows no types", allow_module_level=True)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ig.bpf import record
+from ig.bpf.loader import source
 from ig.gadgets import declared
-from ig.kernel import layout
-from ig.kernel.probes import source
 
 RECORD = """
 struct inner { /* a struct; that is nested */
@@ -36,7 +36,7 @@ WORDS = ("struct event {\n", "struct inner {\n", "struct inner x;", "u64 a;", "u
 
 
 def test_fields_are_flattened_in_their_order() -> None:
-    found = layout.parse(NESTED)
+    found = record.parse(NESTED)
     assert found.names == (*("timestamp", "pid", "comm", "fd", "accept_fd", "address", "port"),)
     assert found.format == "QI4sii6sH"
     assert found.size == 8 + 8 + 8 + 8
@@ -44,7 +44,7 @@ def test_fields_are_flattened_in_their_order() -> None:
 
 @pytest.mark.parametrize("gadget", [g for g in declared().values() if g.program])
 def test_the_programs_records_begin_with_their_time_and_have_no_hole(gadget: object) -> None:
-    found = layout.parse(source(gadget.program))  # type: ignore[attr-defined]
+    found = record.parse(source(gadget.program))  # type: ignore[attr-defined]
     assert found.names[0] == "timestamp"
     assert found.size % 8 == 0
     assert len(set(found.names)) == len(found.names)
@@ -65,7 +65,7 @@ def test_the_programs_records_begin_with_their_time_and_have_no_hole(gadget: obj
 )
 def test_what_no_record_may_have_is_refused(fields: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        layout.parse(f"struct event {{\n{fields}\n}};")
+        record.parse(f"struct event {{\n{fields}\n}};")
 
 
 @given(st.lists(st.sampled_from(WORDS) | st.text(max_size=20), max_size=30).map("".join))
@@ -74,5 +74,5 @@ def test_what_no_record_may_have_is_refused(fields: str, why: str) -> None:
 def test_any_text_has_a_layout_or_none(text: str) -> None:
     found = None
     with suppress(ValueError):
-        found = layout.parse(text)
+        found = record.parse(text)
     assert found is None or re.fullmatch(r"(\d*[BHIQiqs])*", found.format)

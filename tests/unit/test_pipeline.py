@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
-from ig import pipeline
 from ig.attribution import Attribution
+from ig.bpf.session import RING_FULL
 from ig.containers.container import HOST, Change, Container
 from ig.gadget import Batch, Column, Kind
 from ig.kernel.cgroup_paths import CgroupPath, Paths
-from ig.kernel.source import RING_FULL
 from ig.output import stream
 from ig.output.csv import CsvFormatter
 from ig.output.stream import ReaderGone, Stream
-from ig.pipeline import Pipeline
+from ig.trace import pipeline
+from ig.trace.pipeline import Pipeline
 from tests.unit.test_attribution import Filter, Runtimes
 
 WEB = Container("a" * 64, "web", "docker", running=True)

@@ -8,9 +8,9 @@ import socket
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.kernel import procfs
-from ig.kernel.procfs import parse
-from ig.kernel.sockets import FIELDS
+from ig.sockets import proc
+from ig.sockets.fields import FIELDS
+from ig.sockets.proc import parse
 
 LINE = (
     "   0: 0100007F:1F90 0200007F:0050 01 0000000A:0000000B 00:00000000 00000000  1000  0 4242 "
@@ -70,7 +70,7 @@ def test_own_sockets_are_found_in_the_own_tables() -> None:
         tcp.listen()
         udp.bind(("127.0.0.1", 0))
         for proto, sock in (("TCP", tcp), ("UDP", udp)):
-            fields = procfs.sockets("self", proto)
+            fields = proc.sockets("self", proto)
             place = fields["ino"].index(os.fstat(sock.fileno()).st_ino)
             assert (fields["saddr"][place], fields["sport"][place]) == sock.getsockname()
 
@@ -79,12 +79,12 @@ def test_who_holds_a_socket_is_found_by_its_inode() -> None:
     one, two = socket.socketpair()
     with one, two:
         inode = os.fstat(one.fileno()).st_ino
-        holders = procfs.holders([os.getpid(), 2**22 + 1], {inode})
-        assert holders == {inode: ((os.getpid(), procfs.comm(os.getpid())),)}
+        holders = proc.holders([os.getpid(), 2**22 + 1], {inode})
+        assert holders == {inode: ((os.getpid(), proc.comm(os.getpid())),)}
 
 
 def test_a_process_that_is_gone_has_nothing() -> None:
     nobody = 2**22 + 1
-    assert procfs.cgroup_paths(nobody) == []
-    assert procfs.comm(nobody) == ""
-    assert procfs.holders([nobody], {1}) == {}
+    assert proc.cgroup_paths(nobody) == []
+    assert proc.comm(nobody) == ""
+    assert proc.holders([nobody], {1}) == {}

@@ -4,8 +4,8 @@ import mmap
 import os
 import struct
 
-from ig.kernel.layout import parse
-from ig.kernel.ring import RecordRing, Ring
+from ig.bpf.record import parse
+from ig.bpf.ringbuf import RecordRing, Ring
 
 BUSY, DISCARDED = 1 << 31, 1 << 30
 LAYOUT = parse("struct event {\n\tu64 timestamp, number;\n};")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ig.gadgets import declared
-from ig.shape import Shape
+from ig.output.display import Shape
 
 TCPCONNECT = declared()["trace_tcpconnect"]
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.kernel.sockdiag import Dump, settled
-from ig.kernel.sockets import FIELDS, INFO
+from ig.sockets.fields import FIELDS, INFO
+from ig.sockets.sock_diag import Dump, settled
 
 ESTABLISHED, TIME_WAIT, LISTEN = 1, 6, 10
 DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from ig.commands.list_containers import Changes
 from ig.containers.container import Change, Container
-from ig.inventory import Changes
 from ig.output.stderr import Stderr
 from ig.output.stream import ReaderGone, Stream
 from ig.stop import Stop, Stopped

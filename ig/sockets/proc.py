@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
-from ig.kernel.sockets import (
+from ig.sockets.fields import (
     ADDRESSES4,
     ADDRESSES6,
     ALL_STATES,

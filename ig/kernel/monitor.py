@@ -15,7 +15,7 @@ import struct
 import threading
 from contextlib import suppress
 
-from ig.privileges import Capability, drop, holds
+from ig.kernel.capabilities import Capability, drop, holds
 
 _FILES = ("ns/mnt", "ns/net", "cgroup", "stat", "uid_map", "net/fib_trie", "net/if_inet6")
 _QUESTION = struct.Struct("=qB")  # a process, and the place of a file in _FILES

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from ig.containers import processes
 from ig.containers.container import HOST, Container
-from ig.kernel import procfs
-from ig.kernel.cgroups import Cgroups
+from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.netns import Found, Namespace
-from ig.kernel.sockets import LISTEN, SYN_RECV, Fields
+from ig.sockets import proc
+from ig.sockets.fields import LISTEN, SYN_RECV, Fields
 
 Find = Callable[[Sequence[str], int | None], tuple[Container, bool]]
 """The names of a cgroup from the root down, and how many of them only root could have made (None:
@@ -84,7 +84,7 @@ class Owners:
 
     def of_process(self, pid: int) -> tuple[Container, bool]:
         """Return the owner of a process, and whether its version 2 cgroup alone tells it."""
-        paths = procfs.cgroup_paths(pid)
+        paths = proc.cgroup_paths(pid)
         for controllers, path in paths:
             owner = self.of_path(path, controllers)
             if owner is not HOST:
@@ -154,7 +154,7 @@ class Owners:
         unknown = {inodes[place] for place, owner in enumerate(owners) if owner is None} - {0}
         if not unknown:
             return
-        holders = procfs.holders(namespace.pids, unknown)
+        holders = proc.holders(namespace.pids, unknown)
         for place, owner in enumerate(owners):
             if owner is None and inodes[place] in holders:
                 found = {id(each): each for each in map(self._holder, holders[inodes[place]])}

@@ -18,10 +18,10 @@ from ig.errors import IgError, RuntimeUnavailable
 from ig.gadget import Batch, Column, Gadget
 from ig.gadgets import declared
 from ig.invoke import asked_for, discovered
+from ig.kernel.capabilities import need_privileges, reach
 from ig.kernel.initial import sees_all_processes
 from ig.output import screen
 from ig.output.stream import Stream
-from ig.privileges import need_privileges, reach
 from ig.stop import Stop
 
 _CONNECTS = 101
@@ -94,8 +94,8 @@ def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
     """Load a gadget's program, and add its tracepoints and whether it is attached there."""
     if gadget.source != "program":
         return _sockets()
-    from ig.kernel.probes import Loading, usual_tracepoints
-    from ig.pipeline import defines
+    from ig.bpf.loader import Loading, usual_tracepoints
+    from ig.trace.pipeline import defines
 
     try:
         need_privileges()
@@ -114,7 +114,7 @@ def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
 
 
 def _compat() -> tuple[str, str]:
-    from ig.kernel.procfs import COMPAT, compat_processes
+    from ig.sockets.proc import COMPAT, compat_processes
 
     count = compat_processes()
     return ("degraded", f"{count} run; not seen: {COMPAT}") if count else ("yes", "none run")
@@ -173,8 +173,8 @@ def _self_test() -> list[Finding]:
 
 def _own_connects() -> tuple[int, int, int]:
     """Count the events of our own connects, those with the right port, and the lost ones."""
-    from ig.kernel.probes import Loading
-    from ig.kernel.source import Source
+    from ig.bpf.loader import Loading
+    from ig.bpf.session import Source
 
     need_privileges()
     defines = {"TRACE_CONNECT": 1, "FILTER_PID": os.getpid()}
@@ -195,14 +195,14 @@ def _own_connects() -> tuple[int, int, int]:
 
 
 def _btf() -> tuple[str, str]:
-    from ig.kernel.btf import VMLINUX, Btf
+    from ig.bpf.btf import VMLINUX, Btf
 
     Btf()
     return "yes", str(VMLINUX)
 
 
 def _bcc() -> tuple[str, str]:
-    from ig.kernel.probes import bcc_version
+    from ig.bpf.loader import bcc_version
 
     return "yes", bcc_version()
 

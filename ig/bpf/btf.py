@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ig.bpf.syscalls import library
 from ig.errors import KernelRefused
-from ig.kernel.libbpf import library
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, _FWD, TYPEDEF, VOLATILE, CONST, RESTRICT = range(1, 12)
 FUNCTION, _PROTOTYPE, _VARIABLE, _SECTION, _FLOAT, _DECL_TAG, TYPE_TAG, ENUM64 = range(12, 20)

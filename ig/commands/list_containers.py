@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ig import answers, monitor, output, ready
+from ig import answers, output, ready
 from ig.answers import Answers, Hint, closing
 from ig.columns import owner_columns
 from ig.containers.container import Change, Container
@@ -18,11 +18,12 @@ from ig.durations import SECOND
 from ig.errors import IgError
 from ig.gadget import Batch, Column, Gadget, Kind
 from ig.invoke import follow, make_index, selection
-from ig.kernel import procfs
+from ig.kernel import monitor
 from ig.kernel.initial import sees_all_processes
+from ig.output.display import Shape
 from ig.output.stderr import say
 from ig.output.stream import Stream
-from ig.shape import Shape
+from ig.sockets import proc
 from ig.stop import Stop
 
 _MOST_CHANGES = 65536
@@ -50,7 +51,7 @@ def _tell_unseen(containers: Sequence[Container]) -> None:
 
 
 def _is_in(container: Container) -> bool:
-    return any(container.id in path for path in procfs.cgroup_paths(container.pid))
+    return any(container.id in path for path in proc.cgroup_paths(container.pid))
 
 
 def _age(batch: Batch) -> Sequence[str]:

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ig.kernel.sockets import (
+from ig.sockets.fields import (
     ADDRESSES4,
     ADDRESSES6,
     ALL_STATES,

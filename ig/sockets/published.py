@@ -9,8 +9,8 @@ from typing import Any
 
 from ig.containers.container import HOST, Container
 from ig.gadget import Batch
-from ig.kernel import procfs
-from ig.kernel.sockets import LISTEN
+from ig.sockets import proc
+from ig.sockets.fields import LISTEN
 
 PUBLISHED = "PUBLISHED"
 """The state of a port that no socket stands for: the firewall alone forwards what comes."""
@@ -84,7 +84,7 @@ class Published:
         }
         inodes = {fields["ino"][place] for place in found}
         # Anybody may listen there, too, where the firewall takes what comes before it arrives.
-        held = procfs.holders(_proxies(), inodes) if inodes else {}
+        held = proc.holders(_proxies(), inodes) if inodes else {}
         return {place: port for place, port in found.items() if fields["ino"][place] in held}
 
     def _port(self, address: str, number: int) -> Port | None:
@@ -105,7 +105,7 @@ def silent(options: Mapping[str, Any], host: bool) -> Callable[[Port], bool]:
 
 def _proxies() -> list[int]:
     pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
-    return [pid for pid in pids if procfs.comm(pid) in _PROXIES]
+    return [pid for pid in pids if proc.comm(pid) in _PROXIES]
 
 
 def _row(port: Port, host: int) -> Mapping[str, Any]:

@@ -12,10 +12,11 @@ from ig.containers.container import HOST, Container
 from ig.containers.index import Index
 from ig.errors import UsageError
 from ig.gadget import Batch, Column
-from ig.kernel import netns, procfs
-from ig.kernel.cgroups import Cgroups
+from ig.kernel import netns
+from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.netns import Namespace
-from ig.kernel.sockets import (
+from ig.sockets import proc
+from ig.sockets.fields import (
     ALL_STATES,
     CLOSE,
     INFO,
@@ -27,8 +28,8 @@ from ig.kernel.sockets import (
     empty,
     extend,
 )
-from ig.kernel.tables import Reader
-from ig.ownership import NOBODY, Known, Owners, Tenancy
+from ig.sockets.owner import NOBODY, Known, Owners, Tenancy
+from ig.sockets.tables import Reader
 
 Wants = Callable[[Container], bool]
 Say = Callable[[str], None]
@@ -276,7 +277,7 @@ class _Rows:
 
 def _add_processes(sockets: Fields, namespace: Namespace) -> None:
     inodes = sockets["ino"]
-    holders = procfs.holders(namespace.pids, set(inodes) - {0})
+    holders = proc.holders(namespace.pids, set(inodes) - {0})
     held = [holders.get(inode, ()) for inode in inodes]
     sockets["processes"] = held
     sockets["pid"] = [each[0][0] if each else 0 for each in held]

@@ -8,9 +8,9 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ig.kernel import procfs, sockdiag
 from ig.kernel.netns import Namespace
-from ig.kernel.sockets import STATES, UDP_STATES, Fields, empty, extend
+from ig.sockets import proc, sock_diag
+from ig.sockets.fields import STATES, UDP_STATES, Fields, empty, extend
 
 _TABLES_OF_PROCESS = "/proc/PID/net"
 _NO_MODULE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
@@ -56,14 +56,14 @@ class Reader:
     def _table(self, namespace: Namespace, entered: bool, proto: str, states: int) -> Fields:
         if entered:
             try:
-                return sockdiag.ask(proto, states, self._info)
+                return sock_diag.ask(proto, states, self._info)
             except OSError as error:
                 self._refused[proto] = _why(error)
         else:
             self._refused.setdefault(proto, "a network namespace may not be entered")
         for who in ("thread-self",) if entered else namespace.tasks:
             try:
-                return self._completed(procfs.sockets(who, proto, states))
+                return self._completed(proc.sockets(who, proto, states))
             except OSError:
                 continue
         self._unread += 1

@@ -7,17 +7,17 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ig.errors import KernelRefused
-from ig.kernel.cgroup_paths import Paths, decode
-from ig.kernel.libbpf import (
+from ig.bpf.loader import EVENTS_BYTES, PATHS_BYTES, Probes
+from ig.bpf.ringbuf import RecordRing, Ring
+from ig.bpf.syscalls import (
     call_raw_tracepoint,
     map_delete,
     map_keys,
     map_update,
     recursion_misses,
 )
-from ig.kernel.probes import EVENTS_BYTES, PATHS_BYTES, Probes
-from ig.kernel.ring import RecordRing, Ring
+from ig.errors import KernelRefused
+from ig.kernel.cgroup_paths import Paths, decode
 
 KEEP, DROP, FORGET = 1, 2, 3  # enum verdict in ig.h
 RING_FULL = "the ring buffer was full"

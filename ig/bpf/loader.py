@@ -27,12 +27,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ig.bpf import record
+from ig.bpf.btf import FUNCTION, TYPEDEF, Btf
+from ig.bpf.syscalls import attach_raw_tracepoint, load_typed_raw_tracepoint
+from ig.bpf.trust import need_trust
 from ig.errors import IgError, KernelRefused
-from ig.kernel import layout, lockdown
-from ig.kernel.btf import FUNCTION, TYPEDEF, Btf
-from ig.kernel.libbpf import attach_raw_tracepoint, load_typed_raw_tracepoint
+from ig.kernel import lockdown
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
-from ig.kernel.trust import need_trust
 from ig.stop import SIGNALS
 
 EVENTS_BYTES = 8 << 20
@@ -104,7 +105,7 @@ class Probes:
     covered: bool
     tracepoints: Mapping[str, bool]
     refused: Sequence[str]
-    event: layout.Layout
+    event: record.Layout
 
     def cover(self) -> None:
         """Attach those that stand behind others. Raises KernelRefused, the first time."""
@@ -227,7 +228,7 @@ class Loading:
             covered=answer["covered"],
             tracepoints=answer["tracepoints"],
             refused=answer["refused"],
-            event=layout.parse(self._text),
+            event=record.parse(self._text),
         )
 
     def close(self) -> None:
@@ -333,7 +334,7 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
     reach_tracefs()
     btf = Btf()
     declarations = btf.declare(text)
-    size = layout.parse(text).size
+    size = record.parse(text).size
     text = (
         f"{declarations}\n{text}\n_Static_assert(sizeof(struct event) == {size}, "
         f'"struct event is not laid out as its text says");\n'

@@ -14,10 +14,10 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from ig.attribution import Attribution
+from ig.bpf.session import RING_FULL
 from ig.containers.container import HOST, Container
 from ig.gadget import Batch, Gadget
 from ig.kernel.cgroup_paths import Paths
-from ig.kernel.source import RING_FULL
 from ig.output import Formatter
 from ig.output.stream import ReaderGone, Stream
 
@@ -41,7 +41,7 @@ Fields = Mapping[str, Sequence[Any]]
 
 
 class EventSource(Protocol):
-    """What gives events: ig.kernel.source.Source."""
+    """What gives events: ig.bpf.session.Source."""
 
     fields: Sequence[str]
 
