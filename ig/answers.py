@@ -15,7 +15,7 @@ from ig.containers.container import Container, Runtime
 from ig.containers.index import Index
 from ig.containers.selection import Selection
 from ig.errors import IgError
-from ig.output.stderr import say
+from ig.output.stream import say
 from ig.stop import Stopped
 
 _STDERR = 2

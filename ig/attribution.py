@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ig.containers.cgroup import container_id
 from ig.containers.container import HOST, UNKNOWN_RUNTIME, Change, Container
-from ig.kernel.cgroup_paths import Paths, socket_only, unified_id
+from ig.kernel.cgroupfs import Paths, socket_only, unified_id
 
 PATIENCE = 1_000_000_000
 """ns that the events of a cgroup wait, once, for a runtime to say whose it is."""

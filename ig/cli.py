@@ -30,8 +30,7 @@ from ig.options import (
     TRACING,
     WHOSE,
 )
-from ig.output.stderr import Stderr, say
-from ig.output.stream import ReaderGone
+from ig.output.stream import ReaderGone, Stderr, say
 from ig.stop import Stop, Stopped
 
 STDOUT, STDERR = 1, 2
@@ -191,7 +190,7 @@ def _add_gadget(
         if options.pop("list_columns", False):
             _list_columns(gadget, view, options)
             return
-        from ig.invoke import run
+        from ig.commands import run
 
         run(gadget, view, options)
 

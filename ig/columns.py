@@ -8,33 +8,12 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
 from ig.containers.container import HOST, Container
 from ig.durations import SECOND
 from ig.gadget import Batch, Column, Kind, Param
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
-
-
-class Cache(dict[Key, Value]):
-    """A bounded memory of a function: `map(cache.__getitem__, keys)` runs without Python frames."""
-
-    def __init__(self, compute: Callable[[Key], Value], limit: int = 16384) -> None:
-        super().__init__()
-        self._compute = compute
-        self._limit = limit
-
-    def __missing__(self, key: Key) -> Value:
-        if len(self) >= self._limit:
-            self.clear()
-        value = self[key] = self._compute(key)
-        return value
-
-    def of(self, keys: Sequence[Key]) -> list[Value]:
-        """Return the function's value for each key."""
-        return list(map(self.__getitem__, keys))
+from ig.memo import Cache, Value
 
 
 def _owner(attribute: str) -> Callable[[Batch], Sequence[Any]]:

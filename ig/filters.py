@@ -25,12 +25,12 @@ from difflib import get_close_matches
 from typing import Any
 
 from ig import options
-from ig.columns import Cache
 from ig.durations import MILLISECOND, SECOND, parse_duration
 from ig.errors import UsageError
 from ig.gadget import Batch, Column, Kind
-from ig.names import find_column
-from ig.values import BOOLEANS, texts
+from ig.memo import Cache
+from ig.output.text import BOOLEANS, texts
+from ig.query import find_column
 
 Predicate = Callable[[Batch], Sequence[bool]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

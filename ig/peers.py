@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from ig.columns import ADDRESSES, TYPES, Cache
+from ig.columns import ADDRESSES, TYPES
 from ig.containers.container import HOST, Change, Container
 from ig.containers.endpoints import LEARNED, Endpoints
 from ig.gadget import Batch
 from ig.kernel import netns, routes
+from ig.memo import Cache
 
 Key = TypeVar("Key")
 

@@ -32,8 +32,7 @@ from ig.bpf.btf import FUNCTION, TYPEDEF, Btf
 from ig.bpf.syscalls import attach_raw_tracepoint, load_typed_raw_tracepoint
 from ig.bpf.trust import need_trust
 from ig.errors import IgError, KernelRefused
-from ig.kernel import lockdown
-from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
+from ig.kernel.mounts import legacy_cgroup_controller, lockdown_refusal, reach_tracefs
 from ig.stop import SIGNALS
 
 EVENTS_BYTES = 8 << 20
@@ -284,7 +283,7 @@ def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
     said = messages.read(_MOST_SAID).decode(errors="replace").strip()
     if os.environ.get("IG_DEBUG"):
         said += "\n" + traceback.format_exc()
-    if locked := lockdown.explained():
+    if locked := lockdown_refusal():
         what, found, remedy = locked.args
         return what, f"{found}\n{said}" if os.environ.get("IG_DEBUG") else found, remedy
     what = (error.strerror if isinstance(error, OSError) else None) or str(error)

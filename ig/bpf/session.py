@@ -17,7 +17,7 @@ from ig.bpf.syscalls import (
     recursion_misses,
 )
 from ig.errors import KernelRefused
-from ig.kernel.cgroup_paths import Paths, decode
+from ig.kernel.cgroupfs import Paths, decode
 
 KEEP, DROP, FORGET = 1, 2, 3  # enum verdict in ig.h
 RING_FULL = "the ring buffer was full"

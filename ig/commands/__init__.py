@@ -1,0 +1,31 @@
+"""The commands, a module each; what a gadget's command is carried out by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ig.errors import UsageError
+from ig.gadget import Gadget, View
+
+
+def run(gadget: Gadget, view: View | None, options: dict[str, Any]) -> None:
+    """Carry out a gadget's command. Raises IgError."""
+    from ig.commands import ready_file
+
+    for param in gadget.params:
+        given = options.get(param.name) not in (None, False, [])
+        if given:
+            options |= param.implies
+        clash = [name for name in param.excludes if given and options.get(name)]
+        if clash:
+            flags = {other.name: other.flags[-1] for other in gadget.params}
+            raise UsageError(
+                f"{param.flags[-1]} and {flags[clash[0]]} exclude each other.",
+                remedy="Give one of them.",
+            )
+    ready_file.check(options.get("ready_file"))
+    if gadget.source == "program":
+        from ig.commands.trace import trace as carry_out
+    else:
+        from ig.commands.snapshot import snapshot as carry_out
+    carry_out(gadget, view, options)

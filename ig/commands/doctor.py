@@ -12,15 +12,15 @@ from typing import Any
 
 from ig import output
 from ig.answers import closing, is_there
+from ig.commands.setup import asked_for, selected_runtimes
 from ig.containers.container import HOST, Runtime
 from ig.containers.index import Index
 from ig.errors import IgError, RuntimeUnavailable
 from ig.gadget import Batch, Column, Gadget
 from ig.gadgets import declared
-from ig.invoke import asked_for, discovered
 from ig.kernel.capabilities import need_privileges, reach
-from ig.kernel.initial import sees_all_processes
-from ig.output import screen
+from ig.kernel.netns import sees_all_processes
+from ig.output.layout import watch
 from ig.output.stream import Stream
 from ig.stop import Stop
 
@@ -39,7 +39,7 @@ def examine(options: Mapping[str, Any]) -> bool:
     """Check everything and print how it went; say whether all gadgets work. Raises IgError."""
     shown = output.shown_columns(_COLUMNS, {})
     mode, shown = output.parse_output(options.get("output") or "columns", _COLUMNS, shown)
-    formatter = output.formatter(mode, _COLUMNS, shown, array=True, screen=screen.watch())
+    formatter = output.formatter(mode, _COLUMNS, shown, array=True, screen=watch())
     stop = Stop()
     stream = Stream(1, stop)
     stream.write(formatter.header())
@@ -215,12 +215,11 @@ def _tracepoints(tracepoints: Mapping[str, bool]) -> Iterator[Finding]:
 
 
 def _tracefs(tracepoints: Mapping[str, bool]) -> tuple[str, str]:
-    from ig.kernel import lockdown
-    from ig.kernel.mounts import lists_tracepoints, mounts
+    from ig.kernel.mounts import lists_tracepoints, lockdown_refusal, mounts
 
     points = [mount.point for mount in mounts() if mount.kind == "tracefs"]
     if points and not any(map(lists_tracepoints, points)):
-        why = lockdown.explained()
+        why = lockdown_refusal()
         return "no", " ".join(
             [f"empty at {', '.join(points)}", *(["(locked down)"] if why else [])]
         )
@@ -260,7 +259,7 @@ def _hierarchy() -> tuple[str, str]:
 
 def _runtimes(options: Mapping[str, Any]) -> Iterator[Finding]:
     asked = asked_for(options)
-    for runtime in discovered(options):
+    for runtime in selected_runtimes(options):
         yield f"runtime {runtime.name}", *_runtime(runtime, runtime.name in asked)
 
 

@@ -9,20 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ig import answers, output, ready
+from ig import answers, output
 from ig.answers import Answers, Hint, closing
 from ig.columns import owner_columns
+from ig.commands import ready_file
+from ig.commands.display import Shape
+from ig.commands.setup import follow, make_index, selection
 from ig.containers.container import Change, Container
 from ig.containers.index import Index
 from ig.durations import SECOND
 from ig.errors import IgError
 from ig.gadget import Batch, Column, Gadget, Kind
-from ig.invoke import follow, make_index, selection
 from ig.kernel import monitor
-from ig.kernel.initial import sees_all_processes
-from ig.output.display import Shape
-from ig.output.stderr import say
-from ig.output.stream import Stream
+from ig.kernel.netns import sees_all_processes
+from ig.output.stream import Stream, say
 from ig.sockets import proc
 from ig.stop import Stop
 
@@ -196,7 +196,7 @@ def show(options: Mapping[str, Any]) -> None:
     shape = Shape(LIST, None, options)
     watching = bool(options.get("watch"))
     chosen = selection(options)
-    ready.check(options.get("ready_file"))
+    ready_file.check(options.get("ready_file"))
     stop = Stop()
     stream = Stream(1, stop)
     index = make_index(options, consequence=_NOT_LISTED)
@@ -209,7 +209,7 @@ def show(options: Mapping[str, Any]) -> None:
         _tell_unseen(found)
         with stop.noted():
             formatter = _print_list(shape, stream, found, watching)
-            ready.write(options.get("ready_file"))
+            ready_file.write(options.get("ready_file"))
             Hint(index, chosen, options).give_now()
             while watching and not stop():
                 change = changes.next(stream)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ig.columns import RESOLVE, Cache, end_columns, integer, named_end, owner_columns, peers
+from ig.columns import RESOLVE, end_columns, integer, named_end, owner_columns, peers
 from ig.containers.container import HOST, Container
 from ig.gadget import Batch, Column, Gadget, Kind, Param
+from ig.memo import Cache
 
 _PROTOCOLS = ("TCP", "UDP")
 _STATES = (

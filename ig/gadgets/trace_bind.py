@@ -11,7 +11,6 @@ from ig.columns import (
     STRINGS,
     TIMESTAMP,
     ZONED,
-    Cache,
     addresses,
     classic_columns,
     error_column,
@@ -22,6 +21,7 @@ from ig.columns import (
     zone_column,
 )
 from ig.gadget import Batch, Column, Gadget, Param, View, Withheld
+from ig.memo import Cache
 
 _PROTOCOLS: Cache[int, str] = Cache(
     lambda number: next(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ig.errors import KernelRefused
-from ig.kernel import lockdown
 
 _CLONE_NEWNS = 0x00020000
 _MS_REC_SLAVE = 0x4000 | 0x80000
@@ -90,7 +89,7 @@ def lists_tracepoints(point: str) -> bool:
 
 def _refuse(number: int) -> None:
     # A kernel locked down for confidentiality mounts an empty tracefs (since 5.4, bf8e602186ec).
-    if locked := lockdown.explained():
+    if locked := lockdown_refusal():
         raise locked
     raise KernelRefused(
         "tracefs, where the kernel lists its tracepoints, cannot be reached.",
@@ -98,4 +97,27 @@ def _refuse(number: int) -> None:
         f"{os.strerror(number) if number else 'it stays empty'}.",
         "Mount it: mount -t tracefs tracefs /sys/kernel/tracing. "
         "`ig snapshot socket` works without.",
+    )
+
+
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
+
+
+def lockdown_refusal() -> KernelRefused | None:
+    """Return the refusal that a lockdown for confidentiality explains, None if none is known of.
+
+    It is asked to explain a refusal, never to foresee one. Source: security/lockdown/lockdown.c.
+    """
+    try:
+        said = _LOCKDOWN.read_text("ascii")
+    except OSError:  # no such feature, no securityfs mounted, or no right to look
+        return None
+    level = re.search(r"\[(\w+)\]", said)
+    if not level or level[1] != "confidentiality":
+        return None
+    return KernelRefused(
+        "This kernel is locked down for confidentiality: nobody may trace it, not even root.",
+        f"{_LOCKDOWN} says {level[1]}.",
+        "Boot without lockdown=confidentiality (integrity does no harm here); "
+        "`ig snapshot socket` and `ig list-containers` work as it is.",
     )

@@ -1,6 +1,7 @@
-"""Find the network namespaces of this host, and do something inside each.
+"""Find the network namespaces of this host, its own among them, and do something inside each.
 
-Source: namespaces(7), setns(2), proc(5).
+Source: namespaces(7), setns(2), proc(5), include/linux/proc_ns.h (the inodes of the initial
+namespaces).
 """
 
 from __future__ import annotations
@@ -14,8 +15,60 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ig.kernel import initial
 from ig.kernel.mounts import mounts
+
+_PID, _CGROUP = 0xEFFFFFFC, 0xEFFFFFFB
+_CLONE_NEWCGROUP = 0x02000000
+
+
+def identifier(kind: str) -> int:
+    """Return the inode of the first process's namespace of a kind (`net`, `pid`), 0 if unknown."""
+    for path in _files(kind):
+        try:
+            return os.stat(path).st_ino
+        except OSError:
+            continue
+    return 0
+
+
+def sees_all_processes() -> bool:
+    """Return whether /proc has the processes of the whole host: it is the first PID namespace's."""
+    return (identifier("pid") or os.stat("/proc/self/ns/pid").st_ino) == _PID
+
+
+def join_cgroups() -> bool:
+    """Let this thread see the paths of cgroups as the first process sees them.
+
+    Returns whether it does now. Otherwise they begin at a cgroup whose own path is not known.
+    """
+    own = os.stat("/proc/thread-self/ns/cgroup").st_ino
+    wanted = identifier("cgroup") or _CGROUP
+    if wanted == own:
+        return True
+    libc = ctypes.CDLL(None, use_errno=True)
+    for path in _files("cgroup"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if libc.setns(descriptor, _CLONE_NEWCGROUP) == 0:
+                return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def _files(kind: str) -> Iterator[str]:
+    yield f"/proc/1/ns/{kind}"
+    # The first process may be out of reach even for root. The second is the kernel's own, which is
+    # in the first namespaces of all kinds, but only the first PID namespace has it.
+    try:
+        if os.stat("/proc/2/ns/pid").st_ino == _PID:
+            yield f"/proc/2/ns/{kind}"
+    except OSError:
+        return
+
 
 Result = TypeVar("Result")
 
@@ -55,7 +108,7 @@ def own() -> int:
 
 def host() -> int:
     """Return the id of the first process's network namespace; our own if that is hidden."""
-    return initial.identifier("net") or own()
+    return identifier("net") or own()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +134,7 @@ def find() -> Found:
             search.process(int(name))
     # A sandbox may hide a process even from root.
     complete = search.complete or os.geteuid() == 0
-    return Found(search.namespaces(), complete, initial.sees_all_processes())
+    return Found(search.namespaces(), complete, sees_all_processes())
 
 
 class _Search:

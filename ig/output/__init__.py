@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 from ig.errors import UsageError
 from ig.gadget import Batch, Column
-from ig.names import find_column
 from ig.output.csv import CsvFormatter
 from ig.output.json import JsonFormatter
-from ig.output.screen import Screen
+from ig.output.layout import Screen
 from ig.output.table import TableFormatter
 from ig.output.yaml import YamlFormatter
+from ig.query import find_column
 
 MODES = ("columns", "custom-columns", "json", "jsonl", "jsonpretty", "yaml", "csv")
 _WITH_COLUMNS = ("columns", "custom-columns", "csv")

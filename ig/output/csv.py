@@ -6,10 +6,9 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from ig.columns import Cache
 from ig.gadget import Batch, Column, Kind
-from ig.output.text import visible
-from ig.values import texts
+from ig.memo import Cache
+from ig.output.text import texts, visible
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001 - spreadsheets fold wide forms
 

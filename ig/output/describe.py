@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from ig.containers.container import HOST
 from ig.gadget import Batch, Column, Gadget, Kind
-from ig.output.screen import watch
+from ig.output.layout import watch
 from ig.output.table import TableFormatter
 
 _KINDS = {

@@ -11,12 +11,11 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Union
 
-from ig.columns import Cache
 from ig.containers.container import HOST, Container
 from ig.gadget import Batch, Column, Kind
+from ig.memo import Cache
 from ig.output import measured
-from ig.output.text import json_string
-from ig.values import TEXTS
+from ig.output.text import TEXTS, json_string
 
 Read = Callable[[Batch], Sequence[Any]]
 Encode = Callable[[Sequence[Any]], Sequence[str]]

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ig.durations import SECOND, format_duration
-from ig.output.text import json_string
-from ig.values import SECONDS, format_timestamps
+from ig.output.text import SECONDS, format_timestamps, json_string
 
 Encode = Callable[[Sequence[Any]], Sequence[str]]
 _MILLISECONDS, _MICROSECONDS = '"%.9gms"', '"%.6gµs"'

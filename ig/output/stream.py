@@ -1,17 +1,78 @@
-"""Write to stdout without ever hanging on a reader that does not read."""
+"""Write to stdout and stderr without waiting for a reader: a pipe, a socket or a terminal.
+
+Setting O_NONBLOCK on the descriptor that we were given would set it for all who share it, the
+user's shell among them.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import os
 import select
+import socket
 import stat
+import sys
+import threading
 import time
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 
 from ig.errors import IgError
-from ig.output.descriptor import waits, without_waiting
+
+Write = Callable[[memoryview], int]
+"""Write some bytes and return how many; raise BlockingIOError if there is no room for any."""
+
+_PIECE = 4096  # PIPE_BUF: what a pipe that polls as writable takes without blocking
+
+
+def waits(descriptor: int) -> bool:
+    """Return whether writing there may have to wait for a reader."""
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
+
+
+def without_waiting(descriptor: int) -> Write:
+    """Return a function that writes without waiting; to a file, it waits for the disk."""
+    if not waits(descriptor):
+        return lambda data: os.write(descriptor, data)
+    if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        own = socket.socket(fileno=os.dup(descriptor))
+        return lambda data: own.send(data, socket.MSG_DONTWAIT)
+    try:
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        opened = os.open(f"/proc/self/fd/{descriptor}", flags)
+    except OSError:  # another user's, as after `su`; or there is no /proc
+        return _Polled(descriptor)
+    return lambda data: os.write(opened, data)
+
+
+class _Polled:
+    """Writes what there is room for, if nobody else takes it at the same moment."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._whole = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+
+    def __call__(self, data: memoryview) -> int:
+        if self._whole:
+            try:
+                return os.pwritev(self._descriptor, [data], -1, os.RWF_NOWAIT)
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                # Pipes can since 6.5 (afed6271f5b0).
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._whole = False
+        if not self._poll.poll(0):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return os.write(self._descriptor, data[:_PIECE])
+
 
 _PIPE = 1 << 20  # bytes that a pipe may hold: the most that everybody may ask for
 _PORTION = 65536  # characters to encode at once: they stay in the processor's cache
@@ -87,3 +148,84 @@ class Stream:
             return False
         self._ends = self._ends or time.monotonic() + _PATIENCE
         return time.monotonic() > self._ends
+
+
+_ROOM = 1 << 20  # bytes that wait for a reader; what comes beyond is dropped and counted
+
+
+class Stderr(io.TextIOBase):
+    """Stands for `sys.stderr`: keeps what its reader has no room for, and counts what it drops.
+
+    Any thread may write.
+    """
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._write = without_waiting(descriptor)
+        self._lock = threading.RLock()
+        self._pending = b""
+        self._dropped = 0
+
+    def write(self, text: str) -> int:
+        """Write the text, or as much as there is room for now. Never waits, never fails."""
+        with self._lock:
+            for line in text.splitlines(keepends=True):
+                data = line.encode(self.encoding, self.errors)
+                if len(self._pending) + len(data) > _ROOM:
+                    self._dropped += 1
+                else:
+                    self._pending += data
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what waits, as far as there is room now."""
+        with self._lock:
+            try:
+                while self._pending:
+                    self._pending = self._pending[self._write(memoryview(self._pending)) :]
+                    if self._dropped and not self._pending:
+                        count, self._dropped = self._dropped, 0
+                        told = f"ig: {count} lines for stderr were dropped: it was not read.\n"
+                        self._pending = told.encode()
+            except BlockingIOError:
+                pass
+            except OSError:  # nobody reads any more, or the disk is full
+                self._pending = b""
+
+    def drain(self, seconds: float) -> None:
+        """Write what waits, and wait so many seconds at most for somebody to read it."""
+        ends = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        self.flush()
+        while self._pending and (left := ends - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            self.flush()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is written to."""
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        """Return whether it is a terminal."""
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        """Return true."""
+        return True
+
+
+def say(line: str) -> None:
+    """Tell the user something on stderr, whatever it contains made harmless."""
+    safe = "".join(
+        c
+        if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
+        else f"\\u{ord(c):04x}"
+        for c in line
+    )
+    sys.stderr.write(f"ig: {safe}\n")
+    sys.stderr.flush()

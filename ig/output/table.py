@@ -6,12 +6,11 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from ig.columns import Cache
 from ig.gadget import Batch, Column, Kind
-from ig.output.layout import Need, arrange, heading, headings
-from ig.output.screen import Screen
+from ig.memo import Cache
+from ig.output.layout import Need, Screen, arrange, heading, headings
+from ig.output.text import cells as texts_of
 from ig.output.text import display_width, pad, shorten, shorten_endpoint, visible
-from ig.values import cells as texts_of
 
 _MOST_NAME = 64
 """Cells to which a long name makes its column grow where a terminal has room."""

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ig.columns import Cache
 from ig.gadget import Batch, Column
+from ig.memo import Cache
 from ig.output.json import compile_objects, scalar
 from ig.output.text import yaml_string
 

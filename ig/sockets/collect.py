@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import compress
 from typing import Any
 
 from ig.containers.container import HOST, Container
-from ig.containers.index import Index
 from ig.errors import UsageError
-from ig.gadget import Batch, Column
+from ig.gadget import Batch
 from ig.kernel import netns
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.netns import Namespace
@@ -19,7 +17,6 @@ from ig.sockets import proc
 from ig.sockets.fields import (
     ALL_STATES,
     CLOSE,
-    INFO,
     LISTEN,
     STATES,
     SYN_RECV,
@@ -34,11 +31,8 @@ from ig.sockets.tables import Reader
 Wants = Callable[[Container], bool]
 Say = Callable[[str], None]
 
-DEFAULT_ORDER = ("containername", "proto", "state", "src")
-"""What `ig.order.sort` is given where the user asked for no order."""
 
-_CHOICES = ("containername", "podname", "namespace", "selector", "runtimes", "host_only")
-_PROCESSES = ("pid", "comm", "processes")
+PROCESS_FIELDS = ("pid", "comm", "processes")
 _UDP_STATES = {name.lower(): 1 << number for number, name in UDP_STATES.items()}
 _TCP_STATES = {name.lower(): 1 << number for number, name in STATES.items()}
 _OTHER_NAMES = {  # as `ss` writes them
@@ -49,11 +43,6 @@ _OTHER_NAMES = {  # as `ss` writes them
     "closed": "close",
     "unconn": "inactive",
 }
-
-
-def known_by(index: Index) -> Known:
-    """Return what an index of containers knows now."""
-    return Known(index.find, index.containers(), index.strays)
 
 
 def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) -> Batch:
@@ -116,71 +105,6 @@ def _limits(found: netns.Found, cgroups: Cgroups) -> Iterator[str]:
             "known only where a process outside of it holds them. Run ig in the host's "
             "(docker run --cgroupns=host), or with CAP_SYS_ADMIN."
         )
-
-
-def with_host(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the options: what listens is the host's too, unless somebody's sockets are chosen."""
-    if not options.get("listening") or any(map(options.get, _CHOICES)):
-        return options
-    return {**options, "host": True}
-
-
-def asked_by_columns(options: Mapping[str, Any], columns: Iterable[Column]) -> dict[str, Any]:
-    """Return the options, with those turned on that the columns named by the user need."""
-    names = {column.name for column in columns}
-    return {
-        **options,
-        "processes": bool(options.get("processes") or names & set(_PROCESSES)),
-        "info": bool(options.get("info") or names & set(INFO)),
-    }
-
-
-def watch(
-    seconds: float,
-    take: Callable[[], Batch],
-    show: Callable[[Batch], None],
-    wait: Callable[[float], bool],
-) -> None:
-    """Take and show a snapshot every `seconds`, until `wait`, called with how long, gives true.
-
-    `threading.Event().wait` is such a function. A snapshot that takes longer than that delays the
-    next one; none are made up for.
-    """
-    while True:
-        began = time.monotonic()
-        show(take())
-        if wait(max(0.0, began + seconds - time.monotonic())):
-            return
-
-
-class Notes:
-    """What is to be said of a snapshot, below it."""
-
-    def __init__(self, say: Say, again: bool) -> None:
-        """With `again`, say below each snapshot what was said below the last one already."""
-        self._say = say
-        self._again = again
-        self._lines: list[str] = []
-        self._said: list[str] = []
-
-    def append(self, line: str) -> None:
-        """Take a line for the snapshot that is being taken."""
-        self._lines.append(line)
-
-    def tell(self) -> None:
-        """Say what was taken since the last time."""
-        for line in self._lines:
-            if line and (self._again or line not in self._said):
-                self._say(line)
-        self._lines, self._said = [], self._lines
-
-
-def portions(batch: Batch, size: int = 1024) -> Iterator[Batch]:
-    """Yield the batch in parts, so that the text of all rows is never in memory at once."""
-    for start in range(0, len(batch), size):
-        part = slice(start, start + size)
-        fields = {name: values[part] for name, values in batch.fields.items()}
-        yield Batch(fields, batch.owners[part])
 
 
 def asked(options: Mapping[str, Any]) -> dict[str, int]:
@@ -249,7 +173,7 @@ class _Rows:
         self.fields.pop("ifindex")
         self.fields |= {name: [] for name in ("state", "interface", "shared", "netns_id")}
         if processes:
-            self.fields |= {name: [] for name in _PROCESSES}
+            self.fields |= {name: [] for name in PROCESS_FIELDS}
         self.owners: list[Container] = []
         self._wanted = wanted
         self._processes = processes

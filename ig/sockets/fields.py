@@ -7,7 +7,7 @@ import struct
 import sys
 from typing import Any
 
-from ig.columns import Cache
+from ig.memo import Cache
 
 Fields = dict[str, list[Any]]
 """One list a field, all of one length; the fields are those of FIELDS, and INFO's if asked for."""

@@ -17,7 +17,7 @@ from ig.attribution import Attribution
 from ig.bpf.session import RING_FULL
 from ig.containers.container import HOST, Container
 from ig.gadget import Batch, Gadget
-from ig.kernel.cgroup_paths import Paths
+from ig.kernel.cgroupfs import Paths
 from ig.output import Formatter
 from ig.output.stream import ReaderGone, Stream
 

@@ -18,7 +18,7 @@ from ig.attribution import Attribution
 from ig.containers import runtimes
 from ig.containers.container import Change, Container
 from ig.containers.index import Index
-from ig.kernel.cgroup_paths import CgroupPath, Paths
+from ig.kernel.cgroupfs import CgroupPath, Paths
 from ig.peers import Peers
 
 CONTAINERS, EVENTS, PASSING = 500, 1_000_000, 10_000

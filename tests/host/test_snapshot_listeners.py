@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ig.sockets.collect import Notes
+from ig.commands.snapshot import Notes
 from tests.host.engine import Engine
 from tests.host.namespace import program
 from tests.host.test_snapshot_owners import Make, listed, make_cgroup, resident

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from ig.containers.container import HOST, Container
-from ig.kernel import initial, netns
+from ig.kernel import netns
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.mounts import mounts
-from ig.sockets import collect
+from ig.sockets.collect import collect
 from ig.sockets.owner import Known
 from tests.host.namespace import Namespace, Program, program
 from tests.host.tracer import IG, in_own_mounts
@@ -172,7 +172,7 @@ def test_a_cgroup_that_a_user_could_make_proves_nothing(make_cgroup: Make) -> No
         ports = [each.reports.ready()["port"] for each in (liar, honest)]
         told = Container(id=identifier, name="web", runtime="docker", running=True)
         known = Known(_finding(told))
-        batch = collect.collect({}, known, lambda owner: owner is not HOST, lambda _: None)
+        batch = collect({}, known, lambda owner: owner is not HOST, lambda _: None)
     whose = dict(zip(batch.fields["sport"], batch.owners, strict=True))
     assert whose.get(ports[0]) is not told
     assert whose[ports[1]].id == true.name
@@ -200,7 +200,7 @@ def test_a_container_without_a_cgroup_is_known_by_its_mount_namespace() -> None:
         mine = Container(id="f" * 64, name="stray", runtime="podman", running=True)
         inode = os.stat(f"/proc/{stray.pid}/ns/mnt").st_ino
         known = Known(lambda *_: (HOST, True), strays={inode: mine})
-        batch = collect.collect({}, known, lambda _: True, lambda _: None)
+        batch = collect({}, known, lambda _: True, lambda _: None)
     whose = dict(zip(batch.fields["sport"], batch.owners, strict=True))
     assert [whose[port].name for port in ports] == ["stray", ""]
 
@@ -251,7 +251,7 @@ def test_a_pid_namespace_of_its_own_is_said_to_hide_the_others() -> None:
     within = ("unshare", "--pid", "--fork", "--mount-proc")
     assert "PID namespace of its own" in asked("-c", "web", within=within)[1]
     assert "PID namespace" not in asked("-c", "web")[1]
-    assert initial.sees_all_processes()
+    assert netns.sees_all_processes()
 
 
 def test_a_link_local_address_is_shown_with_its_interface(

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from ig import order
+from ig import query
+from ig.commands.snapshot import DEFAULT_ORDER
 from ig.containers.container import HOST, Container
 from ig.containers.index import Index
 from ig.errors import UsageError
@@ -25,7 +26,8 @@ from ig.gadget import Batch
 from ig.gadgets.snapshot_socket import GADGET
 from ig.kernel import netns
 from ig.kernel.mounts import mounts
-from ig.sockets import collect, sock_diag
+from ig.sockets import sock_diag
+from ig.sockets.collect import collect
 from ig.sockets.fields import ALL_STATES, STATES
 from ig.sockets.owner import Find, Known
 from ig.sockets.tables import Reader
@@ -82,8 +84,8 @@ def take(
     names = {each.name for each in containers}
     wants = (lambda _: True) if host else (lambda owner: owner.name in names)
     say = [] if said is None else said
-    batch = collect.collect(options, Known(find, containers), wants, say.append)
-    return order.sort(batch, GADGET.columns, collect.DEFAULT_ORDER)
+    batch = collect(options, Known(find, containers), wants, say.append)
+    return query.sort(batch, GADGET.columns, DEFAULT_ORDER)
 
 
 def shown(batch: Batch, *names: str) -> list[tuple[Any, ...]]:
@@ -231,7 +233,7 @@ def test_order_is_by_container_protocol_state_and_source_as_numbers(
         "127.0.0.1:8013",
         "127.0.0.1:8014",
     ]
-    turned = order.sort(batch, GADGET.columns, ["-src.port", "src"])
+    turned = query.sort(batch, GADGET.columns, ["-src.port", "src"])
     assert [src for (src,) in shown(turned, "src")][:2] == ["[::]:8046", "127.0.0.1:8014"]
 
 
@@ -251,14 +253,14 @@ def test_a_namespace_that_has_vanished_is_left_out() -> None:
 
 UNPRIVILEGED = """
 import json, os, sys
-from ig.sockets import collect
+from ig.sockets.collect import collect
 from ig.containers.container import HOST
 from ig.sockets.owner import Known
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 said = []
-batch = collect.collect({}, Known(lambda *_: (HOST, True)), lambda _: True, said.append)
+batch = collect({}, Known(lambda *_: (HOST, True)), lambda _: True, said.append)
 json.dump([said, sorted(set(batch.fields["netns_id"])), batch.fields["sport"]], sys.stdout)
 """
 
@@ -360,8 +362,8 @@ def test_in_a_shared_namespace_a_socket_is_shown_once_under_its_true_owner(
         enter = ("nsenter", "--target", str(first), "--net")
         stack.enter_context(tenant(two, *enter, sys.executable, str(PROGRAM), "udp"))
         known = Known(index.find)
-        batch = collect.collect({}, known, lambda owner: owner.id in groups, lambda _: None)
-        only = collect.collect({}, known, lambda owner: owner.id == two, lambda _: None)
+        batch = collect({}, known, lambda owner: owner.id in groups, lambda _: None)
+        only = collect({}, known, lambda owner: owner.id == two, lambda _: None)
     whose = owned(batch)
     assert whose["LISTEN", 8004] == {(one, False)}
     assert whose["INACTIVE", 9001] == {(two, False)}
@@ -393,9 +395,9 @@ def test_on_the_hosts_network_only_the_containers_own_sockets_are_shown(
         hosts.bind(("127.0.0.1", 0))
         hosts.listen()
         known, port = Known(index.find), hosts.getsockname()[1]
-        batch = collect.collect({}, known, lambda owner: owner is not HOST, lambda _: None)
+        batch = collect({}, known, lambda owner: owner is not HOST, lambda _: None)
         mine = owned(batch, namespace_of(pid))
-        batch = collect.collect({}, known, lambda _: True, lambda _: None)
+        batch = collect({}, known, lambda _: True, lambda _: None)
         everything = owned(batch, namespace_of(pid))
         assert namespace_of(pid) == netns.host()
     assert mine["LISTEN", 8000] == {(groups[0], False)}

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ig import order
+from ig import query
+from ig.commands.snapshot import DEFAULT_ORDER
 from ig.containers.container import HOST, Container
 from ig.containers.index import Index
 from ig.gadget import Batch
 from ig.gadgets.snapshot_socket import GADGET
-from ig.sockets import collect
+from ig.sockets.collect import collect
 from ig.sockets.owner import Known
 from tests.host.runtime_drivers import DockerEngine
 from tests.host.runtimes import BOUND, IMAGE, archive, followed, unmount
@@ -47,8 +48,8 @@ class Town:
             return owner.name in names or (host and owner is HOST)
 
         known = Known(self.index.find, self.index.containers())
-        batch = collect.collect({}, known, wants, lambda _: None)
-        return order.sort(batch, GADGET.columns, collect.DEFAULT_ORDER)
+        batch = collect({}, known, wants, lambda _: None)
+        return query.sort(batch, GADGET.columns, DEFAULT_ORDER)
 
     def listening(self, *names: str) -> list[tuple[str, int, bool]]:
         batch = self.take(*names)

@@ -8,7 +8,7 @@ from ig import attribution
 from ig.attribution import PATIENCE, Attribution
 from ig.containers.cgroup import container_id
 from ig.containers.container import HOST, UNKNOWN_RUNTIME, Change, Container
-from ig.kernel.cgroup_paths import CgroupPath, Paths
+from ig.kernel.cgroupfs import CgroupPath, Paths
 
 WEB = Container("a" * 64, "web", "docker", running=True)
 DB = Container("b" * 64, "db", "docker", running=True)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.kernel.cgroup_paths import CgroupPath, decode, socket_only, unified_id
+from ig.kernel.cgroupfs import CgroupPath, decode, socket_only, unified_id
 
 
 def text(*levels: str) -> bytes:

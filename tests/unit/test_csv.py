@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ig import output
 from ig.gadget import Batch, Column, Kind
-from ig.output.screen import Screen
+from ig.output.layout import Screen
 from tests.unit.output_samples import COLUMNS, events, strings
 
 

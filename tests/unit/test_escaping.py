@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ig import output
-from ig.output.screen import Screen
+from ig.output.layout import Screen
 from ig.output.text import (
     display_width,
     json_string,

@@ -13,7 +13,7 @@ from ig import options
 from ig.errors import UsageError
 from ig.gadget import Column
 from ig.gadgets import declared
-from ig.names import find_column
+from ig.query import find_column
 
 IG = Path(sys.executable).with_name("ig")
 

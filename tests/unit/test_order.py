@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ig.columns import integer
+from ig.commands import snapshot
 from ig.containers.container import HOST, Container
 from ig.errors import UsageError
 from ig.gadget import Batch, Column
-from ig.order import first, sort
-from ig.sockets import collect
+from ig.query import first, sort
 
 COLUMNS = (
     Column("name", read=lambda batch: [owner.name for owner in batch.owners]),
@@ -72,7 +72,7 @@ def test_a_column_that_is_none_is_refused() -> None:
 @given(st.integers(0, 20), st.integers(1, 7))
 def test_portions_have_all_rows(count: int, size: int) -> None:
     rows = [(str(number), number) for number in range(count)]
-    parts = list(collect.portions(batch(*rows), size))
+    parts = list(snapshot.portions(batch(*rows), size))
     assert [row for part in parts for row in seen(part)] == rows
     assert all(0 < len(part) <= size for part in parts)
 
@@ -85,15 +85,15 @@ def test_a_snapshot_is_taken_again_until_it_is_enough() -> None:
         waits.append(seconds)
         return len(waits) == 3
 
-    collect.watch(2.0, batch, shown.append, wait)
+    snapshot.watch(2.0, batch, shown.append, wait)
     assert len(shown) == 3
     assert all(0 < seconds <= 2 for seconds in waits)
 
 
 def test_columns_that_need_an_option_turn_it_on() -> None:
-    asked = collect.asked_by_columns({"proto": "tcp"}, [Column("pid"), Column("state")])
+    asked = snapshot.asked_by_columns({"proto": "tcp"}, [Column("pid"), Column("state")])
     assert asked == {"proto": "tcp", "processes": True, "info": False}
-    assert collect.asked_by_columns({}, [Column("rtt")])["info"]
+    assert snapshot.asked_by_columns({}, [Column("rtt")])["info"]
 
 
 def test_only_so_many_rows_are_the_first_of_the_order() -> None:

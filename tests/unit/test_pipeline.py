@@ -10,7 +10,7 @@ from ig.attribution import Attribution
 from ig.bpf.session import RING_FULL
 from ig.containers.container import HOST, Change, Container
 from ig.gadget import Batch, Column, Kind
-from ig.kernel.cgroup_paths import CgroupPath, Paths
+from ig.kernel.cgroupfs import CgroupPath, Paths
 from ig.output import stream
 from ig.output.csv import CsvFormatter
 from ig.output.stream import ReaderGone, Stream

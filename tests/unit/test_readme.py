@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from ig.commands.display import Shape
 from ig.commands.list_containers import LIST
 from ig.containers.container import Container
 from ig.gadget import Batch
 from ig.gadgets import declared
 from ig.output.describe import sections
-from ig.output.display import Shape
 
 TOP = Path(__file__).parents[2]
 README, OPTIONS, JSON = (TOP / name for name in ("README.md", "docs/options.md", "docs/json.md"))

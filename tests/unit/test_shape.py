@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from ig.commands.display import Shape
 from ig.gadgets import declared
-from ig.output.display import Shape
 
 TCPCONNECT = declared()["trace_tcpconnect"]
 

@@ -10,8 +10,7 @@ import pytest
 
 from ig.commands.list_containers import Changes
 from ig.containers.container import Change, Container
-from ig.output.stderr import Stderr
-from ig.output.stream import ReaderGone, Stream
+from ig.output.stream import ReaderGone, Stderr, Stream
 from ig.stop import Stop, Stopped
 
 LINE = "x" * 1023 + "\n"

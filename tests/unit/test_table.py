@@ -9,7 +9,7 @@ from ig import output
 from ig.containers.container import HOST
 from ig.errors import UsageError
 from ig.gadget import Batch, Column, Kind
-from ig.output.screen import Screen
+from ig.output.layout import Screen
 from ig.output.text import display_width
 from tests.unit.output_samples import COLUMNS, events, named, strings
 

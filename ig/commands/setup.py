@@ -1,0 +1,145 @@
+"""What commands do before they begin: choose runtimes and containers, give up privileges."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ig import answers
+from ig.answers import Answers
+from ig.commands import ready_file
+from ig.commands.display import Shape
+from ig.containers import runtimes
+from ig.containers.container import Runtime
+from ig.containers.follower import SHOWN_BY_ID
+from ig.containers.index import Index
+from ig.containers.selection import Selection, select
+from ig.kernel import monitor
+from ig.kernel.capabilities import Capability, Use, drop
+from ig.output.stream import say
+
+SYNC_TIMEOUT = 2.0  # seconds for the runtimes to list what they have
+
+
+def selection(options: Mapping[str, Any]) -> Selection:
+    """Return the containers that the options choose."""
+    return select(
+        options.get("containername") or (),
+        pods=options.get("podname") or (),
+        namespaces=options.get("namespace") or (),
+        selectors=options.get("selector") or (),
+        runtimes=split_names(options.get("runtimes")) or (),
+        host=bool(options.get("host")),
+        host_only=bool(options.get("host_only")),
+    )
+
+
+def split_names(values: Sequence[str] | None) -> list[str] | None:
+    """Return the names in texts that hold several each with commas between, None if none."""
+    names = [name.strip() for value in values or () for name in value.split(",") if name.strip()]
+    return names or None
+
+
+def selected_runtimes(options: Mapping[str, Any]) -> list[Runtime]:
+    """Return the runtimes that the options choose, each at its socket."""
+    return runtimes.discover(
+        split_names(options.get("runtimes")),
+        **_sockets(options),
+        containerd_namespace=options.get("containerd_namespace"),
+    )
+
+
+def _sockets(options: Mapping[str, Any]) -> dict[str, str | None]:
+    names = ("docker_socket", "containerd_socket", "podman_socket", "crio_socket")
+    return {name: options.get(name) for name in names}
+
+
+def asked_for(options: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of the runtimes that the options, or the environment, ask for."""
+    return runtimes.asked(split_names(options.get("runtimes")), **_sockets(options))
+
+
+def make_index(
+    options: Mapping[str, Any], detailed: bool = False, consequence: str = SHOWN_BY_ID
+) -> Index:
+    """Return an index of the runtimes that the options choose, not started yet (see Index)."""
+    return Index(selected_runtimes(options), say, asked_for(options), detailed, consequence)
+
+
+def follow(
+    index: Index,
+    options: Mapping[str, Any],
+    keep: Iterable[Capability],
+    seconds: float = SYNC_TIMEOUT,
+) -> Answers:
+    """Drop all privileges but those to `keep`, and start to follow the runtimes.
+
+    Return who has told what it has within so many seconds.
+    """
+    give_up_privileges(index, options, keep)
+    index.start()
+    index.wait_synced(seconds)
+    return answers.of(index, asked_for(options))
+
+
+def give_up_privileges(
+    index: Index, options: Mapping[str, Any], keep: Iterable[Capability]
+) -> None:
+    """Drop all privileges but those to `keep`, unless the user wants them all kept.
+
+    It comes before any other thread is started. Raises KernelRefused.
+    """
+    if not options.get("keep_privileges"):
+        monitor.start()
+        drop(_used(index, options), keep)
+
+
+def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
+    """Yield the files that are opened after privileges were given up."""
+    if options.get("ready_file"):
+        yield ready_file.use_of(options["ready_file"])
+    asked = asked_for(options)
+    for name, socket in index.sockets:
+        yield Use(socket, expected=name in asked)
+    yield from _certificates()
+    yield from _modules()
+
+
+def _certificates() -> Iterator[Use]:
+    """Yield the files that prove who we are to an engine that is asked over the network."""
+    if not os.environ.keys() & {"DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"}:
+        return
+    from ig.containers.engine_http import certificates
+
+    folder = certificates()
+    for name in ("ca.pem", "cert.pem", "key.pem") if folder else ():
+        yield Use(f"{folder}/{name}", os.R_OK, expected=True)
+
+
+def _modules() -> Iterator[Use]:
+    """Yield where Python's modules are: the runtimes' clients are imported late."""
+    for folder in filter(os.path.isdir, sys.path):
+        yield Use(folder, os.R_OK | os.X_OK, lasting=False)
+        if os.stat(folder).st_uid not in (0, os.geteuid()):
+            yield from (Use(each.path, os.R_OK, lasting=False) for each in os.scandir(folder))
+
+
+def configure_display(
+    shape: Shape, chosen: Selection, index: Index, answered: Answers, later: str = ""
+) -> None:
+    """Show what these containers need, and tell who has not answered, or that there are none."""
+    containers = index.containers()
+    shape.show_pods(containers)
+    for runtime in answered.pending:
+        say(f"{runtime.name} has not answered yet at {runtime.socket}; {SHOWN_BY_ID}")
+    if chosen.host or chosen.host_only or containers:
+        return
+    unnamed = index.unnamed()
+    if unnamed:
+        say(
+            f"No runtime names the containers that run, {unnamed}: they are shown by their cgroups."
+        )
+    elif line := answers.none_running(answered, later):
+        say(line)

@@ -1,0 +1,106 @@
+"""`ig trace ...`: bring the kernel's programs, the runtimes and the output together."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ig import answers
+from ig.answers import Hint, closing
+from ig.attribution import Attribution
+from ig.bpf.loader import Loading
+from ig.bpf.session import Source
+from ig.commands import ready_file
+from ig.commands.display import Shape
+from ig.commands.setup import (
+    SYNC_TIMEOUT,
+    asked_for,
+    configure_display,
+    give_up_privileges,
+    make_index,
+    selection,
+)
+from ig.containers.index import Index
+from ig.gadget import Gadget, View
+from ig.kernel.capabilities import Capability, need_privileges
+from ig.kernel.cgroupfs import look_up
+from ig.output.stream import Stream, say
+from ig.peers import Peers
+from ig.sockets.proc import COMPAT, compat_processes
+from ig.stop import Stop
+from ig.trace.pipeline import Pipeline, defines
+
+
+def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
+    """Trace until the user stops it, or as long as the options say."""
+    shape = Shape(gadget, view, options)
+    chosen = selection(options)
+    need_privileges()
+    stop = Stop()
+    stream = Stream(1, stop)  # while it may still open what is another user's
+    index = make_index(options, shape.resolves)
+    peers = Peers(index).of_records if shape.resolves else None
+    # Forks before the index has threads; compiles while the runtimes are asked.
+    loading = Loading(gadget.program, defines(gadget, options))
+    with closing(index), contextlib.closing(loading):
+        compat = compat_processes()  # while it may see them
+        give_up_privileges(index, options, (Capability.CAP_BPF,))
+        index.start()
+        with _source(loading, index) as source:
+            if compat:
+                say(f"Not all is seen: {COMPAT} (such processes: {compat}).")
+            hint = Hint(index, chosen, options)
+            answered = answers.of(index, asked_for(options))
+            configure_display(shape, chosen, index, answered, " yet; those that start are shown")
+            pipeline = Pipeline(
+                source,
+                Attribution(index, chosen.wants, source, look_up),
+                shape.formatter(),
+                stream,
+                shape.keep,
+                stop,
+                lambda lost: _tell_lost(lost, shape.mode),
+                peers=peers,
+                max_events=options.get("max_events") or 0,
+            )
+            with stop.noted(), hint:
+                ready_file.write(options.get("ready_file"))
+                pipeline.run(options.get("timeout"))
+                hint.give_at_end(pipeline.printed)
+                _tell_withheld(gadget, shape)
+
+
+@contextmanager
+def _source(loading: Any, index: Index) -> Iterator[Any]:
+    probes = loading.result()
+    for line in sorted(set(probes.refused)):
+        say(f"Not all is seen: {line}.")
+    index.wait_synced(SYNC_TIMEOUT)
+    # What lives until the end need not be looked at by every collection.
+    gc.collect()
+    gc.freeze()
+    source = Source(probes)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _tell_withheld(gadget: Gadget, shape: Shape) -> None:
+    if gadget.withheld and shape.withheld and not shape.mode.startswith("json"):
+        say(gadget.withheld.message.format(count=shape.withheld))
+
+
+def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
+    if mode.startswith("json"):
+        counts = {"type": "lost", "count": sum(lost.values()), "causes": dict(lost)}
+        sys.stderr.write(json.dumps(counts) + "\n")
+        sys.stderr.flush()
+    else:
+        for cause, count in lost.items():
+            say(f"{count} events were lost so far: {cause}.")
