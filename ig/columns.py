@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
+import functools
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,13 +12,8 @@ from typing import Any
 
 from ig.containers.container import HOST, Container
 from ig.durations import SECOND
-from ig.gadget import Batch, Column, Kind, Param
-from ig.memo import Cache, Value
-
-
-def _owner(attribute: str) -> Callable[[Batch], Sequence[Any]]:
-    get = attrgetter(attribute)
-    return lambda batch: list(map(get, batch.owners))
+from ig.gadget import Address, Batch, Column, End, Kind, Param, of_each
+from ig.memo import Cache
 
 
 def _owner_names(batch: Batch) -> Sequence[str]:
@@ -33,7 +28,7 @@ def owner_columns() -> tuple[Column, ...]:
             "runtime",
             "runtime.runtimeName",
             width=10,
-            read=_owner("runtime"),
+            of_owner=attrgetter("runtime"),
             description="The container's runtime: docker, containerd, podman or cri-o.",
         ),
         Column(
@@ -43,7 +38,7 @@ def owner_columns() -> tuple[Column, ...]:
             width=24,
             least=9,
             hidden=False,
-            read=_owner("name"),
+            of_owner=attrgetter("name"),
             text=_owner_names,
             description="The container's name, or the beginning of its id; empty for the host.",
         ),
@@ -52,7 +47,7 @@ def owner_columns() -> tuple[Column, ...]:
             "runtime.containerId",
             width=13,
             least=12,
-            read=_owner("id"),
+            of_owner=attrgetter("id"),
             description="The container's id.",
         ),
         Column(
@@ -60,7 +55,7 @@ def owner_columns() -> tuple[Column, ...]:
             "runtime.containerImageName",
             width=24,
             least=12,
-            read=_owner("image"),
+            of_owner=attrgetter("image"),
             description="The image that the container was made from.",
         ),
         Column(
@@ -68,7 +63,7 @@ def owner_columns() -> tuple[Column, ...]:
             "runtime.nestedId",
             width=13,
             least=12,
-            read=_owner("nested"),
+            of_owner=attrgetter("nested"),
             description="The id of the container of an engine within the container; else empty.",
         ),
         Column(
@@ -76,7 +71,7 @@ def owner_columns() -> tuple[Column, ...]:
             "k8s.namespace",
             heading="K8S.NAMESPACE",
             least=9,
-            read=_owner("pod_namespace"),
+            of_owner=attrgetter("pod_namespace"),
             description="The pod's Kubernetes namespace.",
         ),
         Column(
@@ -85,7 +80,7 @@ def owner_columns() -> tuple[Column, ...]:
             heading="K8S.PODNAME",
             width=24,
             least=12,
-            read=_owner("pod_name"),
+            of_owner=attrgetter("pod_name"),
             description="The pod's name.",
         ),
         Column(
@@ -94,7 +89,7 @@ def owner_columns() -> tuple[Column, ...]:
             heading="K8S.CONTAINERNAME",
             least=13,
             drop=8,
-            read=_owner("pod_container"),
+            of_owner=attrgetter("pod_container"),
             description="The container's name within its pod.",
         ),
         Column(
@@ -102,19 +97,19 @@ def owner_columns() -> tuple[Column, ...]:
             "k8s.node",
             heading="K8S.NODE",
             least=8,
-            read=_node,
+            of_owner=_node,
             description="This host's name.",
         ),
     )
 
 
-_NODE: list[str] = []
+@functools.cache
+def _host_name() -> str:
+    return socket.gethostname()
 
 
-def _node(batch: Batch) -> Sequence[str]:
-    if not _NODE:
-        _NODE.append(socket.gethostname())
-    return _NODE * len(batch)
+def _node(_: Container) -> str:
+    return _host_name()
 
 
 ADDRESSES: Cache[tuple[int, bytes], str] = Cache(
@@ -127,13 +122,11 @@ ADDRESSES: Cache[tuple[int, bytes], str] = Cache(
     )
 )
 """(IP version, 16 bytes with the address in front, network byte order) to text."""
-ZONED: Cache[tuple[int, bytes, bytes], str] = Cache(
+ZONED: Cache[Address, str] = Cache(
     lambda key: f"{ADDRESSES[key[:2]]}%{STRINGS[key[2]]}" if key[2] else ADDRESSES[key[:2]]
 )
 """The same with its zone, as `zones` returns it, to text: `fe80::1%eth0` (RFC 4007)."""
-BRACKETED: Cache[tuple[int, bytes, bytes], str] = Cache(
-    lambda key: f"[{ZONED[key]}]" if key[0] == 6 else ZONED[key]
-)
+BRACKETED: Cache[Address, str] = Cache(lambda key: f"[{ZONED[key]}]" if key[0] == 6 else ZONED[key])
 """The same as it stands before a port."""
 ERRORS: Cache[int, str] = Cache(
     lambda number: errno.errorcode.get(number, str(number)) if number else ""
@@ -164,7 +157,7 @@ def zones(batch: Batch, address: str) -> Sequence[bytes]:
     ]
 
 
-def addresses(batch: Batch, address: str) -> list[tuple[int, bytes, bytes]]:
+def addresses(batch: Batch, address: str) -> list[Address]:
     """Return (IP version, bytes, zone) of each address: what ZONED and BRACKETED are asked for."""
     keys = zip(batch.fields["version"], batch.fields[address], zones(batch, address), strict=True)
     return list(keys)
@@ -190,17 +183,6 @@ def peers(batch: Batch) -> Sequence[Container]:
     return batch.fields.get("peer") or [HOST] * len(batch)
 
 
-def of_each(containers: Sequence[Container], compute: Callable[[Container], Value]) -> list[Value]:
-    """Return what `compute` makes of each container, computed once for each that there is."""
-    if containers and containers[0] is containers[-1] is containers[len(containers) // 2]:
-        first = containers[0]
-        if containers.count(first) == len(containers):
-            return [compute(first)] * len(containers)
-    keys = list(map(id, containers))  # cheaper than hashing all that a container has
-    known = {key: compute(each) for key, each in dict(zip(keys, containers, strict=True)).items()}
-    return list(map(known.__getitem__, keys))
-
-
 END_KINDS = ("container", "pod", "raw")
 
 
@@ -223,18 +205,6 @@ def _shown_end(container: Container) -> str:
     return f"c/{container.name}" if container.name else ""
 
 
-def _encoded(part: str) -> str:
-    return json.dumps(part).replace("\x7f", "\\u007f")
-
-
-def _encoded_end(container: Container) -> str:
-    parts = (end_name(container), container.pod_namespace, end_kind(container))
-    # What is not ASCII is escaped; what is not UTF-8 is shown as its bytes.
-    valid = (part.encode("utf-8", "backslashreplace").decode() for part in parts)
-    name, namespace, kind = map(_encoded, valid)
-    return f',"name":{name},"namespace":{namespace},"kind":{kind}}}'
-
-
 def named_end(
     addresses: Sequence[str], ports: Sequence[int], whose: Sequence[Container]
 ) -> list[str]:
@@ -247,9 +217,12 @@ def named_end(
 
 
 def end_columns(
-    name: str, whose: Callable[[Batch], Sequence[Container]], *, paths: bool = False
+    name: str, whose: Callable[[Batch], Sequence[Container]] | None, *, paths: bool = False
 ) -> tuple[Column, ...]:
-    """Return the columns that name an end of a connection; in JSON of their own with `paths`."""
+    """Return the columns that name an end of a connection; in JSON of their own with `paths`.
+
+    The end is the events' owners' where `whose` is None.
+    """
     parts: Mapping[str, Callable[[Container], str]] = {
         "name": end_name,
         "namespace": attrgetter("pod_namespace"),
@@ -262,7 +235,8 @@ def end_columns(
             f"{name}.{part}",
             path,
             least=0 if part == "kind" else 8,
-            read=lambda batch: of_each(whose(batch), of),
+            read=(lambda batch: of_each(whose(batch), of)) if whose else None,
+            of_owner=None if whose else of,
             values=END_KINDS if part == "kind" else (),
             description=_END_PARTS[part],
         )
@@ -287,36 +261,21 @@ def endpoint_columns(
     """
     whose = peers if far else _owners
 
+    def keys(batch: Batch) -> Sequence[Address]:
+        return addresses(batch, address)
+
     def both(batch: Batch) -> Sequence[str]:
-        ends = zip(addresses(batch, address), batch.fields[port], strict=True)
+        ends = zip(keys(batch), batch.fields[port], strict=True)
         return [f"{BRACKETED[key]}:{number}" for key, number in ends]
 
     def named(batch: Batch) -> Sequence[str]:
-        return named_end(BRACKETED.of(addresses(batch, address)), batch.fields[port], whose(batch))
-
-    def zone_member(zone: bytes) -> str:
-        return f',"zone":{_encoded(STRINGS[zone])}' if zone else ""
-
-    fragments: Cache[tuple[int, bytes, bytes], tuple[str, str]] = Cache(
-        lambda key: (
-            f'{{"addr":{json.dumps(ADDRESSES[key[:2]])}{zone_member(key[2])},"port":',
-            f',"proto":"{proto}","version":{key[0]}',
-        )
-    )
-
-    def encoded(batch: Batch) -> Sequence[str]:
-        texts = map(fragments.__getitem__, addresses(batch, address))
-        ends = of_each(whose(batch), _encoded_end)
-        return [
-            f"{start}{p}{middle}{end}"
-            for (start, middle), p, end in zip(texts, batch.fields[port], ends, strict=True)
-        ]
+        return named_end(BRACKETED.of(list(keys(batch))), batch.fields[port], whose(batch))
 
     def alone(batch: Batch) -> Sequence[str]:
         return ADDRESSES.of(list(zip(batch.fields["version"], batch.fields[address], strict=True)))
 
     def zoned(batch: Batch) -> Sequence[str]:
-        return ZONED.of(addresses(batch, address))
+        return ZONED.of(list(keys(batch)))
 
     return (
         Column(
@@ -326,7 +285,7 @@ def endpoint_columns(
             drop=0 if far else 2,
             hidden=False,
             read=both,
-            json=encoded,
+            end=End(keys, port, whose, proto),
             resolved=named,
             description=f"The {'far' if far else 'near'} end, as ADDRESS:PORT.",
         ),
@@ -340,7 +299,7 @@ def endpoint_columns(
             read=lambda b: b.fields[port],
             description="Its port.",
         ),
-        *end_columns(name, whose),
+        *end_columns(name, peers if far else None),
     )
 
 
@@ -422,7 +381,7 @@ def classic_columns() -> tuple[Column, ...]:
         Column(
             "event",
             "type",
-            read=lambda batch: ["normal"] * len(batch),
+            of_owner=lambda _: "normal",
             description="Always `normal`, as in the classic commands' objects.",
         ),
         *(replace(columns[name], path=path, heading="") for name, path in owner),

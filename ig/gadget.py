@@ -9,6 +9,7 @@ from itertools import compress
 from typing import Any
 
 from ig.containers.container import Container
+from ig.memo import Value
 
 
 class Kind(Enum):
@@ -43,7 +44,10 @@ class Batch:
         """Return the column's values, computed once a batch."""
         values = self._read.get(column.name)
         if values is None:
-            values = column.read(self) if column.read else self.fields[column.name]
+            if column.of_owner:
+                values = of_each(self.owners, column.of_owner)
+            else:
+                values = column.read(self) if column.read else self.fields[column.name]
             self._read[column.name] = values
         return values
 
@@ -56,6 +60,32 @@ class Batch:
         """Return the events from `start` up to, not including, `end`."""
         fields = {name: values[start:end] for name, values in self.fields.items()}
         return Batch(fields, self.owners[start:end])
+
+
+def of_each(containers: Sequence[Container], compute: Callable[[Container], Value]) -> list[Value]:
+    """Return what `compute` makes of each container, computed once for each that there is."""
+    if containers and containers[0] is containers[-1] is containers[len(containers) // 2]:
+        first = containers[0]
+        if containers.count(first) == len(containers):
+            return [compute(first)] * len(containers)
+    keys = list(map(id, containers))  # cheaper than hashing all that a container has
+    known = {key: compute(each) for key, each in dict(zip(keys, containers, strict=True)).items()}
+    return list(map(known.__getitem__, keys))
+
+
+Address = tuple[int, bytes, bytes]
+"""The version of IP, 16 bytes with the address in front, in network byte order, and its zone."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of each connection of a batch."""
+
+    addresses: Callable[[Batch], Sequence[Address]]
+    port: str
+    """The field of its port."""
+    whose: Callable[[Batch], Sequence[Container]]
+    proto: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +112,15 @@ class Column:
     right: bool = False
     """Aligned to the right."""
     read: Callable[[Batch], Sequence[Any]] | None = None
-    """Return the values of a batch; the field of that name if None. One that reads no field must
-    depend on the owner alone: it is asked once for each container."""
-    json: Callable[[Batch], Sequence[str]] | None = None
-    """Return encoded JSON values, where the kind's own encoding is not what is wanted."""
+    """Return the values of a batch; the field of that name if None."""
+    of_owner: Callable[[Container], Any] | None = None
+    """Return the value of an event's owner, on which alone it depends; instead of `read`."""
+    json: Callable[[Batch], Sequence[Any]] | None = None
+    """Return the values in JSON, where they are not those that are read."""
+    members: tuple[str, ...] = ()
+    """Of values in JSON that are tuples of tuples: each is a list of objects with these keys."""
+    end: End | None = None
+    """The end of a connection that it is: in JSON an object."""
     text: Callable[[Batch], Sequence[str]] | None = None
     """Return a table's texts, where they differ from the values; `-` is for what there is not."""
     optional: bool = False

@@ -70,7 +70,7 @@ class Type:
             yield _Triple.from_address(self.address + ctypes.sizeof(_Type) + size * index)
 
 
-def in_older_kinds(data: bytes) -> bytes:
+def downgrade_for_old_libbpf(data: bytes) -> bytes:
     """Return BTF without the kinds of types that libbpf before 1.0 refuses.
 
     Each becomes an older one of the same length: a type's tag a const, a declaration's tag a
@@ -107,7 +107,7 @@ class Btf:
             self.handle = library().btf__load_vmlinux_btf()
         if _is_error(self.handle):
             with suppress(OSError, ValueError, struct.error):
-                older = in_older_kinds(VMLINUX.read_bytes() if data is None else data)
+                older = downgrade_for_old_libbpf(VMLINUX.read_bytes() if data is None else data)
                 self.handle = library().btf__new(older, len(older))
         library().libbpf_set_print(previous)
         if _is_error(self.handle):

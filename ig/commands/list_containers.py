@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 from ig import answers, output
@@ -76,7 +77,7 @@ def _addresses(batch: Batch) -> Sequence[str]:
     ]
 
 
-# Each reads a field so that it is computed for every row anew: what a container is, changes.
+# What changes of a container is a field.
 _COLUMNS = (
     Column(
         "event",
@@ -91,7 +92,7 @@ _COLUMNS = (
         width=10,
         drop=4,
         hidden=False,
-        read=lambda b: [o.runtime for o in b.owners],
+        of_owner=attrgetter("runtime"),
         description="docker, containerd, podman or cri-o.",
     ),
     Column(
@@ -99,7 +100,7 @@ _COLUMNS = (
         "id",
         width=13,
         hidden=False,
-        read=lambda b: [o.id[:12] for o in b.owners],
+        of_owner=lambda owner: owner.id[:12],
         description="The beginning of the container's id.",
     ),
     Column(
@@ -108,7 +109,7 @@ _COLUMNS = (
         width=24,
         least=12,
         hidden=False,
-        read=lambda b: [o.name for o in b.owners],
+        of_owner=attrgetter("name"),
         description="The container's name.",
     ),
     Column(
@@ -118,7 +119,7 @@ _COLUMNS = (
         least=12,
         drop=5,
         hidden=False,
-        read=lambda b: [o.image for o in b.owners],
+        of_owner=attrgetter("image"),
         description="The image that it was made from.",
     ),
     Column(
@@ -178,7 +179,7 @@ _COLUMNS = (
         "containerid",
         "containerId",
         least=12,
-        read=lambda b: [o.id for o in b.owners],
+        of_owner=attrgetter("id"),
         description="The container's id.",
     ),
     *(column for column in owner_columns() if column.path.startswith("k8s.")),

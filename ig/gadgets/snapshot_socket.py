@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pwd
 import threading
 import time
@@ -150,7 +149,7 @@ def _end(
             width=3,
             description="Version of IP, 4 or 6.",
         ),
-        *end_columns(name, whose, paths=True),
+        *end_columns(name, None if whose is _here else whose, paths=True),
     )
 
 
@@ -188,23 +187,9 @@ def _optional(name: str, missing: Any) -> Callable[[Batch], Sequence[Any]]:
     return lambda batch: batch.fields.get(name) or [missing] * len(batch)
 
 
-def _encoded_holders(held: tuple[tuple[int, str], ...]) -> str:
-    processes = [{"pid": pid, "comm": comm} for pid, comm in held]
-    text = json.dumps(processes, separators=(",", ":"))
-    return text.replace("\x7f", "\\u007f")
-
-
-_HOLDERS: Cache[tuple[tuple[int, str], ...], str] = Cache(_encoded_holders)
-
-
 def _holders(batch: Batch) -> Sequence[str]:
     held = _optional("processes", ())(batch)
     return [",".join(f"{comm}/{pid}" for pid, comm in each) for each in held]
-
-
-def _holders_encoded(batch: Batch) -> Sequence[str]:
-    held = _optional("processes", ())(batch)
-    return list(map(_HOLDERS.__getitem__, held))
 
 
 def _processes(options: Mapping[str, Any]) -> bool:
@@ -339,7 +324,8 @@ GADGET = Gadget(
             least=12,
             drop=8,
             read=_holders,
-            json=_holders_encoded,
+            json=_optional("processes", ()),
+            members=("pid", "comm"),
             show_if=_processes,
             description="All processes that hold it, each with pid and comm.",
         ),

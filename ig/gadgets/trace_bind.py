@@ -92,7 +92,7 @@ _IF = Column(
     read=_device,
     text=_device_text,
     drop=1,
-    json=lambda batch: list(map(str, batch.fields["bound_dev_if"])),
+    json=lambda batch: batch.fields["bound_dev_if"],
     description="The device that the socket is bound to, 0 if none; in JSON its index.",
 )
 

@@ -25,6 +25,9 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same on every architecture, since Linux 5.2
 _CLOSE_ON_EXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
 _CREATE = 6  # FSCONFIG_CMD_CREATE
+_LEGACY_KNOWN, _LEGACY_UNKNOWN = 1 << 63, 1 << 62  # see current_wanted() in ig.h
+_ROOT = 1
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Cgroups:
@@ -152,8 +155,9 @@ class Cgroups:
         if not self._walked:
             self._walked = True
             point = f"/proc/self/fd/{self._root}"
-            for inode, path in _tree(point):
-                self._paths[inode] = self._prefix + path.removeprefix(point) or "/"
+            for inode, path in _walk(point):
+                below = "".join(f"/{name}" for name in path.names)
+                self._paths[inode] = self._prefix + below or "/"
         return self._paths.get(identifier)
 
 
@@ -163,20 +167,7 @@ def _only_roots(folder: PurePosixPath, root: int) -> bool:
         found = os.stat(folder, dir_fd=root)
     except OSError:  # it is gone, or was never seen from here
         return False
-    return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def _tree(point: str) -> Iterator[tuple[int, str]]:
-    for path, _, _ in os.walk(point):
-        try:
-            yield os.stat(path).st_ino, path
-        except OSError:
-            continue
-
-
-_LEGACY_KNOWN, _LEGACY_UNKNOWN = 1 << 63, 1 << 62
-_ROOT = 1
-_OTHERS_MAY_WRITE = 0o022
+    return found.st_uid == 0 and not found.st_mode & _OTHERS_MAY_WRITE
 
 
 @dataclass(frozen=True, slots=True)

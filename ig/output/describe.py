@@ -51,9 +51,9 @@ def keys(columns: Sequence[Column]) -> Iterator[tuple[str, str, str]]:
     for column in columns:
         if not column.path:
             continue
-        if column.json and any(each.name == f"{column.name}.addr" for each in columns):
+        if column.end:
             yield from _end(column)
-        elif column.json:
+        elif column.json or column.members:
             yield column.path, "see there", column.description
         elif column.kind in _MEASURED:
             yield column.path, f"{_KINDS[column.kind]}, text or null", column.description

@@ -11,10 +11,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Union
 
-from ig.containers.container import HOST, Container
+from ig.containers.container import Container
 from ig.gadget import Batch, Column, Kind
 from ig.memo import Cache
-from ig.output import measured
+from ig.output import encode
 from ig.output.text import TEXTS, json_string
 
 Read = Callable[[Batch], Sequence[Any]]
@@ -138,24 +138,31 @@ def _is_measured(child: Column | Tree) -> bool:
 
 def _pair(key: str, column: Column, other: str, second: Any) -> Slot:
     def read(batch: Batch) -> Sequence[Any]:
-        return measured.read_pairs(batch.read(column), batch.read(second))
+        return encode.read_pairs(batch.read(column), batch.read(second))
 
-    return Slot(read, measured.pairs(key, other))
+    return Slot(read, encode.pairs(key, other))
 
 
 def _member(key: str, column: Column) -> Slot:
-    if column.json:
-        return Slot(column.json, by_owner=_reads_no_field(column.json))
+    if column.end:
+        return Slot(encode.ends(column.end))
 
     def read(batch: Batch) -> Sequence[Any]:
         return batch.read(column)
 
-    encode: Encode = _STRINGS.of if column.kind is Kind.STRING else TEXTS[column.kind]
+    return Slot(column.json or read, _encoder(key, column), column.of_owner is not None)
+
+
+def _encoder(key: str, column: Column) -> Encode:
+    if column.members:
+        return encode.objects(column.members)
+    if column.json:
+        return encode.values
     if column.kind is Kind.DURATION:
-        encode = measured.durations(key, column.raw)
-    elif column.kind is Kind.TIMESTAMP:
-        encode = measured.timestamps(key, column.raw)
-    return Slot(read, encode, column.read is not None and _reads_no_field(column.read))
+        return encode.durations(key, column.raw)
+    if column.kind is Kind.TIMESTAMP:
+        return encode.timestamps(key, column.raw)
+    return _STRINGS.of if column.kind is Kind.STRING else TEXTS[column.kind]
 
 
 def _compile(pieces: Sequence[str | Slot], end: str) -> Callable[[Batch], str]:
@@ -196,8 +203,8 @@ def _joined(
     for start in range(0, count, _CHUNK):
         size = min(_CHUNK, count - start)
         texts = event * size
-        for place, (values, encode) in enumerate(varying):
-            texts[2 * place + 1 :: len(event)] = encode(values[start : start + size])
+        for place, (values, encoded) in enumerate(varying):
+            texts[2 * place + 1 :: len(event)] = encoded(values[start : start + size])
         chunks.append("".join(texts))
     return "".join(chunks)
 
@@ -250,26 +257,6 @@ class _OwnerFragments:
         self._owners += new
         fragments = self._encode(Batch({}, new)).split("\n")[:-1]
         self._fragments.update(zip(map(id, new), fragments, strict=True))
-
-
-class _FieldWantedError(Exception):
-    pass
-
-
-class _NoFields(dict[str, Sequence[Any]]):
-    def _refuse(self, *_: object) -> Any:
-        raise _FieldWantedError
-
-    __getitem__ = __contains__ = __iter__ = __len__ = get = keys = values = items = _refuse
-
-
-def _reads_no_field(read: Read) -> bool:
-    """Ask by doing: with one event of the host that has no fields."""
-    try:
-        read(Batch(_NoFields(), [HOST]))
-    except _FieldWantedError:
-        return False
-    return True
 
 
 _CHUNK = 4096

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import compress
 from typing import Any
@@ -13,7 +16,7 @@ from ig.gadget import Batch
 from ig.kernel import netns
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.netns import Namespace
-from ig.sockets import proc
+from ig.sockets import proc, sock_diag
 from ig.sockets.fields import (
     ALL_STATES,
     CLOSE,
@@ -25,8 +28,7 @@ from ig.sockets.fields import (
     empty,
     extend,
 )
-from ig.sockets.owner import NOBODY, Known, Owners, Tenancy
-from ig.sockets.tables import Reader
+from ig.sockets.owner import NOBODY, Known, NamespaceOwners, Owners
 
 Wants = Callable[[Container], bool]
 Say = Callable[[str], None]
@@ -61,12 +63,12 @@ def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) ->
         for line in _limits(found, cgroups):
             say(line)
         owners = Owners(known, cgroups)
-        tenancies = owners.tenancies(found, netns.host())
+        namespace_owners = owners.of_namespaces(found, netns.host())
         reader = Reader(_with_listeners(wanted), bool(options.get("info")))
         spaces = [
             namespace
             for namespace in found.namespaces.values()
-            if any(map(wants, tenancies[namespace.id].tenants))
+            if any(map(wants, namespace_owners[namespace.id].owners))
             or (namespace.id == netns.own() and not found.complete)
         ]
 
@@ -75,12 +77,12 @@ def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) ->
             return space, _on(ports, sockets) if ports else sockets
 
         for namespace, sockets in netns.visit(spaces, read):
-            tenancy = tenancies[namespace.id]
-            whose = owners.of_sockets(sockets, tenancy, namespace)
-            chosen, its = _attributed(sockets, whose, tenancy, wants)
+            residents = namespace_owners[namespace.id]
+            whose = owners.of_sockets(sockets, residents, namespace)
+            chosen, its = _attributed(sockets, whose, residents, wants)
             left_out += whose.count(None) - its.count(NOBODY)
             batch.add(namespace, chosen, its, cgroups)
-    for line in reader.shortcomings():
+    for line in reader.warnings():
         say(line)
     if left_out and not (options.get("filter") or options.get("port")):
         say(
@@ -151,13 +153,13 @@ def _with_listeners(wanted: Mapping[str, int]) -> dict[str, int]:
 
 
 def _attributed(
-    sockets: Fields, whose: list[Container | None], tenancy: Tenancy, wants: Wants
+    sockets: Fields, whose: list[Container | None], residents: NamespaceOwners, wants: Wants
 ) -> tuple[Fields, list[Container]]:
     """Return the sockets that are wanted with their owners; unknown ones if all who may be are."""
     owners = [NOBODY if owner is None else owner for owner in whose]
     distinct = dict(zip(map(id, owners), owners, strict=True))
     verdict = {key: wants(owner) for key, owner in distinct.items()}
-    verdict[id(NOBODY)] = all(map(wants, tenancy.tenants)) and (tenancy.complete or wants(HOST))
+    verdict[id(NOBODY)] = all(map(wants, residents.owners)) and (residents.complete or wants(HOST))
     if not all(verdict[key] for key in distinct):
         keep = [verdict[id(owner)] for owner in owners]
         owners = list(compress(owners, keep))
@@ -206,3 +208,88 @@ def _add_processes(sockets: Fields, namespace: Namespace) -> None:
     sockets["processes"] = held
     sockets["pid"] = [each[0][0] if each else 0 for each in held]
     sockets["comm"] = [each[0][1] if each else "" for each in held]
+
+
+_TABLES_OF_PROCESS = "/proc/PID/net"
+_NO_MODULE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
+
+
+class Reader:
+    """Reads namespace after namespace; what it is not given by sock_diag it takes from /proc."""
+
+    def __init__(self, asked: Mapping[str, int], info: bool) -> None:
+        """Read the protocols in `asked` (TCP, UDP), each with a bit 1 << state for those wanted."""
+        self._asked = asked
+        self._info = info
+        self._refused: dict[str, str] = {}
+        self._unread = 0
+
+    def read(self, namespace: Namespace, entered: bool) -> tuple[Namespace, Fields]:
+        """Return the sockets of the namespace that this thread is in if `entered`.
+
+        Two fields are added: the names of the state and of the interface (`state`, `interface`).
+        """
+        fields = empty(self._info)
+        names: list[str] = []
+        for proto, states in self._asked.items():
+            if states:
+                table = self._table(namespace, entered, proto, states)
+                names += _named(table["state_raw"], _state(proto))
+                extend(fields, table)
+        fields["state"] = names
+        fields["interface"] = _named(fields["ifindex"], _interface)
+        return namespace, fields
+
+    def warnings(self) -> list[str]:
+        """Return a line for each thing that could not be read as it should be."""
+        lines = [
+            f"The kernel's sock_diag does not tell {proto} sockets ({why}): read from "
+            f"{_TABLES_OF_PROCESS}/{proto.lower()}, where there is no mark, interface, or tcp_info."
+            for proto, why in self._refused.items()
+        ]
+        if self._unread:
+            lines.append(f"Network namespaces that could not be read at all: {self._unread}.")
+        return lines
+
+    def _table(self, namespace: Namespace, entered: bool, proto: str, states: int) -> Fields:
+        if entered:
+            try:
+                return sock_diag.ask(proto, states, self._info)
+            except OSError as error:
+                self._refused[proto] = _why(error)
+        else:
+            self._refused.setdefault(proto, "a network namespace may not be entered")
+        for who in ("thread-self",) if entered else namespace.tasks:
+            try:
+                return self._completed(proc.sockets(who, proto, states))
+            except OSError:
+                continue
+        self._unread += 1
+        return empty(self._info)
+
+    def _completed(self, fields: Fields) -> dict[str, list[Any]]:
+        count = len(fields["proto"])
+        return {name: fields.get(name) or [0] * count for name in empty(self._info)}
+
+
+def _why(error: OSError) -> str:
+    if error.errno in _NO_MODULE:
+        return f"its module is missing: {os.strerror(error.errno or 0)}"
+    return os.strerror(error.errno or 0)
+
+
+def _named(numbers: Sequence[int], name: Callable[[int], str]) -> list[str]:
+    names = {number: name(number) for number in set(numbers)}
+    return list(map(names.__getitem__, numbers))
+
+
+def _state(proto: str) -> Callable[[int], str]:
+    known = UDP_STATES if proto == "UDP" else STATES
+    return lambda number: known.get(number, str(number))
+
+
+def _interface(index: int) -> str:
+    try:
+        return socket.if_indextoname(index) if index else ""
+    except OSError:
+        return str(index)

@@ -34,20 +34,20 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Tenancy:
+class NamespaceOwners:
     """Who lives in one network namespace."""
 
-    tenants: tuple[Container, ...]
+    owners: tuple[Container, ...]
     """The containers in it; HOST first in the host's own, and alone where there is no container."""
-    told_by_cgroup: bool = True
+    cgroup_is_sufficient: bool = True
     """Whether the version 2 cgroups of all of them say whose they are."""
     complete: bool = True
     """Whether all who live there can be seen."""
 
     @property
-    def sole(self) -> Container | None:
+    def only_owner(self) -> Container | None:
         """The only one who can own what is there, None if there may be several."""
-        return self.tenants[0] if len(self.tenants) == 1 and self.complete else None
+        return self.owners[0] if len(self.owners) == 1 and self.complete else None
 
 
 def _identity(container: Container) -> tuple[str, str, str]:
@@ -99,55 +99,55 @@ class Owners:
             return NOBODY, False
         return HOST, True
 
-    def tenancies(self, found: Found, host: int) -> dict[int, Tenancy]:
+    def of_namespaces(self, found: Found, host: int) -> dict[int, NamespaceOwners]:
         """Say who lives in each network namespace; `host` is the id of the host's own."""
         return {
-            identifier: self._tenancy(namespace, identifier == host, found.all_processes)
+            identifier: self._of_namespace(namespace, identifier == host, found.all_processes)
             for identifier, namespace in found.namespaces.items()
         }
 
-    def _tenancy(self, namespace: Namespace, is_host: bool, complete: bool) -> Tenancy:
+    def _of_namespace(self, namespace: Namespace, is_host: bool, complete: bool) -> NamespaceOwners:
         found: dict[int, Container] = {}
         told = True
         for pid in namespace.pids:
             owner, by_cgroup = self.of_process(pid)
             told &= by_cgroup
             found[id(owner)] = owner
-        tenants = [each for each in found.values() if each is not HOST]
+        owners = [each for each in found.values() if each is not HOST]
         # A pod's pause container holds the namespace for the others and opens no socket.
-        tenants = [each for each in tenants if not each.sandbox] or tenants
-        if is_host or not tenants:
-            tenants.insert(0, HOST)
-        return Tenancy(tuple(tenants), told, complete)
+        owners = [each for each in owners if not each.sandbox] or owners
+        if is_host or not owners:
+            owners.insert(0, HOST)
+        return NamespaceOwners(tuple(owners), told, complete)
 
     def of_sockets(
-        self, fields: Fields, tenancy: Tenancy, namespace: Namespace
+        self, fields: Fields, residents: NamespaceOwners, namespace: Namespace
     ) -> list[Container | None]:
         """Return the owner of each socket of one namespace, None where it cannot be known."""
-        known = {each: self._of_cgroup(each, tenancy) for each in set(fields["cgroup"])}
+        known = {each: self._of_cgroup(each, residents) for each in set(fields["cgroup"])}
         owners = list(map(known.__getitem__, fields["cgroup"]))
-        if tenancy.sole is None:
-            self._ask_processes(fields, owners, tenancy, namespace)
+        if residents.only_owner is None:
+            self._ask_processes(fields, owners, residents, namespace)
             _ask_listeners(fields, owners)
         return owners
 
-    def _of_cgroup(self, identifier: int, tenancy: Tenancy) -> Container | None:
+    def _of_cgroup(self, identifier: int, residents: NamespaceOwners) -> Container | None:
         path = self._cgroups.path(identifier)
         owner = None if path is None else self.of_path(path)
         if owner is not None and owner is not HOST:
             return owner
         # What an engine or an administrator opens inside of a container's namespace is shown as
         # the container's: it is what others reach there.
-        if tenancy.sole is not None:
-            return tenancy.sole
-        sure = tenancy.told_by_cgroup and tenancy.complete
-        return owner if HOST in tenancy.tenants and sure else None
+        if residents.only_owner is not None:
+            return residents.only_owner
+        sure = residents.cgroup_is_sufficient and residents.complete
+        return owner if HOST in residents.owners and sure else None
 
     def _ask_processes(
         self,
         fields: Fields,
         owners: list[Container | None],
-        tenancy: Tenancy,
+        residents: NamespaceOwners,
         namespace: Namespace,
     ) -> None:
         inodes = fields["ino"]
@@ -159,12 +159,12 @@ class Owners:
             if owner is None and inodes[place] in holders:
                 found = {id(each): each for each in map(self._holder, holders[inodes[place]])}
                 one = next(iter(found.values()))
-                if len(found) == 1 and one is not NOBODY and self._may_be(one, tenancy):
+                if len(found) == 1 and one is not NOBODY and self._may_be(one, residents):
                     owners[place] = one
 
     @staticmethod
-    def _may_be(owner: Container, tenancy: Tenancy) -> bool:
-        return owner is not HOST or HOST in tenancy.tenants
+    def _may_be(owner: Container, residents: NamespaceOwners) -> bool:
+        return owner is not HOST or HOST in residents.owners
 
     def _holder(self, process: tuple[int, str]) -> Container:
         return self.of_process(process[0])[0]

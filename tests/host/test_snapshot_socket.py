@@ -27,10 +27,9 @@ from ig.gadgets.snapshot_socket import GADGET
 from ig.kernel import netns
 from ig.kernel.mounts import mounts
 from ig.sockets import sock_diag
-from ig.sockets.collect import collect
+from ig.sockets.collect import Reader, collect
 from ig.sockets.fields import ALL_STATES, STATES
 from ig.sockets.owner import Find, Known
-from ig.sockets.tables import Reader
 from tests.host.runtimes import need
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
@@ -160,7 +159,7 @@ def test_a_namespace_that_may_not_be_entered_is_read_from_proc(every_state: Cont
     theirs = netns.Namespace(namespace_of(every_state.pid), tasks=(str(every_state.pid),))
     (states,) = netns.visit([theirs], act)
     assert {"LISTEN", "TIME_WAIT", "SYN_RECV", "ACTIVE"} <= states
-    assert reader.shortcomings()
+    assert reader.warnings()
 
 
 def test_listeners_of_one_and_of_both_families_are_told_apart(every_state: Container) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.bpf.btf import STRUCT, VMLINUX, Btf, in_older_kinds
+from ig.bpf.btf import STRUCT, VMLINUX, Btf, downgrade_for_old_libbpf
 from ig.bpf.loader import source
 from ig.errors import KernelRefused
 
@@ -60,7 +60,7 @@ def test_a_struct_that_stands_inside_another_comes_before_it(btf: Btf) -> None:
 def test_libbpf_before_1_0_gets_kinds_that_it_knows_and_finds_the_same(
     btf: Btf, program: str
 ) -> None:
-    older = Btf(in_older_kinds(VMLINUX.read_bytes()))
+    older = Btf(downgrade_for_old_libbpf(VMLINUX.read_bytes()))
     assert older.declare(source(program)) == btf.declare(source(program))
 
 
@@ -79,7 +79,7 @@ def test_in_older_kinds_tags_and_wide_enums_have_the_same_length() -> None:
     ]
     types, strings = struct.pack(f"={len(words)}I", *words), b"\0name"
     header = header_of(types, strings)
-    older = in_older_kinds(header + types + strings)
+    older = downgrade_for_old_libbpf(header + types + strings)
     assert older[:24] == header
     assert older[-len(strings) :] == strings
     changed = {5: 14 << 24, 9: 10 << 24, 12: 5 << 24 | 1 << 31 | 2}
@@ -90,7 +90,7 @@ def test_in_older_kinds_tags_and_wide_enums_have_the_same_length() -> None:
 def test_kinds_that_nobody_knows_are_refused() -> None:
     types = struct.pack("=3I", 0, 20 << 24, 0)
     with pytest.raises(ValueError, match="kind 20"):
-        in_older_kinds(header_of(types, b"") + types)
+        downgrade_for_old_libbpf(header_of(types, b"") + types)
 
 
 @given(data=st.binary(max_size=200))

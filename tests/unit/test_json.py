@@ -18,7 +18,7 @@ def lines(batch: Batch, mode: str = "json") -> str:
 
 
 def test_an_event_is_one_line_in_the_published_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ig.columns._NODE", ["host1"])
+    monkeypatch.setattr("ig.columns._host_name", lambda: "host1")
     assert lines(events({})) == (
         '{"timestamp":"2026-11-20T20:33:04.123456789Z","timestamp_raw":1795206784123456789,'
         '"runtime":{"runtimeName":"docker","containerName":"web","containerId":"a84e",'

@@ -127,7 +127,7 @@ def test_the_options_are_those_of_the_program() -> None:
 
 
 def test_the_samples_are_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ig.columns._NODE", ["host1"])
+    monkeypatch.setattr("ig.columns._host_name", lambda: "host1")
     monkeypatch.delenv("COLUMNS", raising=False)
     text = README.read_text()
     assert [match[2] for match in SAMPLE.finditer(text)] == [

@@ -1,11 +1,19 @@
-"""Durations and times in JSON: as text, and in ns beside it; `null` where there is none."""
+"""The values of columns as JSON: durations and times, ends of connections, lists of objects.
+
+Durations and times are text, with their ns beside it; `null` where there is none.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ig.columns import ADDRESSES, STRINGS, end_kind, end_name
+from ig.containers.container import Container
 from ig.durations import SECOND, format_duration
+from ig.gadget import Address, Batch, End, of_each
+from ig.memo import Cache
 from ig.output.text import SECONDS, format_timestamps, json_string
 
 Encode = Callable[[Sequence[Any]], Sequence[str]]
@@ -113,3 +121,56 @@ def _of_twice(behind: str, none: str) -> Encode:
         ]
 
     return encode
+
+
+def values(of: Sequence[Any]) -> list[str]:
+    """Encode numbers, texts, lists and dictionaries."""
+    return [str(value) if type(value) is int else _encoded(value) for value in of]
+
+
+def objects(members: Sequence[str]) -> Encode:
+    """Return what encodes tuples of tuples as lists of objects with these keys."""
+
+    def encoded(rows: tuple[tuple[Any, ...], ...]) -> str:
+        return _encoded([dict(zip(members, row, strict=True)) for row in rows])
+
+    return Cache(encoded).of
+
+
+def ends(end: End) -> Callable[[Batch], Sequence[str]]:
+    """Return what encodes an end of each connection of a batch as an object."""
+    fragments: Cache[Address, tuple[str, str]] = Cache(lambda key: _address(key, end.proto))
+
+    def encoded(batch: Batch) -> Sequence[str]:
+        texts = map(fragments.__getitem__, end.addresses(batch))
+        whose = of_each(end.whose(batch), _whose)
+        return [
+            f"{start}{port}{middle}{last}"
+            for (start, middle), port, last in zip(
+                texts, batch.fields[end.port], whose, strict=True
+            )
+        ]
+
+    return encoded
+
+
+def _address(key: Address, proto: str) -> tuple[str, str]:
+    """Return what stands before and after an end's port."""
+    zone = f',"zone":{_encoded(STRINGS[key[2]])}' if key[2] else ""
+    return (
+        f'{{"addr":{json.dumps(ADDRESSES[key[:2]])}{zone},"port":',
+        f',"proto":"{proto}","version":{key[0]}',
+    )
+
+
+def _whose(container: Container) -> str:
+    """Return the end of an object: whose the address is."""
+    parts = (end_name(container), container.pod_namespace, end_kind(container))
+    # What is not ASCII is escaped; what is not UTF-8 is shown as its bytes.
+    valid = (part.encode("utf-8", "backslashreplace").decode() for part in parts)
+    name, namespace, kind = map(_encoded, valid)
+    return f',"name":{name},"namespace":{namespace},"kind":{kind}}}'
+
+
+def _encoded(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":")).replace("\x7f", "\\u007f")
