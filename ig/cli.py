@@ -60,7 +60,7 @@ class _Command(TyperCommand):
         for argument, following in pairwise([*args, "-"]):
             asked = argument.partition("=")[0]
             if asked in FOREIGN and asked not in own:
-                raise UsageError(f"There is no option {asked}.", "", f"Use {FOREIGN[asked]}.")
+                raise UsageError(f"Unknown option {asked}.", "", f"Use {FOREIGN[asked]}.")
             match = _SHORT_WITH_VALUE.fullmatch(argument) or _LONG_WITH_TRUTH.fullmatch(argument)
             param = flags.get(match[1]) if match else None
             if match and param and match[2].lower() in ("true", "false"):
@@ -221,7 +221,8 @@ def _group(summary: str) -> typer.Typer:
     )
 
 
-_GROUPS = {"trace": "Show what happens, as it happens.", "snapshot": "Show what exists now."}
+_LIST = "List the containers of all runtimes."
+_GROUPS = {"trace": "Trace events as they happen.", "snapshot": "Show the current state."}
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
@@ -234,7 +235,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     app = _group("Show which container connects where, how fast, and what fails.")
     app.callback()(_root)
     groups: dict[str, typer.Typer] = {}
-    run = _group("Run a gadget by its name.")
+    run = _group("Run a gadget by name.")
     for gadget in gadgets.values():
         verb, noun = gadget.command
         if verb not in groups:
@@ -245,10 +246,10 @@ def build(arguments: Sequence[str]) -> typer.Typer:
         for view in gadget.views:
             _add_gadget(app, view.command, gadget, view.command in arguments, view)
     app.add_typer(run, name="run")
-    app.command("list-gadgets", help="List the gadgets.")(_list_gadgets)
-    app.command("list-containers", help="List the containers.", cls=_Command)(_list_containers())
+    app.command("list-gadgets", help="List the available gadgets.")(_list_gadgets)
+    app.command("list-containers", help=_LIST, cls=_Command)(_list_containers())
     app.command("doctor", help=_DOCTOR, cls=_Command)(_doctor())
-    app.command("version", help="Show the version.")(_version)
+    app.command("version", help="Print the version.")(_version)
     return app
 
 
@@ -276,12 +277,12 @@ def _list_containers() -> Callable[..., None]:
             return
         list_containers.show(options)
 
-    watch = Param("watch", ("-w", "--watch"), "flag", "Go on: a line for each that comes or goes.")
+    watch = Param("watch", ("-w", "--watch"), "flag", "Follow: print a line per container event.")
     params = (watch, *(p for p in WHOSE if not p.name.startswith("host")), *RUNTIMES, *OUTPUT)
-    return _function("list-containers", "List the containers.", params, body)
+    return _function("list-containers", _LIST, params, body)
 
 
-_DOCTOR = "Check what this host can and cannot do."
+_DOCTOR = "Check whether this host supports tracing, and why not."
 
 
 def _doctor() -> Callable[..., None]:
@@ -309,7 +310,7 @@ def _asked_for_version(asked: bool) -> None:
 
 def _root(
     version: bool = typer.Option(
-        False, "--version", callback=_asked_for_version, is_eager=True, help="Show the version."
+        False, "--version", callback=_asked_for_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
     pass
@@ -334,12 +335,12 @@ def _known_gadget(asked: str) -> str:
     if name not in declared():
         near = get_close_matches(name[:64], declared(), n=1)
         raise UsageError(
-            f"There is no gadget {asked!r}.",
+            f"Unknown gadget {asked!r}.",
             f"Known gadgets: {', '.join(declared())}",
             f"Did you mean {near[0]!r}?" if near else "",
         )
     if name != asked:
-        say(f"The built-in {name} runs; {asked!r} is not fetched.")
+        say(f"using built-in gadget {name}, image {asked!r} is not pulled")
     return name
 
 
@@ -351,7 +352,7 @@ def main() -> NoReturn:
     closed = _fill_standard_descriptors()
     told = _make_standard_streams()
     if STDOUT in closed:
-        say("The output could not be written: stdout is closed.")
+        say("Cannot write the output: stdout is closed.")
         code = 1
     else:
         code = _guarded(sys.argv[1:])

@@ -29,7 +29,7 @@ def owner_columns() -> tuple[Column, ...]:
             "runtime.runtimeName",
             width=10,
             of_owner=attrgetter("runtime"),
-            description="The container's runtime: docker, containerd, podman or cri-o.",
+            description="Container runtime: docker, containerd, podman, cri-o, …",
         ),
         Column(
             "containername",
@@ -40,7 +40,7 @@ def owner_columns() -> tuple[Column, ...]:
             hidden=False,
             of_owner=attrgetter("name"),
             text=_owner_names,
-            description="The container's name, or the beginning of its id; empty for the host.",
+            description="Container name, or the start of its ID; empty for the host.",
         ),
         Column(
             "containerid",
@@ -48,7 +48,7 @@ def owner_columns() -> tuple[Column, ...]:
             width=13,
             least=12,
             of_owner=attrgetter("id"),
-            description="The container's id.",
+            description="Container ID.",
         ),
         Column(
             "image",
@@ -56,7 +56,7 @@ def owner_columns() -> tuple[Column, ...]:
             width=24,
             least=12,
             of_owner=attrgetter("image"),
-            description="The image that the container was made from.",
+            description="Container image.",
         ),
         Column(
             "nested",
@@ -64,7 +64,7 @@ def owner_columns() -> tuple[Column, ...]:
             width=13,
             least=12,
             of_owner=attrgetter("nested"),
-            description="The id of the container of an engine within the container; else empty.",
+            description="ID of a container nested in the container (Docker in Docker), else empty.",
         ),
         Column(
             "namespace",
@@ -72,7 +72,7 @@ def owner_columns() -> tuple[Column, ...]:
             heading="K8S.NAMESPACE",
             least=9,
             of_owner=attrgetter("pod_namespace"),
-            description="The pod's Kubernetes namespace.",
+            description="Kubernetes namespace of the pod.",
         ),
         Column(
             "podname",
@@ -81,7 +81,7 @@ def owner_columns() -> tuple[Column, ...]:
             width=24,
             least=12,
             of_owner=attrgetter("pod_name"),
-            description="The pod's name.",
+            description="Pod name.",
         ),
         Column(
             "podcontainer",
@@ -90,7 +90,7 @@ def owner_columns() -> tuple[Column, ...]:
             least=13,
             drop=8,
             of_owner=attrgetter("pod_container"),
-            description="The container's name within its pod.",
+            description="Name of the container within the pod.",
         ),
         Column(
             "node",
@@ -98,7 +98,7 @@ def owner_columns() -> tuple[Column, ...]:
             heading="K8S.NODE",
             least=8,
             of_owner=_node,
-            description="This host's name.",
+            description="Host name.",
         ),
     )
 
@@ -170,7 +170,7 @@ def zone_column(name: str, address: str, path: str = "") -> Column:
         path,
         width=10,
         read=lambda batch: STRINGS.of(zones(batch, address)),
-        description="Interface that a link-local address belongs to.",
+        description="Interface of a link-local address.",
     )
 
 
@@ -245,9 +245,9 @@ def end_columns(
 
 
 _END_PARTS = {
-    "name": "Name of the pod or container that it belongs to, empty where none is known.",
-    "namespace": "Kubernetes namespace of that pod.",
-    "kind": "Whose it is: container, pod, or raw where nobody is known.",
+    "name": "Pod or container with this address, empty if unknown.",
+    "namespace": "Kubernetes namespace of that pod, empty if none.",
+    "kind": "Kind of this end: container, pod, or raw (unknown).",
 }
 
 
@@ -287,9 +287,9 @@ def endpoint_columns(
             read=both,
             end=End(keys, port, whose, proto),
             resolved=named,
-            description=f"The {'far' if far else 'near'} end, as ADDRESS:PORT.",
+            description=f"{'Far' if far else 'Near'} end, as ADDRESS:PORT.",
         ),
-        Column(f"{name}.addr", read=alone, text=zoned, description="Its address."),
+        Column(f"{name}.addr", read=alone, text=zoned, description="IP address."),
         zone_column(f"{name}.zone", address),
         Column(
             f"{name}.port",
@@ -297,14 +297,17 @@ def endpoint_columns(
             width=5,
             right=True,
             read=lambda b: b.fields[port],
-            description="Its port.",
+            description="Port.",
         ),
         *end_columns(name, peers if far else None),
     )
 
 
 RESOLVE = Param(
-    "resolve", ("--resolve",), "flag", "Show whose addresses are: c/NAME, p/NAMESPACE/POD, r/ADDR."
+    "resolve",
+    ("--resolve",),
+    "flag",
+    "Show addresses as names: c/CONTAINER, p/NAMESPACE/POD, r/ADDRESS (unknown).",
 )
 
 
@@ -328,25 +331,25 @@ def process_columns(shown: Sequence[str] = ("pid", "comm")) -> tuple[Column, ...
             drop=5,
             read=text("comm"),
             hidden=hidden("comm"),
-            description="The thread's name.",
+            description="Thread name.",
         ),
         Column(
             "pcomm",
             "proc.pcomm",
             least=7,
             read=text("pcomm"),
-            description="The process's name, that of its first thread.",
+            description="Process name (of the main thread).",
         ),
-        _process("pid", "proc.pid", "The process.", drop=4, hidden=hidden("pid")),
-        _process("tid", "proc.tid", "The thread.", drop=3, hidden=hidden("tid")),
-        _process("mntns", "proc.mntns_id", "Inode of its mount namespace.", width=10),
+        _process("pid", "proc.pid", "Process ID.", drop=4, hidden=hidden("pid")),
+        _process("tid", "proc.tid", "Thread ID.", drop=3, hidden=hidden("tid")),
+        _process("mntns", "proc.mntns_id", "Inode of the process's mount namespace.", width=10),
         integer(
             "uid",
             "proc.creds.uid",
             width=6,
             drop=3,
             hidden=hidden("uid"),
-            description="Its user, as the host numbers users.",
+            description="User ID, in the host's user namespace.",
         ),
         integer(
             "gid",
@@ -354,18 +357,20 @@ def process_columns(shown: Sequence[str] = ("pid", "comm")) -> tuple[Column, ...
             width=6,
             drop=3,
             hidden=hidden("gid"),
-            description="Its group, as the host numbers groups.",
+            description="Group ID, in the host's user namespace.",
         ),
         Column(
             "parent_comm",
             "proc.parent.comm",
             least=7,
             read=text("parent_comm"),
-            description="The parent process's name.",
+            description="Name of the parent process.",
         ),
-        _process("parent_pid", "proc.parent.pid", "The parent process."),
+        _process("parent_pid", "proc.parent.pid", "Process ID of the parent."),
         _process("netns", "netns_id", "Inode of the socket's network namespace.", width=10),
-        integer("cgroup", "", width=10, description="Number of the cgroup that owns the event."),
+        integer(
+            "cgroup", "", width=10, description="ID of the cgroup that the event is attributed to."
+        ),
     )
 
 
@@ -382,11 +387,11 @@ def classic_columns() -> tuple[Column, ...]:
             "event",
             "type",
             of_owner=lambda _: "normal",
-            description="Always `normal`, as in the classic commands' objects.",
+            description="Always `normal`, for compatibility with the classic commands.",
         ),
         *(replace(columns[name], path=path, heading="") for name, path in owner),
         replace(columns["containername"], path="container", heading="CONTAINER", least=9),
-        integer("pid", "pid", hidden=False, optional=True, drop=4, description="The process."),
+        integer("pid", "pid", hidden=False, optional=True, drop=4, description="Process ID."),
         Column(
             "comm",
             "comm",
@@ -394,7 +399,7 @@ def classic_columns() -> tuple[Column, ...]:
             drop=5,
             hidden=False,
             read=text("comm"),
-            description="The thread's name.",
+            description="Thread name.",
         ),
     )
 
@@ -455,10 +460,16 @@ def attempt_columns() -> tuple[Column, ...]:
             width=7,
             read=_named("type", TYPES),
             values=TYPES[1:],
-            description="connect, accept, close, or unknown.",
+            description="Event type: connect, accept, close, or unknown.",
         ),
         error_column(),
-        integer("error_raw", "error_raw", "error", width=5, description="The number of `error`."),
+        integer(
+            "error_raw",
+            "error_raw",
+            "error",
+            width=5,
+            description="Error number (errno), 0 if none.",
+        ),
         Column(
             "outcome",
             "outcome",
@@ -467,9 +478,9 @@ def attempt_columns() -> tuple[Column, ...]:
             read=_named("outcome", OUTCOMES),
             values=OUTCOMES[1:],
             style=_attempt_style,
-            description=f"How an attempt ended: {', '.join(OUTCOMES[1:])}; empty for others.",
+            description=f"Outcome of an attempt: {', '.join(OUTCOMES[1:])}; else empty.",
         ),
-        integer("retransmits", "retransmits", width=5, description="SYNs sent again."),
+        integer("retransmits", "retransmits", width=5, description="SYNs retransmitted."),
         Column(
             "latency",
             "latency",
@@ -477,7 +488,7 @@ def attempt_columns() -> tuple[Column, ...]:
             width=9,
             right=True,
             show_if=wants_latency,
-            description="From the SYN to the reply; null where there was none.",
+            description="Time from the SYN to the reply; null if there was none.",
         ),
         Column(
             "waited",
@@ -485,14 +496,14 @@ def attempt_columns() -> tuple[Column, ...]:
             Kind.DURATION,
             width=9,
             right=True,
-            description="From the SYN to the outcome, or until now where there is none yet.",
+            description="Time from the SYN to the outcome; while unanswered, until now.",
         ),
         Column(
             "update",
             "update",
             Kind.BOOLEAN,
             width=6,
-            description="Whether the same attempt was shown before, as unanswered.",
+            description="Whether this attempt was reported before as unanswered.",
         ),
     )
 
@@ -504,7 +515,7 @@ def error_column() -> Column:
         "error",
         width=13,
         read=lambda batch: ERRORS.of(batch.fields["error"]),
-        description="Name of the error (ECONNREFUSED), empty for none.",
+        description="Error name (ECONNREFUSED), empty if none.",
     )
 
 
@@ -512,7 +523,7 @@ LATENCY = Param(
     "latency",
     ("-L", "--latency"),
     "flag",
-    "Show each attempt when it is answered or given up, with the time from SYN to reply.",
+    "Report each attempt when it has ended, with the time from SYN to reply.",
     define="LATENCY",
 )
 
@@ -532,13 +543,25 @@ def failures(what: str, **rest: Any) -> Param:
 def filter_params() -> tuple[Param, ...]:
     """Return the options that filter by process and port in the kernel."""
     return (
-        Param("pid", ("--pid",), "pid", "Only this process.", define="FILTER_PID"),
-        Param("uid", ("--uid",), "uid", "Only this user's processes.", define="FILTER_UID"),
-        Param("port", ("--port",), "port", "Only this destination port.", define="FILTER_PORT"),
+        Param("pid", ("--pid",), "pid", "Only the process with this PID.", define="FILTER_PID"),
+        Param(
+            "uid",
+            ("--uid",),
+            "uid",
+            "Only processes of this user (name or ID).",
+            define="FILTER_UID",
+        ),
+        Param(
+            "port",
+            ("--port",),
+            "port",
+            "Only this destination port (number or service).",
+            define="FILTER_PORT",
+        ),
     )
 
 
 TIMESTAMP = Column(
-    "timestamp", "timestamp", Kind.TIMESTAMP, width=30, description="When it happened (UTC)."
+    "timestamp", "timestamp", Kind.TIMESTAMP, width=30, description="Time of the event (UTC)."
 )
 Owners = Mapping[int, Container]

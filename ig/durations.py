@@ -84,9 +84,9 @@ def parse_duration(text: str, unit: int = 0) -> int:
         position = part.end()
     if not stripped or position < len(stripped) or total > _LIMIT:
         raise UsageError(
-            f"{text[:_LONGEST]!r} is no duration",
+            f"Invalid duration {text[:_LONGEST]!r}.",
             _wrong(stripped, total),
-            "A duration is a number and a unit (ns, us, ms, s, m, h), as in 10ms, 1.5s or 1h30m.",
+            "Use a number and a unit (ns, us, ms, s, m, h), such as 10ms, 1.5s or 1h30m.",
         )
     return total
 
@@ -101,11 +101,11 @@ def _decimal(nanoseconds: int, unit: int) -> str:
 
 def _wrong(text: str, total: int) -> str:
     if not text:
-        return "It is empty."
+        return "The value is empty."
     if total > _LIMIT:
-        return "It is longer than 292 years."
+        return "The maximum is 292 years."
     if text.startswith("-"):
-        return "It is negative."
+        return "The value is negative."
     if text.isascii() and text.replace(".", "", 1).isdigit():
-        return f"It has no unit: {text[:20]}ms, or {text[:20]}s?"
+        return f"The unit is missing: {text[:20]}ms or {text[:20]}s?"
     return ""

@@ -138,9 +138,11 @@ def _predicate(expression: str, more: Sequence[str], columns: Sequence[Column]) 
     match = _EXPRESSION.fullmatch(expression)
     if not match:
         raise UsageError(
-            f"The filter {expression[:_SHOWN]!r} makes no sense.",
-            "It has no column, operator and value." if expression.strip() else "It is empty.",
-            "Write it as comm==wget or comm:wget. Operators: == != < <= > >= ~ !~ : :! :>= :~ ...",
+            f"Invalid filter {expression[:_SHOWN]!r}.",
+            "It is empty."
+            if not expression.strip()
+            else "Expected a column, an operator and a value.",
+            "Use comm==wget or comm:wget. Operators: == != < <= > >= ~ !~ : :! :>= :~ ...",
         )
     name, symbol, value = match.groups()
     if symbol == ":":
@@ -162,7 +164,7 @@ def _need_known(column: Column, value: str) -> None:
         lower = {known.lower(): known for known in column.values}
         near = get_close_matches(value.lower()[:_SHOWN], lower, n=1)
         raise UsageError(
-            f"The column {column.name} is never {value[:_SHOWN]!r}.",
+            f"Invalid value {value[:_SHOWN]!r} for column {column.name}.",
             f"Known values: {', '.join(column.values)}",
             f"Did you mean {lower[near[0]]!r}?" if near else "",
         )
@@ -202,9 +204,9 @@ def _search(column: Column, pattern: str, *, wanted: bool) -> Predicate:
             search = re.compile(pattern).search
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(
-            f"{pattern[:_SHOWN]!r} is no regular expression (filter on {column.name}).",
+            f"Invalid regular expression {pattern[:_SHOWN]!r} (filter on {column.name}).",
             f"{error}.",
-            "Use Python's syntax for regular expressions; a comma inside is written \\,",
+            "Use the syntax of Python's regular expressions; escape a comma as \\,",
         ) from error
     found: Cache[str, bool] = Cache(lambda text: (search(text) is not None) == wanted, 4096)
 
@@ -233,8 +235,8 @@ def _bounded(column: Column, pattern: str) -> Iterator[None]:
             raise UsageError(
                 f"The regular expression {pattern[:_SHOWN]!r} (filter on {column.name}) takes too "
                 "long.",
-                f"It was not done after {_MOST_CPU:g} s of CPU time.",
-                "Nested repetitions such as (a+)+ try every way to split a text: avoid them.",
+                f"It was stopped after {_MOST_CPU:g} s of CPU time.",
+                "Avoid nested repetitions such as (a+)+.",
             )
 
     signal.signal(signal.SIGVTALRM, end)
@@ -266,7 +268,7 @@ def _value(column: Column, symbol: str, text: str) -> Any:
         return _time(text)
     if column.name in _NUMBERED:
         return _NUMBERED[column.name](text)
-    raise _no_value(column, text, "a whole number")
+    raise _no_value(column, text, "an integer")
 
 
 def _network(column: Column, text: str) -> Network:
@@ -274,17 +276,17 @@ def _network(column: Column, text: str) -> Network:
         return ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise UsageError(
-            f"{text[:_SHOWN]!r} is no network (filter on {column.name}).",
+            f"Invalid network {text[:_SHOWN]!r} (filter on {column.name}).",
             f"{str(error)[:_SHOWN]}.",
-            "Write it as 172.18.0.0/16 or 2001:db8::/32.",
+            "Use CIDR notation: 172.18.0.0/16 or 2001:db8::/32.",
         ) from None
 
 
 def _boolean(column: Column, symbol: str, text: str) -> bool:
     if symbol not in _SETS:
         raise UsageError(
-            f"{column.name} is true or false and has no order.",
-            f"The filter compares it by {symbol}",
+            f"Column {column.name} is true or false and has no order.",
+            f"The filter uses the operator {symbol}",
             "Use == or !=.",
         )
     for value, name in BOOLEANS.items():
@@ -304,14 +306,13 @@ def _time(text: str) -> int:
     except ValueError:
         pass
     raise UsageError(
-        f"{text[:_SHOWN]!r} is no time.",
+        f"Invalid time {text[:_SHOWN]!r}.",
         "",
-        "Write it with its zone, as in 2026-11-20T20:33:04Z or 2026-11-20T20:33:04.5+01:00.",
+        "Use RFC 3339 with a zone: 2026-11-20T20:33:04Z or 2026-11-20T20:33:04.5+01:00.",
     )
 
 
 def _no_value(column: Column, text: str, wanted: str) -> UsageError:
     return UsageError(
-        f"{text[:_SHOWN]!r} is no value of the column {column.name} (filter on {column.name}).",
-        f"Its values are {column.kind.value}s: {wanted} is wanted.",
+        f"Invalid value {text[:_SHOWN]!r} for column {column.name}.", f"Expected {wanted}."
     )

@@ -14,22 +14,50 @@ from ig.gadget import Param
 
 WHOSE = (
     Param(
-        "containername", ("-c", "--containername"), "strings", "Containers: NAME, NAME-*, !NAME."
+        "containername",
+        ("-c", "--containername"),
+        "strings",
+        "Only these containers: NAME, NAME-*, ID prefix, !NAME.",
     ),
     Param("podname", ("--podname",), "strings", "Only these pods."),
     Param("namespace", ("-n", "--namespace"), "strings", "Only these Kubernetes namespaces."),
-    Param("selector", ("-l", "--selector"), "strings", "Only containers with labels KEY=VALUE."),
+    Param(
+        "selector",
+        ("-l", "--selector"),
+        "strings",
+        "Only containers with these labels (KEY=VALUE).",
+    ),
     Param("all_namespaces", ("-A", "--all-namespaces"), "flag", ""),
-    Param("host", ("--host",), "flag", "Show the host's own processes too."),
-    Param("host_only", ("--host-only",), "flag", "Show only the host's own processes."),
+    Param("host", ("--host",), "flag", "Include processes of the host."),
+    Param("host_only", ("--host-only",), "flag", "Only processes of the host."),
 )
 RUNTIMES = (
-    Param("runtimes", ("-r", "--runtimes"), "strings", "docker,containerd,podman,cri-o"),
-    Param("docker_socket", ("--docker-socketpath",), "string", "Docker's socket."),
-    Param("containerd_socket", ("--containerd-socketpath",), "string", "containerd's socket."),
-    Param("containerd_namespace", ("--containerd-namespace",), "string", "One of containerd's."),
-    Param("podman_socket", ("--podman-socketpath",), "string", "Podman's socket."),
-    Param("crio_socket", ("--crio-socketpath",), "string", "The socket of CRI-O or another CRI."),
+    Param(
+        "runtimes",
+        ("-r", "--runtimes"),
+        "strings",
+        "Query only these: docker, containerd, podman, cri-o.",
+    ),
+    Param("docker_socket", ("--docker-socketpath",), "string", "Path of the Docker socket."),
+    Param(
+        "containerd_socket",
+        ("--containerd-socketpath",),
+        "string",
+        "Path of the containerd socket.",
+    ),
+    Param(
+        "containerd_namespace",
+        ("--containerd-namespace",),
+        "string",
+        "Only this containerd namespace.",
+    ),
+    Param("podman_socket", ("--podman-socketpath",), "string", "Path of the Podman socket."),
+    Param(
+        "crio_socket",
+        ("--crio-socketpath",),
+        "string",
+        "Path of the socket of CRI-O or another CRI.",
+    ),
 )
 FAMILIES = (
     Param("ipv4", ("-4",), "flag", "Only IPv4."),
@@ -40,53 +68,64 @@ OUTPUT = (
         "output",
         ("-o", "--output"),
         "string",
-        "columns, columns=A,B,… (+A,-B to add and leave out), json, jsonl, jsonpretty, yaml, "
+        "Format: columns, columns=A,B,… (+A,-B adds and removes), json, jsonl, jsonpretty, yaml, "
         "csv, csv=A,B,…",
     ),
-    Param("list_columns", ("--columns",), "flag", "List the columns: JSON keys and meanings."),
+    Param(
+        "list_columns", ("--columns",), "flag", "List the columns with JSON keys and descriptions."
+    ),
     Param(
         "filter",
         ("-F", "--filter"),
         "strings",
-        "Show only rows where COLUMN==A,B (or != < <= > >= ~REGEX); X || Y.",
+        "Only rows where COLUMN==A,B (also != < <= > >= ~REGEX; X || Y for alternatives).",
     ),
-    Param("wide", ("--wide",), "flag", "Show all columns, however wide the terminal is."),
-    Param("no_header", ("--no-header",), "flag", "Leave out the headings."),
-    Param("color", ("--color",), "string", "auto, always or never; NO_COLOR counts as never."),
-    Param("ready_file", ("--ready-file",), "string", "Write this file once all is attached."),
+    Param("wide", ("--wide",), "flag", "Print all columns, regardless of the terminal width."),
+    Param("no_header", ("--no-header",), "flag", "Do not print column headings."),
+    Param(
+        "color", ("--color",), "string", "Colors: auto, always or never (auto respects NO_COLOR)."
+    ),
+    Param("ready_file", ("--ready-file",), "string", "Write the PID to this file when ready."),
     Param(
         "keep_privileges",
         ("--keep-privileges",),
         "flag",
-        "Do not give up the privileges that are needed no longer.",
+        "Do not drop privileges that are no longer needed.",
     ),
 )
-TIME = Param("time", ("--time",), "string", "Begin rows with the time: clock, delta, iso or none.")
+TIME = Param(
+    "time", ("--time",), "string", "Start each row with the time: clock, delta, iso or none."
+)
 TRACING = (
     Param(
         "timeout",
         ("-t", "--timeout"),
         "seconds",
-        "End after so many seconds, or 500ms, 2m; 0: after what is seen already.",
+        "Stop after SECONDS (or 500ms, 2m); 0: print pending events and stop.",
     ),
-    Param("max_events", ("--max-events",), "count", "End after so many events; an attempt is one."),
+    Param(
+        "max_events",
+        ("--max-events",),
+        "count",
+        "Stop after this many events; each attempt counts once.",
+    ),
 )
-MAX_ROWS = Param("max_rows", ("-m", "--max-rows"), "count", "Show only so many rows.")
+MAX_ROWS = Param("max_rows", ("-m", "--max-rows"), "count", "Print at most this many rows.")
 HEADINGS = {
     param.name: heading
     for heading, params in (
         ("Containers", WHOSE),
         ("Runtimes", RUNTIMES),
         ("Output", (*OUTPUT, TIME, MAX_ROWS)),
-        ("Ending", TRACING),
+        ("Limits", TRACING),
     )
     for param in params
 }
 """The heading of each shared option in a command's help; a gadget's own come first, under none."""
 FOREIGN = {
-    "--fields": "-o columns=A,B,… (+A,-B to add and leave out)",
+    "--fields": "-o columns=A,B,… (+A,-B adds and removes)",
     "--filter-expr": "-F with ==, !=, <, <=, >, >=, ~ and ||",
-    "--max-entries": "--max-events of a trace, --max-rows of a snapshot",
+    "--max-entries": "--max-events (trace) or --max-rows (snapshot)",
     "--map-nodes-count": "--max-rows",
     "--no-headers": "--no-header",
     "--extra-lines": "-w SECONDS",
@@ -107,7 +146,9 @@ def seconds(text: str) -> float:
     """Return the seconds of a duration; a bare number is in seconds. Raises UsageError."""
     value = parse_duration(text, SECOND) / SECOND
     if value > _MOST_SECONDS:
-        raise UsageError(f"{text[:64]!r} is too long.", f"It may be {_MOST_SECONDS} s at most.")
+        raise UsageError(
+            f"Invalid duration {text[:64]!r}: too long.", f"The maximum is {_MOST_SECONDS} s."
+        )
     return value
 
 
@@ -115,7 +156,9 @@ def _interval(text: str) -> float:
     interval = seconds(text)
     if interval < _LEAST_INTERVAL:
         raise UsageError(
-            f"{text.strip()[:64]!r} is too short.", "", f"The least is {_LEAST_INTERVAL:g} seconds."
+            f"Invalid interval {text.strip()[:64]!r}: too short.",
+            "",
+            f"The minimum is {_LEAST_INTERVAL:g} seconds.",
         )
     return interval
 
@@ -132,9 +175,9 @@ def port(text: str) -> int:
             except (OSError, UnicodeError, ValueError):
                 continue
     raise UsageError(
-        f"{name[:64]!r} is no port.",
-        "A port is a number from 1 to 65535, or a service of /etc/services such as http.",
+        f"Invalid port {name[:64]!r}.",
         "",
+        "Use a number from 1 to 65535, or a service name from /etc/services such as http.",
     )
 
 
@@ -156,7 +199,9 @@ def _account(text: str, what: str, find: Callable[[str], int]) -> int:
         return find(name)
     except (KeyError, ValueError, UnicodeError):
         raise UsageError(
-            f"There is no {what} {name[:64]!r} on this host.", "", "Give a name or a number."
+            f"Unknown {what} {name[:64]!r}.",
+            "",
+            f"Use the name of a {what} of this host, or a number.",
         ) from None
 
 
@@ -164,9 +209,9 @@ def _ports(text: str) -> list[int]:
     ports = [port(part) for part in text.split(",")]
     if len(ports) > _MOST_PORTS:
         raise UsageError(
-            f"{len(ports)} ports are too many for the kernel's filter.",
-            f"It takes {_MOST_PORTS} at most.",
-            "-F 'port>=1024,port<2048' filters by any range.",
+            f"Too many ports for the kernel's filter: {len(ports)}.",
+            f"The maximum is {_MOST_PORTS}.",
+            "Use -F 'port>=1024,port<2048' to filter by a range.",
         )
     return ports
 
@@ -174,7 +219,9 @@ def _ports(text: str) -> list[int]:
 def _whole(name: str, least: int, most: int) -> Callable[[int], int]:
     def check(value: int) -> int:
         if not least <= value <= most:
-            raise UsageError(f"{value} is no {name}.", f"It is a number from {least} to {most}.")
+            raise UsageError(
+                f"Invalid {name} {value}.", "", f"Use a number from {least} to {most}."
+            )
         return value
 
     return check
@@ -185,8 +232,8 @@ CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "ports": _ports,
     "port": port,
     "uid": user,
-    "pid": _whole("process", 1, 1 << 22),
-    "integer": _whole("whole number", -(1 << 63), (1 << 63) - 1),
+    "pid": _whole("PID", 1, 1 << 22),
+    "integer": _whole("integer", -(1 << 63), (1 << 63) - 1),
     "seconds": seconds,
     "interval": _interval,
 }

@@ -41,7 +41,7 @@ def find_column(name: str, columns: Sequence[Column]) -> Column:
         return known[candidate]
     near = get_close_matches(wanted, [*known, *_SHORTHANDS], n=1)
     raise UsageError(
-        f"There is no column {name.strip()[:64]!r}.",
+        f"Unknown column {name.strip()[:64]!r}.",
         "Known columns: " + ", ".join(column.name for column in columns),
         f"Did you mean {near[0]!r}?" if near else "",
     )
@@ -70,7 +70,7 @@ def _raw(column: Column) -> Column:
         right=True,
         optional=True,
         read=lambda batch: batch.read(column),
-        description=f"{column.name} in ns.",
+        description=f"{column.name} in nanoseconds.",
     )
 
 

@@ -20,8 +20,8 @@ def run(gadget: Gadget, view: View | None, options: dict[str, Any]) -> None:
         if clash:
             flags = {other.name: other.flags[-1] for other in gadget.params}
             raise UsageError(
-                f"{param.flags[-1]} and {flags[clash[0]]} exclude each other.",
-                remedy="Give one of them.",
+                f"{param.flags[-1]} and {flags[clash[0]]} are mutually exclusive.",
+                remedy="Use only one of them.",
             )
     ready_file.check(options.get("ready_file"))
     if gadget.source == "program":

@@ -132,7 +132,9 @@ def time_column(form: str) -> Column | None:
     if form == "none":
         return None
     if form not in reads:
-        raise UsageError(f"There is no form of times {form[:64]!r}.", f"Known: {', '.join(FORMS)}")
+        raise UsageError(
+            f"Unknown time format {form[:64]!r}.", f"Known formats: {', '.join(FORMS)}"
+        )
     width, read = reads[form]
     return Column("time", width=width, right=form == "delta", read=read)
 

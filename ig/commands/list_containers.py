@@ -84,7 +84,7 @@ _COLUMNS = (
         "event",
         width=8,
         show_if=lambda options: bool(options.get("watch")),
-        description="exists, created, started, renamed, exited or removed.",
+        description="Event: exists, created, started, renamed, exited or removed.",
     ),
     Column(
         "runtime",
@@ -93,7 +93,7 @@ _COLUMNS = (
         drop=4,
         hidden=False,
         of_owner=attrgetter("runtime"),
-        description="docker, containerd, podman or cri-o.",
+        description="Container runtime: docker, containerd, podman, cri-o, …",
     ),
     Column(
         "id",
@@ -101,7 +101,7 @@ _COLUMNS = (
         width=13,
         hidden=False,
         of_owner=lambda owner: owner.id[:12],
-        description="The beginning of the container's id.",
+        description="Container ID, first 12 digits.",
     ),
     Column(
         "name",
@@ -110,7 +110,7 @@ _COLUMNS = (
         least=12,
         hidden=False,
         of_owner=attrgetter("name"),
-        description="The container's name.",
+        description="Container name.",
     ),
     Column(
         "image",
@@ -120,7 +120,7 @@ _COLUMNS = (
         drop=5,
         hidden=False,
         of_owner=attrgetter("image"),
-        description="The image that it was made from.",
+        description="Container image.",
     ),
     Column(
         "pid",
@@ -131,7 +131,7 @@ _COLUMNS = (
         hidden=False,
         optional=True,
         read=lambda b: b.fields["pid"],
-        description="Its first process, 0 if it does not run.",
+        description="Process ID of the container's first process, 0 if it is not running.",
     ),
     Column(
         "mntns",
@@ -142,7 +142,7 @@ _COLUMNS = (
         hidden=False,
         optional=True,
         read=lambda b: b.fields["mntns"],
-        description="Inode of its mount namespace, 0 if unknown.",
+        description="Inode of the mount namespace, 0 if unknown.",
     ),
     Column(
         "netns",
@@ -153,7 +153,7 @@ _COLUMNS = (
         hidden=False,
         optional=True,
         read=lambda b: b.fields["netns"],
-        description="Inode of its network namespace, 0 if unknown.",
+        description="Inode of the network namespace, 0 if unknown.",
     ),
     Column(
         "ip",
@@ -162,7 +162,7 @@ _COLUMNS = (
         hidden=False,
         read=lambda b: b.fields["ip"],
         text=_addresses,
-        description="Its addresses, with commas between.",
+        description="IP addresses, comma-separated.",
     ),
     Column(
         "started",
@@ -173,20 +173,22 @@ _COLUMNS = (
         hidden=False,
         read=lambda b: b.fields["started"],
         text=_age,
-        description="When it was started (tables: how long ago); null if it was not.",
+        description="Start time (tables: time since then); null if not started.",
     ),
     Column(
         "containerid",
         "containerId",
         least=12,
         of_owner=attrgetter("id"),
-        description="The container's id.",
+        description="Container ID.",
     ),
     *(column for column in owner_columns() if column.path.startswith("k8s.")),
 )
 
 
-LIST = Gadget("list_containers", ("list-containers", ""), "List the containers.", _COLUMNS)
+LIST = Gadget(
+    "list_containers", ("list-containers", ""), "List the containers of all runtimes.", _COLUMNS
+)
 
 
 def show(options: Mapping[str, Any]) -> None:

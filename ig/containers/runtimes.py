@@ -111,6 +111,6 @@ def _known(name: str) -> str:
     plain = ALIASES.get(plain, plain)
     if plain not in KNOWN:
         raise UsageError(
-            f"There is no container runtime {name!r}.", remedy=f"Known are: {', '.join(KNOWN)}."
+            f"Unknown container runtime {name!r}.", f"Known runtimes: {', '.join(KNOWN)}"
         )
     return plain

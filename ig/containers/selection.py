@@ -149,8 +149,8 @@ def select(
     is there) or `!key` (it is not). Raises UsageError for what makes no sense.
     """
     selection = Selection(
-        names=_patterns(names, "container's name"),
-        pods=_patterns(pods, "pod's name"),
+        names=_patterns(names, "container name"),
+        pods=_patterns(pods, "pod name"),
         namespaces=_patterns(namespaces, "namespace"),
         labels=tuple(_label(part) for part in _parts(selectors, "selector")),
         runtimes=frozenset(runtimes),
@@ -160,8 +160,8 @@ def select(
     choosy = selection.names or selection.pods or selection.namespaces or selection.labels
     if host_only and choosy:
         raise UsageError(
-            "Nothing would be shown: the host's processes are in no container.",
-            remedy="Use --host to see the host's processes beside the chosen containers.",
+            "--host-only cannot be combined with a choice of containers.",
+            remedy="Use --host to include processes of the host.",
         )
     return selection
 
@@ -174,7 +174,7 @@ def _asked(container: Container) -> str:
 def _parts(values: Sequence[str], what: str) -> list[str]:
     parts = [part.strip() for value in values for part in value.split(",")]
     if not all(parts):
-        raise UsageError(f"A {what} is empty in {','.join(values)!r}.")
+        raise UsageError(f"Empty {what} in {','.join(values)!r}.")
     return parts
 
 
@@ -185,7 +185,7 @@ def _patterns(values: Sequence[str], what: str) -> Patterns:
         excluded = part.startswith("!")
         name = part.removeprefix("!").removeprefix("/")
         if not name:
-            raise UsageError(f"A {what} is missing in {part!r}.")
+            raise UsageError(f"Missing {what} in {part!r}.")
         (unwanted if excluded else wanted).append(name)
     return Patterns(tuple(wanted), tuple(unwanted))
 
@@ -197,5 +197,5 @@ def _label(part: str) -> Label:
     else:
         label = Label(part.removeprefix("!").strip(), None, not part.startswith("!"))
     if not label.key:
-        raise UsageError(f"A label's name is missing in {part!r}.", remedy="Write key=value.")
+        raise UsageError(f"Missing label name in {part!r}.", remedy="Use KEY=VALUE.")
     return label

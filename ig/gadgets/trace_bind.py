@@ -61,7 +61,7 @@ _PROTO = Column(
     hidden=False,
     read=lambda batch: _PROTOCOLS.of(batch.fields["proto"]),
     drop=6,
-    description="The protocol: TCP, UDP, …",
+    description="Protocol: TCP, UDP, …",
 )
 _ADDR = Column(
     "addr",
@@ -69,10 +69,14 @@ _ADDR = Column(
     hidden=False,
     read=_address,
     text=lambda batch: ZONED.of(addresses(batch, "addr")),
-    description="The address, taken or asked for.",
+    description="Address that was bound; of a failed bind, the requested one.",
 )
 _PORT = integer(
-    "port", "addr.port", width=5, hidden=False, description="The port, taken or asked for."
+    "port",
+    "addr.port",
+    width=5,
+    hidden=False,
+    description="Port that was bound; of a failed bind, the requested one.",
 )
 _OPTS = Column(
     "opts",
@@ -81,8 +85,8 @@ _OPTS = Column(
     hidden=False,
     read=lambda batch: _OPTIONS.of(batch.fields["opts"]),
     drop=2,
-    description="r SO_REUSEPORT, R SO_REUSEADDR, N IP_BIND_ADDRESS_NO_PORT, T IP_TRANSPARENT, "
-    "F IP_FREEBIND; a dot for each that is not set.",
+    description="Socket options: r SO_REUSEPORT, R SO_REUSEADDR, N IP_BIND_ADDRESS_NO_PORT, "
+    "T IP_TRANSPARENT, F IP_FREEBIND; a dot for each that is not set.",
 )
 _IF = Column(
     "if",
@@ -93,12 +97,12 @@ _IF = Column(
     text=_device_text,
     drop=1,
     json=lambda batch: batch.fields["bound_dev_if"],
-    description="The device that the socket is bound to, 0 if none; in JSON its index.",
+    description="Interface that the socket is bound to, 0 if none; its index in JSON.",
 )
 
 _BINDSNOOP = View(
     command="bindsnoop",
-    summary="Trace binds, as the classic bindsnoop shows them.",
+    summary="Trace binds in the columns of the classic bindsnoop.",
     columns=(
         *classic_columns(),
         replace(_PROTO, path="proto"),
@@ -106,14 +110,16 @@ _BINDSNOOP = View(
         replace(_PORT, path="port"),
         _OPTS,
         replace(_IF, path="if", json=None),
-        integer("mntns", "mountnsid", width=10, description="Inode of its mount namespace."),
+        integer(
+            "mntns", "mountnsid", width=10, description="Inode of the process's mount namespace."
+        ),
     ),
 )
 
 GADGET = Gadget(
     name="trace_bind",
     command=("trace", "bind"),
-    summary="Trace binds: which addresses and ports are taken, and how.",
+    summary="Trace binds: addresses, ports and socket options.",
     program="bind.c",
     columns=(
         TIMESTAMP,
@@ -123,7 +129,7 @@ GADGET = Gadget(
         zone_column("zone", "addr", "addr.zone"),
         _PORT,
         _PROTO,
-        integer("version", "addr.version", width=7, description="Version of IP, 4 or 6."),
+        integer("version", "addr.version", width=7, description="IP version, 4 or 6."),
         _OPTS,
         _IF,
         replace(
@@ -131,23 +137,29 @@ GADGET = Gadget(
             show_if=lambda options: not options.get("ignore_errors"),
             style=lambda batch: ["failure" if error else "" for error in batch.fields["error"]],
         ),
-        integer("error_raw", "error_raw", "error", width=9, description="The number of `error`."),
+        integer(
+            "error_raw",
+            "error_raw",
+            "error",
+            width=9,
+            description="Error number (errno), 0 if none.",
+        ),
     ),
     shown=("containername", "pid", "comm", "proto", "addr", "port", "opts", "if"),
     params=(
-        Param("pid", ("--pid",), "pid", "Only this process.", define="FILTER_PID"),
+        Param("pid", ("--pid",), "pid", "Only the process with this PID.", define="FILTER_PID"),
         Param("ports", ("-P", "--ports"), "ports", "Only these ports.", define="FILTER_PORTS"),
         Param(
             "ignore_errors",
             ("-i", "--ignore-errors"),
             "flag",
-            "Show only binds that succeeded; -i=false shows what the others asked for, and errno.",
+            "Show only successful binds; -i=false shows failed ones too.",
             default=True,
         ),
         failures("binds that failed", implies={"ignore_errors": False}),
     ),
     views=(_BINDSNOOP,),
     withheld=Withheld(
-        "ignore_errors", "error_raw", "{count} binds failed and are not shown: -i=false shows them."
+        "ignore_errors", "error_raw", "{count} failed binds not shown; use -i=false to show them."
     ),
 )

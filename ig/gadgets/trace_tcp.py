@@ -44,7 +44,7 @@ def _address(field: str) -> Column:
         hidden=False,
         read=read,
         text=zoned,
-        description=f"The {'source' if field == 'saddr' else 'destination'} address.",
+        description=f"{'Source' if field == 'saddr' else 'Destination'} address.",
     )
 
 
@@ -62,14 +62,14 @@ _TYPE = next(column for column in attempt_columns() if column.name == "type")
 
 _TCPTRACER = View(
     command="tcptracer",
-    summary="Trace TCP connects, accepts and closes, as the classic tcptracer shows them.",
+    summary="Trace TCP connects, accepts and closes in the columns of the classic tcptracer.",
     columns=(
         Column(
             "t",
             width=1,
             hidden=False,
             read=lambda batch: [_LETTERS[number] for number in batch.fields["type"]],
-            description="C for connect, A for accept, X for close, U for unknown.",
+            description="Event type: C connect, A accept, X close, U unknown.",
         ),
         *(replace(c, hidden=c.hidden or c.name == "containername") for c in classic_columns()),
         integer(
@@ -79,12 +79,12 @@ _TCPTRACER = View(
             width=2,
             drop=1,
             hidden=False,
-            description="Version of IP, 4 or 6.",
+            description="IP version, 4 or 6.",
         ),
         _address("saddr"),
         _address("daddr"),
-        integer("sport", "sport", width=5, drop=2, hidden=False, description="The source port."),
-        integer("dport", "dport", width=5, hidden=False, description="The destination port."),
+        integer("sport", "sport", width=5, drop=2, hidden=False, description="Source port."),
+        integer("dport", "dport", width=5, hidden=False, description="Destination port."),
         replace(_TYPE, name="operation", path="operation"),
     ),
 )
@@ -102,16 +102,23 @@ GADGET = Gadget(
         *endpoint_columns("src", "saddr", "sport"),
         *endpoint_columns("dst", "daddr", "dport", far=True),
         *(replace(column, hidden=column.name not in _SHOWN) for column in attempt_columns()),
-        integer("ip", "", "version", width=2, description="Version of IP, 4 or 6."),
-        integer("fd", "fd", width=5, description="Descriptor of the socket, or of the listener."),
-        integer("accept_fd", "accept_fd", width=9, description="Descriptor that accept returned."),
+        integer("ip", "", "version", width=2, description="IP version, 4 or 6."),
+        integer(
+            "fd",
+            "fd",
+            width=5,
+            description="File descriptor of the socket; accepts: of the listener.",
+        ),
+        integer(
+            "accept_fd", "accept_fd", width=9, description="File descriptor that accept() returned."
+        ),
         Column(
             "duration",
             "duration",
             Kind.DURATION,
             width=9,
             right=True,
-            description="Of a close: since the connection was established.",
+            description="Closes only: time since the connection was established.",
         ),
         Column(
             "half_closed",
@@ -119,10 +126,10 @@ GADGET = Gadget(
             Kind.DURATION,
             width=11,
             right=True,
-            description="Of a close: since the owner called shutdown() and the peer went on.",
+            description="Closes only: time from shutdown() to the close, if the peer kept sending.",
         ),
-        _bytes("sent", "Of a close: bytes sent."),
-        _bytes("received", "Of a close: bytes received."),
+        _bytes("sent", "Closes only: bytes sent."),
+        _bytes("received", "Closes only: bytes received."),
     ),
     shown=("containername", *_SHOWN),
     params=(
@@ -138,7 +145,7 @@ GADGET = Gadget(
             "accept_only", ("--accept-only",), "flag", "Show only accepts.", define="ACCEPT_ONLY"
         ),
         LATENCY,
-        failures("connects and accepts that did not succeed"),
+        failures("connects and accepts that failed, were abandoned or are unanswered"),
         *filter_params(),
         RESOLVE,
     ),

@@ -27,7 +27,7 @@ GADGET = Gadget(
         *owner_columns(),
         *process_columns(shown=("pid", "comm")),
         integer(
-            "ip", "", "version", width=2, drop=1, hidden=False, description="Version of IP, 4 or 6."
+            "ip", "", "version", width=2, drop=1, hidden=False, description="IP version, 4 or 6."
         ),
         *endpoint_columns("src", "saddr", "sport"),
         *endpoint_columns("dst", "daddr", "dport", far=True),
@@ -40,12 +40,12 @@ GADGET = Gadget(
             "min",
             ("--min",),
             "duration",
-            "Show only attempts that took at least so long (10ms, 1.5s; a number is of ms); "
+            "Show only attempts that took at least DURATION (10ms, 1.5s; a bare number is in ms); "
             "implies --latency.",
             define="MIN_LATENCY",
             implies={"latency": True},
         ),
-        failures("attempts that did not succeed"),
+        failures("attempts that failed, were abandoned or are unanswered"),
         *filter_params(),
         RESOLVE,
     ),

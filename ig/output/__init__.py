@@ -82,15 +82,15 @@ def parse_output(
     if mode not in MODES:
         near = get_close_matches(mode[:64], MODES, n=1)
         raise UsageError(
-            f"There is no output mode {mode[:64]!r}.",
+            f"Unknown output mode {mode[:64]!r}.",
             "Known modes: " + ", ".join(MODES),
             f"Did you mean {near[0]!r}?" if near else "",
         )
     if equals and mode not in _WITH_COLUMNS:
         raise UsageError(
-            f"Output mode {mode!r} takes no list of columns.",
-            f"It was given {names[:64]!r}; it always has all columns.",
-            f"Choose columns with columns={names[:64]} or csv={names[:64]}.",
+            f"Output mode {mode!r} does not accept a list of columns.",
+            f"Found {names[:64]!r}; this mode always prints all columns.",
+            f"Use columns={names[:64]} or csv={names[:64]}.",
         )
     usual = shown_columns(columns, {}) if default is None else tuple(default)
     shown = _named(names, columns, usual) if equals else usual
@@ -110,5 +110,5 @@ def _named(names: str, columns: Sequence[Column], usual: Sequence[Column]) -> tu
         elif sign != "+" or column.name not in {each.name for each in shown}:
             shown.append(column)
     if not shown:
-        raise UsageError(f"No column is left by {names[:64]!r}.", remedy="Leave out fewer.")
+        raise UsageError(f"{names[:64]!r} removes all columns.", remedy="Keep at least one column.")
     return tuple(shown)

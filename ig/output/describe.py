@@ -54,7 +54,7 @@ def keys(columns: Sequence[Column]) -> Iterator[tuple[str, str, str]]:
         if column.end:
             yield from _end(column)
         elif column.json or column.members:
-            yield column.path, "see there", column.description
+            yield column.path, "see meaning", column.description
         elif column.kind in _MEASURED:
             yield column.path, f"{_KINDS[column.kind]}, text or null", column.description
             if column.raw:
@@ -65,19 +65,19 @@ def keys(columns: Sequence[Column]) -> Iterator[tuple[str, str, str]]:
 
 def _raw(column: Column) -> str:
     if column.kind is Kind.TIMESTAMP:
-        return "The same in ns since the epoch."
-    return "The same in ns."
+        return "The same in nanoseconds since the epoch."
+    return "The same in nanoseconds."
 
 
 def _end(column: Column) -> Iterator[tuple[str, str, str]]:
     """Yield the keys of an end of a connection, which is one object."""
-    yield f"{column.path}.addr", "text", f"{column.description.split(',')[0]}'s address."
-    yield f"{column.path}.port", "number", "Its port."
-    yield f"{column.path}.proto", "text", "TCP."
-    yield f"{column.path}.version", "number", "Version of IP, 4 or 6."
-    yield f"{column.path}.name", "text", "The pod or container it belongs to, empty if unknown."
-    yield f"{column.path}.namespace", "text", "The pod's Kubernetes namespace, empty if none."
-    yield f"{column.path}.kind", "text", "Whose it is: container, pod, or raw if unknown."
+    yield f"{column.path}.addr", "text", f"{column.description.split(',')[0]}: IP address."
+    yield f"{column.path}.port", "number", "Port."
+    yield f"{column.path}.proto", "text", "Protocol: TCP."
+    yield f"{column.path}.version", "number", "IP version, 4 or 6."
+    yield f"{column.path}.name", "text", "Pod or container with this address, empty if unknown."
+    yield f"{column.path}.namespace", "text", "Kubernetes namespace of that pod, empty if none."
+    yield f"{column.path}.kind", "text", "Kind of this end: container, pod, or raw (unknown)."
 
 
 def section(title: str, columns: Sequence[Column]) -> str:

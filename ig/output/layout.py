@@ -136,9 +136,7 @@ def colored(when: str, environment: Mapping[str, str] = os.environ) -> bool:
     NO_COLOR (https://no-color.org) and TERM=dumb turn `auto` off. Raises UsageError.
     """
     if when not in WHEN:
-        raise UsageError(
-            f"There is no colouring {when[:64]!r}.", f"Known ones: {', '.join(WHEN)}", ""
-        )
+        raise UsageError(f"Unknown color mode {when[:64]!r}.", f"Known modes: {', '.join(WHEN)}")
     if when == "auto":
         plain = environment.get("NO_COLOR") or environment.get("TERM") == "dumb"
         return os.isatty(1) and not plain

@@ -120,9 +120,9 @@ class Stream:
             raise ReaderGone from None
         except OSError as error:
             raise IgError(
-                f"The output could not be written: {error.strerror}.",
-                "What was written before is whole up to its last line.",
-                "Make room, or send the output elsewhere.",
+                f"Cannot write the output: {error.strerror}.",
+                "The output is complete up to its last line.",
+                "Free some space, or redirect the output elsewhere.",
             ) from error
 
     def rest(self, seconds: float) -> None:
@@ -189,7 +189,7 @@ class Stderr(io.TextIOBase):
                     self._pending = self._pending[self._write(memoryview(self._pending)) :]
                     if self._dropped and not self._pending:
                         count, self._dropped = self._dropped, 0
-                        told = f"ig: {count} lines for stderr were dropped: it was not read.\n"
+                        told = f"ig: {count} messages dropped: stderr was not read\n"
                         self._pending = told.encode()
             except BlockingIOError:
                 pass

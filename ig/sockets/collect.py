@@ -121,7 +121,7 @@ def asked(options: Mapping[str, Any]) -> dict[str, int]:
     proto = (options.get("proto") or "all").upper()
     both = [name for name in chosen if options.get(name.lower())]
     if proto not in (*chosen, "ALL"):
-        raise UsageError(f"unknown protocol {proto.lower()!r}", "", "Choose one of tcp, udp, all.")
+        raise UsageError(f"Unknown protocol {proto.lower()!r}.", "Known protocols: tcp, udp, all")
     if proto != "ALL":
         both.append(proto)
     return {name: states for name, states in chosen.items() if name in both or not both}
@@ -139,7 +139,7 @@ def _state_name(state: str) -> str:
     name = _OTHER_NAMES.get(name, name)
     if name not in _TCP_STATES and name not in _UDP_STATES:
         known = ", ".join([*_TCP_STATES, *_UDP_STATES])
-        raise UsageError(f"There is no state {state!r}.", f"Known states: {known}")
+        raise UsageError(f"Unknown state {state!r}.", f"Known states: {known}")
     return name
 
 

@@ -222,7 +222,7 @@ def test_the_end_of_a_trace_says_how_many_binds_failed(
     chosen = ("--host", "-F", f"netns=={namespace.inode}")
     usual, all_of_them = (start_ig("trace", "bind", *chosen, *more) for more in ((), ("-i=false",)))
     namespace.run("/usr/bin/python3", "-c", BIND + script)
-    said = "ig: 3 binds failed and are not shown: -i=false shows them.\n"
+    said = "ig: 3 failed binds not shown; use -i=false to show them.\n"
     assert usual.stop()[1:] == (said, 0)
     assert len(usual.reports.lines) == 1 + 3
     assert all_of_them.stop()[1:] == ("", 0)

@@ -323,7 +323,7 @@ def test_connects_only_and_accepts_only_exclude_each_other(start_ig: Start) -> N
     tracer = start_ig("trace", "tcp", "--accept-only", "--connect-only", ready=False)
     _, said, code = tracer.finished()
     assert code == 2
-    assert "--connect-only and --accept-only exclude each other" in said
+    assert "--connect-only and --accept-only are mutually exclusive" in said
 
 
 @pytest.mark.anywhere

@@ -117,7 +117,7 @@ def test_a_bare_number_counts_in_the_unit_that_is_named() -> None:
 
 
 def test_a_missing_unit_is_named() -> None:
-    with pytest.raises(UsageError, match="10ms, or 10s"):
+    with pytest.raises(UsageError, match="10ms or 10s"):
         parse_duration("10")
 
 

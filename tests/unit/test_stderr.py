@@ -54,7 +54,7 @@ def test_lines_that_nobody_reads_are_kept_up_to_a_bound_then_dropped_and_counted
     lines = text.splitlines()
     shown = [line for line in lines if line == LINE.strip()]
     (last,) = (line for line in lines if line not in shown)
-    assert last == f"ig: {1503 - len(shown)} lines for stderr were dropped: it was not read."
+    assert last == f"ig: {1503 - len(shown)} messages dropped: stderr was not read"
     assert lines[-1] == last
     assert len(shown) > 1024
 

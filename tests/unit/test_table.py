@@ -64,11 +64,11 @@ def test_modes_are_known(mode: str) -> None:
     ("text", "message"),
     [
         ("columns=pidd", r"(?s)'pidd'.*Known columns: timestamp, runtime,.*mean 'pid'"),
-        ("columns=", "no column ''"),
-        ("columns=pid,,comm", "no column ''"),
+        ("columns=", "Unknown column ''"),
+        ("columns=pid,,comm", "Unknown column ''"),
         ("jsno", "(?s)'jsno'.*columns, custom-columns, json, .*mean 'json'"),
-        ("json=pid", "(?s)'json' takes no list.*columns=pid"),
-        ("", "no output mode ''"),
+        ("json=pid", "(?s)'json' does not accept a list.*columns=pid"),
+        ("", "Unknown output mode ''"),
     ],
 )
 def test_what_makes_no_sense_is_told_with_what_would(text: str, message: str) -> None:
