@@ -54,10 +54,10 @@ KERNEL_ENUM(sock_flags, SOCK_DONE)
 OPTIONAL_STRUCT(mptcp_subflow_context, conn)
 OPTIONAL_STRUCT(mptcp_sock, first, bytes_sent, bytes_received)
 
-OPTIONAL_HOOK(raw_tp__tcp_cong_state_set, "SYNs that go unanswered are not told before the attempt ends")
-OPTIONAL_HOOK(raw_tp__tcp_retransmit_skb, "SYNs that go unanswered are not told before the attempt ends")
-OPTIONAL_HOOK(raw_tp__inet_sk_error_report, "how long an ICMP error took is not known")
-OPTIONAL_HOOK(tp__syscalls__sys_exit_connect, "connects that fail before a SYN is sent are not seen")
+OPTIONAL_HOOK(raw_tp__tcp_cong_state_set, "unanswered attempts are reported only when they end")
+OPTIONAL_HOOK(raw_tp__tcp_retransmit_skb, "unanswered attempts are reported only when they end")
+OPTIONAL_HOOK(raw_tp__inet_sk_error_report, "no latency for attempts that end by an ICMP error")
+OPTIONAL_HOOK(tp__syscalls__sys_exit_connect, "connects that fail before a SYN are not traced")
 
 #ifdef BIT_OFFSET_sock_sk_userlocks
 #define USER_LOCKS(sk) BITS(sk, BIT_OFFSET_sock_sk_userlocks, 4)

@@ -20,6 +20,7 @@ from ig.stop import Stopped
 
 _STDERR = 2
 _NAMED = 8  # containers that a message lists
+_HOST = "Use --host to include processes of the host."
 _CHOICES = (
     ("containername", "-c"),
     ("podname", "--podname"),
@@ -84,12 +85,12 @@ def none_running(answers: Answers, later: str) -> str:
     It goes on with what is done `later`.
     """
     if answers.missing:
-        return "" if answers.told or not later else "--host shows the host's own processes."
+        return "" if answers.told or not later else _HOST
     if not answers.told:
-        return "No container runtime was found. --host shows the host's own."
+        return f"No container runtime found. {_HOST}"
     names = sorted({each.name for each in answers.told})
     whose = f" of {', '.join(names)}" if answers.asked else ""
-    return f"No container{whose} is running{later}. --host shows the host's own."
+    return f"No container{whose} is running{later}. {_HOST}"
 
 
 def unmatched(
@@ -106,15 +107,15 @@ def unmatched(
     names = sorted({each.name for each in containers})
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     running = ", ".join(names[:_NAMED]) + more
-    return f"No running container matches {' '.join(choice) or 'the choice'}; running: {running}"
+    return f"No running container matches {' '.join(choice) or 'the selection'}; running: {running}"
 
 
 def need_all(answers: Answers, what: str) -> None:
     """Raise IgError if runtimes that matter have not told what they have."""
     if answers.lacking:
         raise IgError(
-            f"{what}: without an answer from {places(answers.lacking)}.",
-            remedy="`ig doctor` shows which runtimes answer; -r chooses some.",
+            f"{what}: no answer from {places(answers.lacking)}.",
+            remedy="Run `ig doctor` to see which runtimes answer; use -r to query only some.",
         )
 
 

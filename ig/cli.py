@@ -405,7 +405,7 @@ def _guarded(arguments: list[str]) -> int:
     except OSError as error:  # a refusal that nobody foresaw
         if os.environ.get("IG_DEBUG"):
             raise
-        say(f"The system refused it: {error}\nIG_DEBUG=1 shows where.")
+        say(f"error: {error}\nIG_DEBUG=1 prints the traceback.")
         return 1
     except (Stopped, typer.Abort):
         return 0

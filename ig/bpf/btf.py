@@ -112,10 +112,10 @@ class Btf:
         library().libbpf_set_print(previous)
         if _is_error(self.handle):
             raise KernelRefused(
-                "The kernel's type information (BTF) cannot be read.",
-                f"Looked at {VMLINUX}.",
-                "Use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as the distributions' are; "
-                "`ig snapshot socket` works without.",
+                "Cannot read the kernel's type information (BTF).",
+                f"Tried {VMLINUX}.",
+                "Use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distribution kernels are; "
+                "`ig snapshot socket` works without BTF.",
             )
 
     def string(self, offset: int) -> str:
@@ -198,8 +198,8 @@ class Btf:
         if found is None:
             raise KernelRefused(
                 f"The kernel's type information has no struct {name}.",
-                "It was asked for by the program to be loaded.",
-                "Report it with the output of `uname -r`.",
+                "The BPF program needs it.",
+                "Please report this with the output of `uname -r`.",
             )
         members = {member[0]: member for member in self.members(found)}
         present = [members[field] for field in fields if field in members]

@@ -56,29 +56,29 @@ _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
 _SAID = (
     (
         re.compile(r"could not open bpf map: (\w+), error: (.+)"),
-        "the kernel refuses its map {0!r}: {1}",
+        "the kernel rejected its map {0!r}: {1}",
     ),
-    (re.compile(r"Failed to load program: (.+)"), "the kernel refuses it: {0}"),
+    (re.compile(r"Failed to load program: (.+)"), "the kernel rejected it: {0}"),
 )
 """What BCC prints where its exceptions tell less, and what we say instead."""
 _POLICY = (
-    "A policy refuses it to this process, whatever its privileges: seccomp (as engines have for "
-    "their containers), SELinux, AppArmor, or kernel.perf_event_paranoid above 2; before Linux "
-    "5.11 also the limit of locked memory (ulimit -l). Run ig on the host itself, or allow bpf and "
-    "perf_event_open. `ig snapshot socket` and `ig list-containers` work without."
+    "A policy denies it regardless of privileges: seccomp (the default in containers), SELinux, "
+    "AppArmor, or kernel.perf_event_paranoid above 2; before Linux 5.11 possibly the limit of "
+    "locked memory (ulimit -l). Run ig on the host, or allow bpf and perf_event_open. "
+    "`ig snapshot socket` and `ig list-containers` still work."
 )
 _REMEDIES = {
     errno.EPERM: _POLICY,
     errno.EACCES: _POLICY,
     errno.ENOSYS: "This kernel was built without it (CONFIG_BPF_SYSCALL, CONFIG_PERF_EVENTS), or "
-    "seccomp hides it. `ig snapshot socket` and `ig list-containers` work without.",
+    "seccomp blocks it. `ig snapshot socket` and `ig list-containers` still work.",
 }
 
 _BINDINGS = "/usr/lib*/python3*/*-packages/bcc/libbcc.py"
 """Where distributions have BCC's binding. Debian's and Ubuntu's place serves any Python 3."""
 _GET_BCC = (
-    "Install the distribution's package: python3-bpfcc (Debian, Ubuntu), python3-bcc (Fedora), "
-    "python-bcc (Arch). PyPI's `bcc` is another one."
+    "Install the distribution package: python3-bpfcc (Debian, Ubuntu), python3-bcc (Fedora), "
+    "python-bcc (Arch). The `bcc` on PyPI is unrelated."
 )
 
 
@@ -208,8 +208,8 @@ class Loading:
             self.close()
         if not message:
             raise IgError(
-                "The process that loads the BPF program ended without an answer.",
-                f"Its exit status: {os.waitstatus_to_exitcode(status)}.",
+                "The process that loads the BPF program ended unexpectedly.",
+                f"Exit status: {os.waitstatus_to_exitcode(status)}.",
             )
         answer: dict[str, Any] = json.loads(message)
         if "error" in answer:
@@ -294,9 +294,9 @@ def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
     shown = "\n".join(lines if os.environ.get("IG_DEBUG") else lines[-12:])
     remedy = next(
         (remedy for number, remedy in _REMEDIES.items() if os.strerror(number) in what),
-        "`ig doctor` shows what this kernel allows; IG_DEBUG=1 shows all that was said.",
+        "Run `ig doctor` to check this kernel; IG_DEBUG=1 prints the whole output.",
     )
-    return f"The BPF program could not be loaded: {what}", shown, remedy
+    return f"Cannot load the BPF program: {what}", shown, remedy
 
 
 def _import_bcc() -> Any:
@@ -310,7 +310,7 @@ def _import_bcc() -> Any:
     os.environ["BCC_KERNEL_SOURCE"] = str(source_dir() / "headers")
     found = sorted(glob.glob(_BINDINGS))
     if not found:
-        raise KernelRefused("The BCC Python binding is missing.", f"No {_BINDINGS}.", _GET_BCC)
+        raise KernelRefused("The BCC Python binding is missing.", f"Tried {_BINDINGS}.", _GET_BCC)
     folder = os.path.dirname(found[-1])
     spec = importlib.util.spec_from_file_location(
         "bcc", f"{folder}/__init__.py", submodule_search_locations=[folder]
@@ -323,7 +323,7 @@ def _import_bcc() -> Any:
     except (ImportError, OSError) as error:
         del sys.modules["bcc"]
         raise KernelRefused(
-            f"The BCC Python binding in {folder} does not load.", str(error), _GET_BCC
+            f"Cannot load the BCC Python binding in {folder}.", str(error), _GET_BCC
         ) from error
     return module
 

@@ -24,8 +24,8 @@ RING_FULL = "the ring buffer was full"
 LOST = (  # enum lost in ig.h
     RING_FULL,
     "too many connects were waiting for an answer",
-    "too many connections were open to report each connect and close (at most)",
-    "the kernel let no program see the answer to an attempt",
+    "too many open connections to report each connect and close (upper bound)",
+    "connect results missed (BPF program skipped)",
     "a connection was closed by another thread before accept() returned it",
 )
 _TAKEN_OVER = len(LOST)  # TAKEN_OVER in ig.h
@@ -93,7 +93,7 @@ class Source:
         if self._refused or self._preemptible:
             hidden = sum(map(recursion_misses, self._probes.front))
             skipped += max(hidden - self._counters[_TAKEN_OVER], 0)
-        counts["the kernel skipped a hook that was running already (at most)"] = skipped
+        counts["BPF recursion misses (upper bound)"] = skipped
         return {cause: count for cause, count in counts.items() if count}
 
     def cover(self) -> None:

@@ -47,8 +47,8 @@ def library() -> ctypes.CDLL:
             getattr(found, function).restype = result
         return found
     raise KernelRefused(
-        "libbpf could not be loaded.",
-        "Looked for libbpf.so.1 and libbpf.so.0.",
+        "Cannot load libbpf.",
+        "Tried libbpf.so.1 and libbpf.so.0.",
         "Install it: apt-get install libbpf1 (Debian, Ubuntu 24.04), libbpf0 (Ubuntu 22.04).",
     )
 
@@ -59,7 +59,7 @@ def map_update(descriptor: int, key: bytes, value: bytes) -> None:
     Source: bpf_disable_instrumentation() in include/linux/bpf.h. Raises KernelRefused.
     """
     if library().bpf_map_update_elem(descriptor, key, value, 0) < 0:
-        _refuse("A BPF map cannot be written to")
+        _refuse("Cannot write to a BPF map")
 
 
 def map_delete(descriptor: int, key: bytes) -> None:
@@ -83,7 +83,7 @@ def attach_raw_tracepoint(event: str, program: int) -> int:
     """Return a descriptor that keeps the program attached. Raises KernelRefused."""
     descriptor = int(library().bpf_raw_tracepoint_open(event.encode(), program))
     if descriptor < 0:
-        _refuse(f"A BPF program cannot be attached to {event}")
+        _refuse(f"Cannot attach a BPF program to {event}")
     return descriptor
 
 
@@ -138,7 +138,7 @@ def call_raw_tracepoint(program: int, *arguments: int) -> None:
     options = _TestRun(sz=ctypes.sizeof(_TestRun), ctx_size_in=ctypes.sizeof(context))
     options.ctx_in = ctypes.addressof(context)
     if library().bpf_prog_test_run_opts(program, ctypes.byref(options)) < 0:
-        _refuse("A BPF program cannot be run")
+        _refuse("Cannot run a BPF program")
 
 
 def recursion_misses(program: int) -> int:
@@ -149,13 +149,13 @@ def recursion_misses(program: int) -> int:
     information = (ctypes.c_uint64 * 32)()
     size = ctypes.c_uint32(ctypes.sizeof(information))
     if library().bpf_obj_get_info_by_fd(program, information, ctypes.byref(size)) < 0:
-        _refuse("How often a BPF program was skipped cannot be read")
+        _refuse("Cannot read the miss count of a BPF program")
     return int(information[_RECURSION_MISSES])
 
 
 def _refuse(failed: str) -> NoReturn:
     raise KernelRefused(
         f"{failed}: {os.strerror(ctypes.get_errno())}.",
-        "The program is loaded, so a policy (seccomp, SELinux, AppArmor) refuses this alone.",
-        "Allow the whole of bpf(), or run ig on the host itself.",
+        "The program was loaded, so a policy (seccomp, SELinux, AppArmor) denies only this call.",
+        "Allow all of bpf(), or run ig on the host.",
     )

@@ -34,10 +34,10 @@ def _need(path: Path, owners: Collection[int], folder: Path, sticky: bool = Fals
     ):
         return
     raise IgError(
-        f"The BPF programs in {folder} are not loaded: others could have changed them.",
+        f"The BPF programs in {folder} are not loaded: other users can modify them.",
         f"{path} belongs to uid {status.st_uid} and gid {status.st_gid} and has mode "
         f"{stat.S_IMODE(status.st_mode):04o}.",
-        "Let root own it and nobody else write to it (chown root, chmod go-w), or install ig anew.",
+        "Make it writable only by root (chown root, chmod go-w), or reinstall ig.",
     )
 
 

@@ -76,9 +76,9 @@ def _findings(options: Mapping[str, Any], results: dict[str, str]) -> Iterator[F
 
 def _verdict(results: Mapping[str, str]) -> Finding:
     worst = next((each for each in ("no", "degraded") if each in results.values()), "yes")
-    words = {"no": "does not work", "degraded": "works in part"}
+    words = {"no": "does not work", "degraded": "works partially"}
     told = [f"{name} {words[result]}" for name, result in results.items() if result in words]
-    return "verdict", worst, "; ".join(told) or "all gadgets work here"
+    return "verdict", worst, "; ".join(told) or "all gadgets work"
 
 
 def _tried(check: str, attempt: Callable[[], tuple[str, str]]) -> Finding:
@@ -110,14 +110,16 @@ def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
         tracepoints[name] = attached or tracepoints.get(name, False)
     if probes.refused:
         return "degraded", "; ".join(sorted(set(probes.refused)))
-    return "yes", f"{gadget.program} is loaded, {hooks} hooks are attached"
+    return "yes", f"{gadget.program} loaded, {hooks} hooks attached"
 
 
 def _compat() -> tuple[str, str]:
     from ig.sockets.proc import COMPAT, compat_processes
 
     count = compat_processes()
-    return ("degraded", f"{count} run; not seen: {COMPAT}") if count else ("yes", "none run")
+    return (
+        ("degraded", f"{count} running; not traced: {COMPAT}") if count else ("yes", "none running")
+    )
 
 
 def _sockets() -> tuple[str, str]:
@@ -128,12 +130,12 @@ def _sockets() -> tuple[str, str]:
     try:
         _sock_diag()
     except OSError as error:
-        limits.append(f"sock_diag: {error.strerror}; /proc/PID/net is read instead")
+        limits.append(f"sock_diag: {error.strerror}; using /proc/PID/net instead")
     if not sees_all_processes():
-        limits.append("only what runs in this PID namespace can be seen, so not the whole host")
+        limits.append("only this PID namespace is visible, not the whole host")
     if not _may_enter(netns.host()):
-        limits.append("only its own network namespace can be seen")
-    return ("degraded", "; ".join(limits)) if limits else ("yes", "through sock_diag")
+        limits.append("only its own network namespace is visible")
+    return ("degraded", "; ".join(limits)) if limits else ("yes", "uses sock_diag")
 
 
 def _may_enter(namespace: int) -> bool:
@@ -160,8 +162,8 @@ def _self_test() -> list[Finding]:
         return [(check, "no", refused) for check in checks]
     seen, right, lost = found
     told = (
-        f"{right} of {seen} events have the port that was connected to",
-        f"{seen} events came through it",
+        f"{right} of {seen} events have the right port",
+        f"{seen} events received",
         f"{seen} seen, {lost} lost",
     )
     worked = (right == seen > 0, seen > 0, seen == _CONNECTS)
@@ -209,8 +211,8 @@ def _bcc() -> tuple[str, str]:
 
 def _tracepoints(tracepoints: Mapping[str, bool]) -> Iterator[Finding]:
     for name, attached in sorted(tracepoints.items()):
-        kind = "a program" if ":" in name else "a raw program"
-        found = ("yes", f"{kind} was attached") if attached else ("no", "none was attached")
+        kind = "program" if ":" in name else "raw program"
+        found = ("yes", f"{kind} attached") if attached else ("no", "no program attached")
         yield f"tracepoint {name}", *found
 
 
@@ -226,14 +228,14 @@ def _tracefs(tracepoints: Mapping[str, bool]) -> tuple[str, str]:
     if points:
         return "yes", ", ".join(points)
     if any(":" in name for name, attached in tracepoints.items() if attached):
-        return "yes", "not mounted; ig mounted it for itself to attach"
+        return "yes", "not mounted; mounted privately to attach"
     return "no", "not mounted"
 
 
 def _sock_diag() -> tuple[str, str]:
     netlink_sock_diag = 4
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_sock_diag):
-        return "yes", "a netlink socket can be opened"
+        return "yes", "netlink socket opened"
 
 
 def _cgroups() -> tuple[str, str]:
@@ -241,7 +243,7 @@ def _cgroups() -> tuple[str, str]:
 
     kinds = {mount.kind: mount.point for mount in mounts() if mount.kind.startswith("cgroup")}
     found = ", ".join(f"{kind} at {point}" for kind, point in sorted(kinds.items()))
-    return ("yes" if kinds else "no"), found or "none is mounted"
+    return ("yes" if kinds else "no"), found or "none mounted"
 
 
 def _hierarchy() -> tuple[str, str]:
@@ -250,11 +252,11 @@ def _hierarchy() -> tuple[str, str]:
 
     legacy = legacy_cgroup_controller()
     if any(mount.kind == "cgroup2" for mount in mounts()):
-        second = f", else their version 1 {legacy} cgroup" if legacy else ""
-        return "yes", f"told by their version 2 cgroup{second}"
+        second = f", else by their cgroup v1 ({legacy})" if legacy else ""
+        return "yes", f"identified by their cgroup v2{second}"
     if legacy:
-        return "yes", f"told by their version 1 {legacy} cgroup"
-    return "no", "neither version 2 nor a controller of version 1 is mounted"
+        return "yes", f"identified by their cgroup v1 ({legacy})"
+    return "no", "neither cgroup v2 nor a cgroup v1 controller is mounted"
 
 
 def _runtimes(options: Mapping[str, Any]) -> Iterator[Finding]:
@@ -279,7 +281,7 @@ def _runtime(runtime: Runtime, asked: bool) -> tuple[str, str]:
     if not synced:
         return "slow", f"{runtime.socket}: no answer in {_PATIENCE:g} s"
     result, reached = _reached(runtime.socket, asked)
-    what = f"{_version(runtime)} at {runtime.socket}, {count} containers run"
+    what = f"{_version(runtime)} at {runtime.socket}, {count} containers running"
     return result, f"{what}; {reached}"
 
 
@@ -287,14 +289,14 @@ def _reached(socket: str, asked: bool) -> tuple[str, str]:
     """Say whether a trace, which gives its privileges up, can ask a runtime again."""
     found = reach(socket, expected=asked)
     if found.problem:
-        return "degraded", f"out of reach once a trace has given up privileges: {found.problem}"
+        return "degraded", f"not accessible once a trace has dropped privileges: {found.problem}"
     if found.kept:
-        return "yes", f"a trace keeps {found.kept} to reach it: {found.why}"
-    return "yes", "a trace reaches it without privileges"
+        return "yes", f"a trace keeps {found.kept} to access it: {found.why}"
+    return "yes", "accessible without privileges"
 
 
 def _version(runtime: Runtime) -> str:
     try:
         return runtime.version()
     except RuntimeUnavailable:
-        return "an unknown version"
+        return "unknown version"

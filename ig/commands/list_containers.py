@@ -46,8 +46,8 @@ def _tell_unseen(containers: Sequence[Container]) -> None:
     """Tell why namespaces are missing, where the host's processes cannot be seen."""
     if not sees_all_processes() and any(each.pid and not _is_in(each) for each in containers):
         say(
-            "This is a PID namespace of its own: the containers' processes are not seen, so their "
-            "mntns and netns are not told. Run ig on the host, or with --pid=host."
+            "warning: ig runs in its own PID namespace: mntns and netns of containers are not "
+            "available. Run it on the host, or with --pid=host."
         )
 
 
@@ -240,12 +240,12 @@ def _print_list(
 def _need_whole(answered: Answers, failed: int) -> None:
     if not answered.told and not answered.missing:
         raise IgError(
-            "There is no list: no container runtime was found.",
-            remedy="--docker-socketpath and the like say where one is.",
+            "Cannot list containers: no container runtime found.",
+            remedy="Use --docker-socketpath and similar options to set its socket.",
         )
-    answers.need_all(answered, "The list is not complete")
+    answers.need_all(answered, "The list is incomplete")
     if failed:
-        raise IgError(f"Details of {failed} containers did not come: pid, start, addresses.")
+        raise IgError(f"No details (pid, start time, addresses) for {failed} containers.")
 
 
 def _detailed(index: Index, containers: Sequence[Container]) -> tuple[list[Container], int]:
@@ -304,7 +304,7 @@ class Changes:
             stream.rest(0)
         if self._lost:
             count, self._lost = self._lost, 0
-            self._say(f"{count} changes were lost: the output was read too slowly.")
+            self._say(f"{count} changes lost: the output was read too slowly")
         return None
 
 

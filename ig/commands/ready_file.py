@@ -14,7 +14,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFIFO: "a FIFO",
-    stat.S_IFDIR: "a folder",
+    stat.S_IFDIR: "a directory",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -37,7 +37,7 @@ def check(path: str | None) -> None:
     except OSError as error:
         raise _refused(path, error.strerror or str(error)) from error
     if kind:
-        raise _refused(path, f"There is {kind} of that name.")
+        raise _refused(path, f"It is {kind}.")
     folder = use_of(path)
     if problem := obstacle(folder.path, folder.access):
         raise _refused(path, f"{problem}.")
@@ -78,7 +78,7 @@ def _fill(folder: int, name: str) -> None:
 
 def _refused(path: str, found: str) -> IgError:
     return IgError(
-        f"The ready file {path} cannot be written.",
+        f"Cannot write the ready file {path}.",
         found,
-        "Name a file that is not there yet, in a folder that exists and can be written to.",
+        "Use a new file in an existing, writable directory.",
     )

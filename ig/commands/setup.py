@@ -13,7 +13,7 @@ from ig.commands import ready_file
 from ig.commands.display import Shape
 from ig.containers import runtimes
 from ig.containers.container import Runtime
-from ig.containers.follower import SHOWN_BY_ID
+from ig.containers.follower import NAMES_UNAVAILABLE
 from ig.containers.index import Index
 from ig.containers.selection import Selection, select
 from ig.kernel import monitor
@@ -62,7 +62,7 @@ def asked_for(options: Mapping[str, Any]) -> frozenset[str]:
 
 
 def make_index(
-    options: Mapping[str, Any], detailed: bool = False, consequence: str = SHOWN_BY_ID
+    options: Mapping[str, Any], detailed: bool = False, consequence: str = NAMES_UNAVAILABLE
 ) -> Index:
     """Return an index of the runtimes that the options choose, not started yet (see Index)."""
     return Index(selected_runtimes(options), say, asked_for(options), detailed, consequence)
@@ -133,13 +133,14 @@ def configure_display(
     containers = index.containers()
     shape.show_pods(containers)
     for runtime in answered.pending:
-        say(f"{runtime.name} has not answered yet at {runtime.socket}; {SHOWN_BY_ID}")
+        say(
+            f"{runtime.name} has not answered yet at {runtime.socket}; "
+            "its containers are shown by ID until it answers"
+        )
     if chosen.host or chosen.host_only or containers:
         return
     unnamed = index.unnamed()
     if unnamed:
-        say(
-            f"No runtime names the containers that run, {unnamed}: they are shown by their cgroups."
-        )
+        say(f"{unnamed} running containers are unknown to the runtimes and named by their cgroups.")
     elif line := answers.none_running(answered, later):
         say(line)

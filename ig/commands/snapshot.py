@@ -240,9 +240,9 @@ def folded(batch: Batch, host: int, waiting: bool) -> tuple[Batch, str]:
             batch.fields["saddr"], batch.fields["dport"], namespaces, strict=True
         )
     ]
-    counts = {"TIME_WAIT": sum(waits), f"of the engine's resolver ({_RESOLVER})": sum(resolves)}
-    said = ", ".join(f"+{count} {what}" for what, count in counts.items() if count)
+    counts = {"TIME_WAIT": sum(waits), f"of Docker's DNS resolver ({_RESOLVER})": sum(resolves)}
+    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     if not said:
         return batch, ""
     keep = [not (one or other) for one, other in zip(waits, resolves, strict=True)]
-    return batch.select(keep), f"{said}; --all shows them."
+    return batch.select(keep), f"Not shown: {said}. Use --all to show them."

@@ -53,10 +53,12 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
         index.start()
         with _source(loading, index) as source:
             if compat:
-                say(f"Not all is seen: {COMPAT} (such processes: {compat}).")
+                say(f"warning: partial coverage: not traced: {COMPAT} ({compat} such processes)")
             hint = Hint(index, chosen, options)
             answered = answers.of(index, asked_for(options))
-            configure_display(shape, chosen, index, answered, " yet; those that start are shown")
+            configure_display(
+                shape, chosen, index, answered, " yet; new containers are shown as they start"
+            )
             pipeline = Pipeline(
                 source,
                 Attribution(index, chosen.wants, source, look_up),
@@ -79,7 +81,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
 def _source(loading: Any, index: Index) -> Iterator[Any]:
     probes = loading.result()
     for line in sorted(set(probes.refused)):
-        say(f"Not all is seen: {line}.")
+        say(f"warning: partial coverage: {line}")
     index.wait_synced(SYNC_TIMEOUT)
     # What lives until the end need not be looked at by every collection.
     gc.collect()
@@ -103,4 +105,4 @@ def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
         sys.stderr.flush()
     else:
         for cause, count in lost.items():
-            say(f"{count} events were lost so far: {cause}.")
+            say(f"{count} events lost so far: {cause}")

@@ -120,7 +120,7 @@ class Containerd:
         finally:
             self._stream = None
             stream.cancel()
-        raise unavailable(NAME, self.socket, "it ended its stream of events")
+        raise unavailable(NAME, self.socket, "it closed the event stream")
 
     def _listed(self, connection: Connection) -> Iterator[Change]:
         from ig.containers.messages import containerd_pb2 as messages

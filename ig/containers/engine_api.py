@@ -97,13 +97,13 @@ class Engine:
             piece = _read(reply, PIECE)
             size += len(piece)
             if size > LARGEST_ANSWER:
-                raise self._unavailable("its list of containers has no end")
+                raise self._unavailable("its list of containers is too large")
             return piece
 
         try:
             yield from items(read, LARGEST_RECORD)
         except ValueError:
-            raise self._unavailable("its list of containers is no list") from None
+            raise self._unavailable("its list of containers is not a JSON array") from None
 
     def _changes(self, stream: HTTPResponse, stopped: Callable[[], bool]) -> Iterator[Change]:
         for event in self._events(stream):
@@ -124,25 +124,25 @@ class Engine:
             if self._stopped:
                 return b""
             if not piece:
-                raise self._unavailable("it ended its stream of events")
+                raise self._unavailable("it closed the event stream")
             return piece
 
         try:
             for line in lines(read, LARGEST_RECORD, LARGEST_ANSWER):
                 yield decoded(line)
         except ValueError:
-            raise self._unavailable("it sent an event that is no JSON, or has no end") from None
+            raise self._unavailable("it sent an event that is not JSON or is too large") from None
 
     def _answer(self, path: str) -> object:
         """Return what the engine answers to a question, decoded."""
         with self._asked(path) as reply:
             body = _read(reply, LARGEST_RECORD + 1)
         if len(body) > LARGEST_RECORD:
-            raise self._unavailable(f"its answer to {path} has no end")
+            raise self._unavailable(f"its answer to {path} is too large")
         try:
             return decoded(body)
         except ValueError:
-            raise self._unavailable("its answer is no JSON") from None
+            raise self._unavailable("its answer is not JSON") from None
 
     @contextmanager
     def _asked(self, path: str, silence: float = 0.0, **query: str) -> Iterator[HTTPResponse]:
@@ -164,7 +164,7 @@ class Engine:
                 ) as reply,
             ):
                 if reply.status != 200:
-                    raise self._unavailable(f"it answers {reply.status} to {path}")
+                    raise self._unavailable(f"it answered {path} with status {reply.status}")
                 self._stream = connected if silence else self._stream
                 yield reply
         except (OSError, HTTPException) as error:
@@ -176,7 +176,7 @@ class Engine:
         return RuntimeUnavailable(
             f"{self.name} does not answer at {self.socket}",
             found,
-            "Check that the engine runs, and that the socket is the right one.",
+            "Check that the engine is running and that the socket is correct.",
         )
 
 
@@ -193,7 +193,7 @@ def reason(error: BaseException) -> str:
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     if isinstance(error, FileNotFoundError) and error.filename is None:
-        return "there is no such socket"
+        return "no such socket"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, OSError) and error.filename is not None:
         words = f"{error.filename}: {words}"

@@ -44,16 +44,16 @@ def parse(address: str) -> Address:
     if address.startswith("/") or scheme == "unix":
         path = address if address.startswith("/") else f"/{rest.lstrip('/')}"
         if "\0" in path or path == "/":
-            raise ValueError("the path of a socket is wanted")
+            raise ValueError("expected the path of a socket")
         return Address(path)
     if scheme == "ssh":
-        raise ValueError("an engine behind ssh is not this host's")
+        raise ValueError("ssh:// is not supported: expected an engine on this host")
     if scheme not in ("tcp", "http", "https"):
-        raise ValueError(f"{scheme}:// is unknown: unix://PATH or tcp://HOST:PORT is wanted")
+        raise ValueError(f"unknown scheme {scheme}://: expected unix://PATH or tcp://HOST:PORT")
     parts = urlsplit(address)
     tls = scheme == "https" or (scheme == "tcp" and certificates() is not None)
     if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.username:
-        raise ValueError("tcp://HOST:PORT is wanted")
+        raise ValueError("expected tcp://HOST:PORT")
     parts.hostname.encode("idna")  # what it cannot encode cannot be looked up
     return Address("", parts.hostname, parts.port or (TLS_PORT if tls else PORT), tls)
 

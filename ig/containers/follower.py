@@ -17,8 +17,8 @@ LONGEST_PAUSE = 5.0
 STABLE = 10.0
 """Seconds that a connection must have lasted for the pauses to begin anew."""
 
-SHOWN_BY_ID = "its new containers are shown by id until it is back"
-"""What a loss means to who is shown events."""
+NAMES_UNAVAILABLE = "names of new containers are unavailable until it reconnects"
+"""What the loss of a runtime means for a trace."""
 
 
 class Listener(Protocol):
@@ -47,7 +47,7 @@ class Follower:
         listener: Listener,
         say: Callable[[str], None],
         asked: bool,
-        consequence: str = SHOWN_BY_ID,
+        consequence: str = NAMES_UNAVAILABLE,
     ) -> None:
         self._runtime = runtime
         self._listener = listener
@@ -89,8 +89,8 @@ class Follower:
                 # Nobody must wait for it, and whoever ends the trace raises it again.
                 self.failure = bug
                 self._say(
-                    f"{self._runtime.name} is not followed any more, because of a bug in ig "
-                    f"({type(bug).__name__}); its traceback is printed at the end"
+                    f"{self._runtime.name}: no more updates because of a bug in ig "
+                    f"({type(bug).__name__}); the traceback is printed at the end"
                 )
                 self._listener.lost(self._runtime.name)
                 return

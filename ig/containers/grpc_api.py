@@ -94,7 +94,7 @@ class Connection:
 def _decoder(answer: Any) -> Callable[[bytes], Any]:
     def decoded(content: bytes) -> Any:
         if len(content) > LARGEST_RECORD:
-            raise ValueError("an answer that is too large")
+            raise ValueError("answer too large")
         return answer.FromString(content)
 
     return decoded
@@ -139,7 +139,7 @@ def connected(runtime: str, socket: str) -> Iterator[Connection]:
     Raises RuntimeUnavailable where there is none, and for what goes wrong with it later.
     """
     if is_missing(socket):
-        raise unavailable(runtime, socket, "there is no such socket")
+        raise unavailable(runtime, socket, "no such socket")
     # gRPC's own talk on stderr would stand between the lines of ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc
@@ -160,7 +160,7 @@ def connected(runtime: str, socket: str) -> Iterator[Connection]:
         raise unavailable(runtime, socket, code or "the call failed") from error
     except (ValueError, DecodeError) as error:
         # It is no message, or what it told cannot be sent back, such as a line break.
-        raise unavailable(runtime, socket, "its answer makes no sense") from error
+        raise unavailable(runtime, socket, "its answer is invalid") from error
 
 
 def unavailable(runtime: str, socket: str, found: str) -> RuntimeUnavailable:
@@ -168,5 +168,5 @@ def unavailable(runtime: str, socket: str, found: str) -> RuntimeUnavailable:
     return RuntimeUnavailable(
         f"{runtime} does not answer at {socket}",
         found,
-        "Check that the runtime runs, and that the socket is the right one.",
+        "Check that the runtime is running and that the socket is correct.",
     )

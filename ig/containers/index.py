@@ -10,7 +10,7 @@ from dataclasses import replace
 from ig.containers import processes, sources
 from ig.containers.container import HOST, Change, Container, Runtime
 from ig.containers.detailer import Detailer
-from ig.containers.follower import SHOWN_BY_ID, Follower
+from ig.containers.follower import NAMES_UNAVAILABLE, Follower
 from ig.containers.lookup import Lookup
 from ig.containers.processes import Path
 from ig.containers.registry import Registry, key_of
@@ -41,7 +41,7 @@ class Index:
         say: Callable[[str], None],
         asked: Collection[str] = (),
         detailed: bool = False,
-        consequence: str = SHOWN_BY_ID,
+        consequence: str = NAMES_UNAVAILABLE,
     ) -> None:
         """Follow `runtimes`; `say` is given a line for the user where one is lost or back.
 

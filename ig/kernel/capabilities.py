@@ -74,15 +74,15 @@ def need_privileges() -> None:
             "CAP_PERFMON.",
             "Run it with sudo."
             if os.geteuid()
-            else "Root of a container is not enough: run it on the host itself, or in a privileged "
+            else "Root in a container is not sufficient: run it on the host, or in a privileged "
             "container (docker run --privileged --pid=host).",
         )
     if not _in_first_user_namespace():
         raise KernelRefused(
-            "Tracing needs root of the host.",
-            "In a user namespace of its own, as here, this process's CAP_BPF and CAP_PERFMON do "
-            "not count.",
-            "Run it outside: not with unshare --user, in a rootless container, or one with "
+            "Tracing needs root on the host.",
+            "This process runs in its own user namespace, where CAP_BPF and CAP_PERFMON have no "
+            "effect.",
+            "Run it without unshare --user, and not in a container that is rootless or has "
             "userns-remap.",
         )
 
@@ -177,7 +177,7 @@ def obstacle(path: str, access: int = os.W_OK) -> str:
     found = _obstacle(os.path.realpath(path), access)
     if not found.what or found.missing or not _given_up:
         return found.what
-    return f"{found.what}: ig gave up the privilege to reach it when it started; start it again"
+    return f"{found.what}: ig dropped the privilege to access it at start; restart ig"
 
 
 def is_missing(path: str) -> bool:
@@ -251,7 +251,7 @@ def _set_capabilities(sets: _Sets) -> None:
     data = (ctypes.c_uint32 * 6)(*(each >> n & 0xFFFFFFFF for n in (0, 32) for each in sets))
     if _libc().capset(header, data):
         raise KernelRefused(
-            "The privileges that are not needed any more could not be given up.",
+            "Cannot drop the privileges that are no longer needed.",
             f"capset: {os.strerror(ctypes.get_errno())}",
-            "--keep-privileges traces with all of them.",
+            "Use --keep-privileges to keep them.",
         )

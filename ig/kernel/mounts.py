@@ -92,11 +92,11 @@ def _refuse(number: int) -> None:
     if locked := lockdown_refusal():
         raise locked
     raise KernelRefused(
-        "tracefs, where the kernel lists its tracepoints, cannot be reached.",
-        "Nothing is listed below /sys/kernel/tracing, and mounting it failed: "
-        f"{os.strerror(number) if number else 'it stays empty'}.",
+        "Cannot access tracefs, which lists the kernel's tracepoints.",
+        "/sys/kernel/tracing is empty, and mounting tracefs failed: "
+        f"{os.strerror(number) if number else 'it is still empty'}.",
         "Mount it: mount -t tracefs tracefs /sys/kernel/tracing. "
-        "`ig snapshot socket` works without.",
+        "`ig snapshot socket` works without tracefs.",
     )
 
 
@@ -116,8 +116,8 @@ def lockdown_refusal() -> KernelRefused | None:
     if not level or level[1] != "confidentiality":
         return None
     return KernelRefused(
-        "This kernel is locked down for confidentiality: nobody may trace it, not even root.",
-        f"{_LOCKDOWN} says {level[1]}.",
-        "Boot without lockdown=confidentiality (integrity does no harm here); "
-        "`ig snapshot socket` and `ig list-containers` work as it is.",
+        "The kernel is locked down for confidentiality: tracing is disabled, even for root.",
+        f"{_LOCKDOWN}: {level[1]}.",
+        "Boot without lockdown=confidentiality (lockdown=integrity is fine); "
+        "`ig snapshot socket` and `ig list-containers` still work.",
     )

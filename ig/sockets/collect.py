@@ -86,8 +86,8 @@ def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) ->
         say(line)
     if left_out and not (options.get("filter") or options.get("port")):
         say(
-            f"{left_out} sockets whose owner is not known are left out: they may be another's who "
-            "shares the network namespace. --host without -c shows them."
+            f"{left_out} sockets without a known owner are not shown: they may belong to another "
+            "container in the network namespace. Use --host without -c to show them."
         )
     return Batch(batch.fields, batch.owners)
 
@@ -95,16 +95,20 @@ def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) ->
 def _limits(found: netns.Found, cgroups: Cgroups) -> Iterator[str]:
     """Yield a line for each thing that cannot be known from where this process runs."""
     if not found.complete:
-        yield "Not root: other users' containers and their network namespaces are not shown."
+        yield (
+            "warning: not running as root: containers and network namespaces of other users are "
+            "not shown."
+        )
     if not found.all_processes:
         yield (
-            "This is a PID namespace of its own: what runs outside of it is not seen, hence hardly "
-            "any container and its sockets. Run ig in the host's (docker run --pid=host)."
+            "warning: ig runs in its own PID namespace: processes outside of it, so most "
+            "containers and their sockets, are not visible. Run it in the host's PID namespace "
+            "(docker run --pid=host)."
         )
     if not cgroups.complete:
         yield (
-            "This is a cgroup namespace of its own that cannot be left: whose the sockets are is "
-            "known only where a process outside of it holds them. Run ig in the host's "
+            "warning: ig runs in its own cgroup namespace: the owner of a socket is known only if "
+            "a process outside of it holds the socket. Run it in the host's cgroup namespace "
             "(docker run --cgroupns=host), or with CAP_SYS_ADMIN."
         )
 
@@ -243,12 +247,12 @@ class Reader:
     def warnings(self) -> list[str]:
         """Return a line for each thing that could not be read as it should be."""
         lines = [
-            f"The kernel's sock_diag does not tell {proto} sockets ({why}): read from "
-            f"{_TABLES_OF_PROCESS}/{proto.lower()}, where there is no mark, interface, or tcp_info."
+            f"warning: no sock_diag for {proto} sockets ({why}): using "
+            f"{_TABLES_OF_PROCESS}/{proto.lower()}, without mark, interface and tcp_info."
             for proto, why in self._refused.items()
         ]
         if self._unread:
-            lines.append(f"Network namespaces that could not be read at all: {self._unread}.")
+            lines.append(f"warning: {self._unread} network namespaces could not be read.")
         return lines
 
     def _table(self, namespace: Namespace, entered: bool, proto: str, states: int) -> Fields:
@@ -258,7 +262,7 @@ class Reader:
             except OSError as error:
                 self._refused[proto] = _why(error)
         else:
-            self._refused.setdefault(proto, "a network namespace may not be entered")
+            self._refused.setdefault(proto, "no permission to enter a network namespace")
         for who in ("thread-self",) if entered else namespace.tasks:
             try:
                 return self._completed(proc.sockets(who, proto, states))
@@ -274,7 +278,7 @@ class Reader:
 
 def _why(error: OSError) -> str:
     if error.errno in _NO_MODULE:
-        return f"its module is missing: {os.strerror(error.errno or 0)}"
+        return f"kernel module missing: {os.strerror(error.errno or 0)}"
     return os.strerror(error.errno or 0)
 
 

@@ -25,8 +25,8 @@ from ig.sockets.fields import (
 Holders = dict[int, tuple[tuple[int, str], ...]]
 """A socket's inode to the number and name of each process that holds it, lowest number first."""
 
-COMPAT = "accepts and binds of 32-bit programs, and their connects that fail before a SYN"
-"""What no tracepoint tells of."""
+COMPAT = "accepts and binds of 32-bit processes, and their connects that fail before a SYN"
+"""What has no tracepoint."""
 _SOCKET = "socket:["
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 

@@ -32,8 +32,8 @@ _SLOW = (
     0.3  # seconds between reports spent on waiting for the reader: some of the ring's time to fill
 )
 TOO_SLOW = "the output was read too slowly, so the ring buffer was full"
-UNNAMED = "not shown while it was not known whose they are"
-UNREAD = "the output was not read before the end (at most)"
+UNNAMED = "not shown: their owner was not known in time"
+UNREAD = "the output was not read before the end (upper bound)"
 _REPORT_EVERY = 10.0  # seconds between reports of losses, while they last
 
 

@@ -60,12 +60,12 @@ def test_a_list_without_an_answer_is_an_error_that_names_who_did_not(
     fake_engine: Callable[..., FakeEngine], tmp_path: Path
 ) -> None:
     mute = fake_engine(mute="*").socket
-    for socket, why in ((mute, ""), (tmp_path / "none", "there is no such socket")):
+    for socket, why in ((mute, ""), (tmp_path / "none", "no such socket")):
         done = run("list-containers", *docker(socket), "-o", "json")
         assert (done.returncode, json.loads(done.stdout)) == (1, [])
-        assert f"not complete: without an answer from docker ({socket})" in done.stderr
+        assert f"incomplete: no answer from docker ({socket})" in done.stderr
         assert why in done.stderr
-        assert "by id" not in done.stderr
+        assert "by ID" not in done.stderr
 
 
 def test_a_list_says_whose_details_did_not_come_and_ends_in_time(
@@ -75,7 +75,7 @@ def test_a_list_says_whose_details_did_not_come_and_ends_in_time(
     done = run("list-containers", *docker(fake_engine(names).socket), "-o", "json")
     assert [row["name"] for row in json.loads(done.stdout)] == sorted(names)
     assert done.returncode == 1
-    assert "Details of 21 containers did not come" in done.stderr
+    assert "addresses) for 21 containers" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -96,7 +96,7 @@ def test_an_engine_that_is_slow_is_waited_for_by_a_list_and_told_of_by_others(
     slow = docker(fake_engine(delay=1.2).socket)
     listed = run("list-containers", *slow, "-o", "json")
     assert len(json.loads(listed.stdout)) == len(NAMES)
-    assert "without an answer" not in listed.stderr
+    assert "no answer" not in listed.stderr
     done = run("snapshot", "socket", *slow)
     assert done.returncode == 1
     assert "docker has not answered yet" in done.stderr

@@ -73,7 +73,7 @@ def test_containers_that_no_runtime_names_are_counted(start_ig: Start, cgroup: P
         assert Index([Script()], quiet).unnamed() > 0
         environment = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
         tracer = start_ig("trace", "tcpconnect", "-r", "docker", environment=environment)
-        tracer.says("No runtime names the containers that run, ")
+        tracer.says(" running containers are unknown to the runtimes")
 
 
 def test_cgroups_that_a_user_makes_are_nobody_elses_container(

@@ -75,7 +75,7 @@ def test_where_all_works_all_is_yes_but_for_missing_runtimes(tmp_path: Path) -> 
         "sock_diag",
         "cgroups",
     }
-    assert list(found.items())[-1] == ("verdict", ("yes", "all gadgets work here"))
+    assert list(found.items())[-1] == ("verdict", ("yes", "all gadgets work"))
     assert found["containers' cgroups"][0] == "yes"
 
 
@@ -117,7 +117,7 @@ def test_a_runtime_that_answers_is_told_with_its_version_and_containers(engine: 
     version = engine.client.version()["Version"]
     running = len(engine.client.containers.list())
     path = engine.socket.removeprefix("unix://")
-    assert words.startswith(f"{version} at {path}, {running} containers run; a trace ")
+    assert words.startswith(f"{version} at {path}, {running} containers running; ")
 
 
 @pytest.mark.anywhere
@@ -153,7 +153,7 @@ def test_an_ordinary_user_is_told_what_works_and_what_needs_root() -> None:
     assert all("needs root" in found[check][1] for check in (*SELF_TEST, *TRACES))
     assert found["gadget snapshot_socket"] == (
         "degraded",
-        "only its own network namespace can be seen",
+        "only its own network namespace is visible",
     )
     assert results(found, "kernel's types (BTF)", "BCC", "sock_diag", "cgroups") == {"yes"}
 

@@ -58,7 +58,7 @@ def test_in_a_pid_namespace_of_its_own_no_other_processes_namespaces_are_told(
     )
     (row,) = json.loads(done.stdout)
     assert (row["mntns_id"] or 0, row["netns_id"] or 0, done.returncode) == (0, 0, 0)
-    assert "PID namespace of its own" in done.stderr
+    assert "own PID namespace" in done.stderr
 
 
 def test_a_table_shows_pods_where_there_are_any(engine: Engine) -> None:

@@ -259,10 +259,10 @@ def test_a_socket_that_gets_out_of_reach_is_told_with_what_is_in_the_way_and_wha
         assert held(tracer) == {BPF}
         wait()
     with listening(folder, NOBODYS, 0o700):
-        told = f"({folder} has mode 0700 and belongs to uid {NOBODYS}: ig gave up the privilege"
+        told = f"({folder} has mode 0700 and belongs to uid {NOBODYS}: ig dropped the privilege"
         for name in SOCKETS.values():
             tracer.says(f"does not answer at {folder}/{name} {told}")
-        assert "start it again" in tracer.stderr
+        assert "restart ig" in tracer.stderr
 
 
 def test_certificates_of_somebody_else_are_read(start_ig: Start, tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_a_ready_file_takes_the_place_of_no_link_fifo_or_folder(
         "fifo": "a FIFO",
         "link": "a symbolic link",
         "dangling": "a symbolic link",
-        "folder": "a folder",
+        "folder": "a directory",
         "sockets/socket": "a socket",
         "missing/ready": f"{tmp_path}/missing does not exist",
     }
@@ -361,7 +361,7 @@ def test_a_ready_file_takes_the_place_of_no_link_fifo_or_folder(
     for name, found in said.items():
         done = run(IG, *command.split(), "--ready-file", tmp_path / name)
         assert (done.returncode, done.stdout) == (1, "")
-        assert f"ready file {tmp_path}/{name} cannot be written" in done.stderr
+        assert f"Cannot write the ready file {tmp_path}/{name}" in done.stderr
         assert found in done.stderr
     assert target.read_text() == "mine"
     assert sorted(tmp_path.rglob("*")) == before

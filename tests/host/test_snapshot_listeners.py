@@ -99,7 +99,7 @@ def test_what_hardly_anybody_asks_for_is_counted_below_a_table(town: Town) -> No
     everything = town.rows()
     waiting = [row for row in everything if row["state"] == "TIME_WAIT"]
     shown, said = town.table()
-    assert said == f"ig: +{len(waiting)} TIME_WAIT; --all shows them."
+    assert said == f"ig: Not shown: {len(waiting)} TIME_WAIT. Use --all to show them."
     assert len(shown) == len(everything) - len(waiting)
     assert {row["STATE"] for row in shown} == {row["state"] for row in everything} - {"TIME_WAIT"}
     shown, said = town.table("--all")
@@ -139,7 +139,10 @@ def test_the_engines_resolver_is_counted_below_a_table(make_cgroup: Make) -> Non
         port = started.reports.ready()["port"]
         shown, said = table("-c", group.name[:12])
         assert shown == []
-        assert said == "ig: +1 of the engine's resolver (127.0.0.11); --all shows them."
+        assert (
+            said
+            == "ig: Not shown: 1 of Docker's DNS resolver (127.0.0.11). Use --all to show them."
+        )
         assert [row["SRC"] for row in table("-c", group.name[:12], "--all")[0]] == [
             f"127.0.0.11:{port}"
         ]

@@ -156,7 +156,7 @@ def test_sockets_without_an_owner_are_shown_once_and_under_no_container(make_cgr
         assert owners(asked("-c", web.name, *options)[0], port) == []
         rows, said = asked(*options)
         assert owners(rows, port) == []
-        assert "owner is not known" in said
+        assert "without a known owner" in said
         rows, said = asked("--host", *options)
         assert owners(rows, port) == [(port, "", True)]
         assert "owner" not in said
@@ -249,7 +249,7 @@ def _found_in_own_mounts() -> list[int]:
 
 def test_a_pid_namespace_of_its_own_is_said_to_hide_the_others() -> None:
     within = ("unshare", "--pid", "--fork", "--mount-proc")
-    assert "PID namespace of its own" in asked("-c", "web", within=within)[1]
+    assert "own PID namespace" in asked("-c", "web", within=within)[1]
     assert "PID namespace" not in asked("-c", "web")[1]
     assert netns.sees_all_processes()
 

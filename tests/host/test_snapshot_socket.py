@@ -274,7 +274,7 @@ def test_without_root_only_the_own_namespace_is_shown_and_that_is_said() -> None
         done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said, namespaces, ports = json.loads(done.stdout)
-    assert said[0].startswith("Not root")
+    assert said[0].startswith("warning: not running as root: ")
     assert namespaces == [netns.own()]
     assert port in ports
 

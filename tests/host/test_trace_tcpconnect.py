@@ -326,7 +326,7 @@ def test_what_the_map_of_attempts_has_no_room_for_is_counted(
     namespace.run("/usr/bin/python3", "-c", TOO_MANY, seconds=10 * PATIENCE)
     tracer.process.send_signal(signal.SIGINT)
     _, said, _ = tracer.finished(10 * PATIENCE)
-    found = re.findall(r"(\d+) events were lost so far: (.*)\.", said)
+    found = re.findall(r"(\d+) events lost so far: (.*)", said)
     lost = {cause: int(count) for count, cause in found}
     assert lost["too many connects were waiting for an answer"] > 0
     name, *told = map(str.strip, tracer.reports.lines)

@@ -119,4 +119,4 @@ def test_changes_beyond_the_room_for_them_are_counted(pipe: tuple[int, int]) -> 
     stream = Stream(pipe[1], lambda: False)
     found = [changes.next(stream) for _ in range(4)]
     assert [each and each.container.id for each in found] == ["0", "1", "2", None]
-    assert said == ["2 changes were lost: the output was read too slowly."]
+    assert said == ["2 changes lost: the output was read too slowly"]
