@@ -8,18 +8,18 @@ export PREFIX
 TARGETS = help run install uninstall check test bench soak fuzz kernels kernel-shell venv
 # Some of our folders are called almost as a target is, and make says of those that all is done.
 $(foreach goal,$(filter-out $(TARGETS),$(MAKECMDGOALS)),\
-	$(error There is no target "$(goal)": `make` lists what can be made))
+	$(error Unknown target "$(goal)": `make` lists the targets))
 
-help: ## list what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
-run: install ## install what is missing and trace until Ctrl-C (root); ARGS="trace tcpconnect -c web" runs anything else
+run: install ## install what is missing and trace until Ctrl-C (root); ARGS="trace tcpconnect -c web" for another command
 	@exec "$(PREFIX)/bin/ig" $(ARGS)
 
-install: ## put ig and what it needs on this machine (root)
+install: ## install ig and its dependencies (root)
 	@sh scripts/setup install
 
-uninstall: ## take away everything that install and test put on this machine (root)
+uninstall: ## remove everything that install and test have installed (root)
 	@sh scripts/setup uninstall
 
 check: venv ## format, lint, types, import layers and unit tests (no root)
@@ -29,21 +29,21 @@ check: venv ## format, lint, types, import layers and unit tests (no root)
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pytest tests/unit
 
-test: ## install what the tests need and run them all, on this kernel and a real engine (root); PYTEST="-k name" for some
+test: ## install the test dependencies and run all tests with a real engine (root); PYTEST="-k name" for some
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
 	PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/pytest -p no:cacheprovider $(PYTEST)
 
-bench: ## measure what tracing and snapshots cost, against the same load untraced and ss (root)
+bench: ## measure the cost of tracing and snapshots (root)
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
 	$(VENV)/bin/python tests/bench/bench_trace.py
 	$(VENV)/bin/python tests/bench/bench_snapshot.py
 	$(VENV)/bin/python tests/bench/bench_index.py
 
-soak: ## trace containers that connect as fast as they can, and account for each connection (root); SECONDS=60
+soak: ## trace containers under full load and account for each connection (root); SECONDS=60
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
 	$(VENV)/bin/python -m tests.bench.soak --seconds "$(or $(SECONDS),600)"
 
-fuzz: ## trace random connections, and compare what is reported with what was done (root); SECONDS=60 SEED=1
+fuzz: ## trace random connections and compare the events with what was done (root); SECONDS=60 SEED=1
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
 	$(VENV)/bin/python -m tests.bench.fuzz --seconds "$(or $(SECONDS),60)" $(if $(SEED),--seed "$(SEED)")
 

@@ -109,7 +109,7 @@ def test_a_target_that_make_does_not_have_is_an_error_also_if_a_folder_is_called
     for name in ("tests", "scripts", "nonsense"):
         done = run("make", name)
         assert done.returncode == 2
-        assert f'There is no target "{name}"' in done.stderr
+        assert f'Unknown target "{name}"' in done.stderr
     assert run("make").returncode == run("make", "help").returncode == 0
 
 
