@@ -170,7 +170,12 @@ class Stderr(io.TextIOBase):
         self._dropped = 0
 
     def write(self, text: str) -> int:
-        """Write the text, or as much as there is room for now. Never waits, never fails."""
+        """Write the text, or as much as there is room for now. Never waits, never fails.
+
+        Raises TypeError for bytes, as text streams do: Typer tells them apart by that.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         with self._lock:
             for line in text.splitlines(keepends=True):
                 data = line.encode(self.encoding, self.errors)

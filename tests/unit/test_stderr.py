@@ -59,6 +59,11 @@ def test_lines_that_nobody_reads_are_kept_up_to_a_bound_then_dropped_and_counted
     assert len(shown) > 1024
 
 
+def test_stderr_refuses_bytes_as_text_streams_do(pipe: tuple[int, int]) -> None:
+    with pytest.raises(TypeError):
+        Stderr(pipe[1]).write(b"")  # type: ignore[arg-type]
+
+
 def test_a_text_of_any_length_is_written_to_who_reads(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     told = Stderr(writing)
