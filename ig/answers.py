@@ -1,4 +1,4 @@
-"""Which runtimes told what they have, and what the user is told of those that did not."""
+"""Which runtimes answered, and the messages about those that did not."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _CHOICES = (
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What became of the questions to the runtimes."""
+    """The runtimes that answered and those that did not."""
 
     told: tuple[Runtime, ...]
-    """They have told all that they have."""
+    """They have listed all their containers."""
     missing: tuple[Runtime, ...]
     """They have not, though they were asked for by name, or something is at their socket."""
     pending: tuple[Runtime, ...]
@@ -111,7 +111,7 @@ def unmatched(
 
 
 def need_all(answers: Answers, what: str) -> None:
-    """Raise IgError if runtimes that matter have not told what they have."""
+    """Raise IgError if runtimes that matter have not listed their containers."""
     if answers.lacking:
         raise IgError(
             f"{what}: no answer from {places(answers.lacking)}.",
@@ -139,7 +139,7 @@ def need_owners(answers: Answers, chosen: Selection) -> None:
 
 
 class Hint:
-    """Tells, once, that none of the running containers is among those that were chosen.
+    """Reports, once, that no running container matches the selection.
 
     On a terminal after a while, elsewhere at the end, if nothing was shown.
     """
@@ -161,12 +161,12 @@ class Hint:
         self._timer.cancel()
 
     def give_now(self) -> None:
-        """Tell it now, on a terminal: elsewhere an empty list says enough."""
+        """Report it now, on a terminal only: elsewhere an empty list is sufficient."""
         if os.isatty(_STDERR):
             self._give("")
 
     def give_at_end(self, shown: int) -> None:
-        """Tell it now, if that was not done and no event was shown."""
+        """Report it now, if it was not reported and no event was shown."""
         self._timer.cancel()
         if not shown:
             self._give("")

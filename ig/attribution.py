@@ -1,8 +1,8 @@
-"""Say whose each event is: from its cgroup to a container, and back to the kernel's filter.
+"""Resolve the owner of each event from its cgroup, and write verdicts to the kernel's filter.
 
-There is one state a cgroup, found by the cgroup's id. Its owner comes from its path, which the
-kernel sends before the first event, and which is looked up by the id where it could not be sent. A
-verdict is written into the kernel only for a cgroup whose path is known.
+There is one state per cgroup, by the cgroup's id. Its owner comes from its path, which the kernel
+sends before the first event; a path that could not be sent is looked up by the id. A verdict is
+written to the kernel only for a cgroup whose path is known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ig.containers.container import HOST, UNKNOWN_RUNTIME, Change, Container
 from ig.kernel.cgroupfs import Paths, socket_only, unified_id
 
 PATIENCE = 1_000_000_000
-"""ns that the events of a cgroup wait, once, for a runtime to say whose it is."""
+"""ns that the events of a cgroup wait, once, for a runtime to report its container."""
 MOST_CGROUPS = 16384
 """As many as the kernel's map holds (`cgroups` in ig.h)."""
 _LOOK_UP_EVERY = 1_000_000_000  # ns between walks through the cgroup file systems
@@ -29,11 +29,11 @@ class Containers(Protocol):
 
     @property
     def telling(self) -> frozenset[str]:
-        """The runtimes that may yet tell of a container."""
+        """The runtimes that may still report a container."""
 
     @property
     def unheard(self) -> frozenset[str]:
-        """The runtimes that have not yet told what they have."""
+        """The runtimes that have not listed their containers yet."""
 
     @property
     def strays(self) -> Mapping[int, Container]:
@@ -48,13 +48,13 @@ class Containers(Protocol):
         """Those of the strays whose mount namespace is not known, by their first process."""
 
     def locate(self, pid: int, mntns: int) -> None:
-        """Take in the mount namespace of a stray's first process."""
+        """Set the mount namespace of a stray's first process."""
 
     def find(self, path: Sequence[str], trusted: int | None = None) -> tuple[Container, bool]:
         """Return whose a cgroup is, and whether that is final."""
 
     def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
-        """Call `told` with each change from now on."""
+        """Call `told` for each change from now on."""
 
 
 class Kernel(Protocol):
@@ -69,15 +69,15 @@ class Kernel(Protocol):
 
 @dataclass(slots=True)
 class CgroupState:
-    """What is known of one cgroup."""
+    """The state of one cgroup."""
 
     paths: Paths = ()
     """Empty while the path is not known."""
     owner: Container = HOST
     final: bool = False
-    """Whether its events wait for nobody any more."""
+    """Whether its events wait no longer for an owner."""
     verdict: bool = True
-    """What the kernel does with its events: it passes those that it has no verdict on."""
+    """Whether the kernel reports its events; without a verdict it reports them."""
     deadline: int = 0
     """Kernel's time (ns) until which its events may wait; 0 before the first."""
 
@@ -92,7 +92,7 @@ class Attribution:
         kernel: Kernel,
         look_up: Callable[[Collection[int]], Mapping[int, Paths]],
     ) -> None:
-        """`wants` says of a container whether its events are shown; `look_up` finds paths by id."""
+        """`wants` returns whether a container's events are shown; `look_up` returns paths by id."""
         self._containers = containers
         self.wants = wants
         self._kernel = kernel
@@ -110,7 +110,7 @@ class Attribution:
         containers.subscribe(lambda change: self._changes.append(change.container.id))
 
     def update(self, cgroups: Iterable[tuple[int, Paths]]) -> None:
-        """Take in the paths that the kernel sent, and whatever the runtimes told since."""
+        """Update the states from paths sent by the kernel and changes reported by runtimes."""
         for cgroup, paths in cgroups:
             # A path that comes again was forgotten there, with the verdict.
             state = self._state(cgroup)
@@ -122,7 +122,7 @@ class Attribution:
             self._forget()
 
     def undecided(self, cgroups: Collection[int], now: int) -> set[int]:
-        """Return those of the cgroups of new events whose owner may still become known.
+        """Return the cgroups of new events whose owner is not known yet but may become known.
 
         `now` is the kernel's time, in ns. A cgroup is among them for `PATIENCE` at most, once.
         """
@@ -139,7 +139,7 @@ class Attribution:
         return {cgroup for cgroup in waiting if not self._over(cgroup, now)}
 
     def give_up(self, cgroup: int) -> None:
-        """Let a cgroup's events wait no longer for its owner."""
+        """Stop waiting for the owner of a cgroup."""
         state = self._state(cgroup)
         state.final = True
         self._decide(cgroup, state)
@@ -149,7 +149,7 @@ class Attribution:
         return {cgroup: self.wants(self.owners[cgroup]) for cgroup in cgroups}
 
     def unsure(self, cgroup: int) -> bool:
-        """Return whether another owner than the known one may be the true one."""
+        """Return whether the owner of a cgroup may still change."""
         owner = self.owners[cgroup]
         return not owner.known and (cgroup not in self._states or self._unsure(cgroup))
 
@@ -164,7 +164,7 @@ class Attribution:
         return self._containers.stray_pids
 
     def locate_stray(self, pid: int, mntns: int) -> None:
-        """Take in the mount namespace of a stray's first process."""
+        """Set the mount namespace of a stray's first process."""
         self._containers.locate(pid, mntns)
 
     def _unsure(self, cgroup: int) -> bool:
@@ -194,7 +194,7 @@ class Attribution:
                     del self._named[name]
 
     def _changed(self) -> Iterator[int]:
-        """Yield the cgroups that what the runtimes told since may concern."""
+        """Yield the cgroups whose owner may have changed since the last call."""
         if self._stray_paths is not self._containers.stray_paths:
             self._stray_paths = self._containers.stray_paths
             yield from [each for each, state in self._states.items() if state.owner is HOST]
@@ -202,7 +202,7 @@ class Attribution:
             self._telling, self._unheard = self._containers.telling, self._containers.unheard
             yield from [each for each, state in self._states.items() if not state.owner.known]
         if len(self._changes) == _MOST_CHANGES:
-            self._changes.clear()  # more may have been told than it holds
+            self._changes.clear()  # there may have been more changes than it holds
             yield from list(self._states)
         changed = {self._changes.popleft() for _ in range(len(self._changes))}
         for name in changed:
@@ -225,14 +225,14 @@ class Attribution:
         self._decide(cgroup, state)
 
     def _decide(self, cgroup: int, state: CgroupState) -> None:
-        """Write the verdict where it is not the kernel's already."""
+        """Write the verdict to the kernel if it differs from the last one."""
         if not (state.paths and state.final):
             return
         keep = self.wants(state.owner)
         if not keep and state.owner is HOST and self._stray_paths:
             keep = any(path.names in self._stray_paths for path in state.paths)
         if not keep and not state.owner.known:
-            keep = bool(self._containers.unheard)  # whoever has not answered may know it
+            keep = bool(self._containers.unheard)  # a runtime that has not answered may know it
         if keep != state.verdict:
             self._kernel.decide(cgroup, keep)
             state.verdict = keep
@@ -247,14 +247,14 @@ class Attribution:
             self._locate(cgroup, self._states[cgroup], paths)
 
     def _over(self, cgroup: int, now: int) -> bool:
-        """Return whether a cgroup's events need not wait any more; then they never will again."""
+        """Return whether a cgroup's events wait no longer; if so, they never wait again."""
         state = self._states[cgroup]
         if not state.final and now >= state.deadline:
             self.give_up(cgroup)
         return state.final
 
     def _forget(self) -> None:
-        """Forget the cgroup that had no event for longest, here and in the kernel."""
+        """Remove the least recently used cgroup, here and in the kernel."""
         cgroup, state = self._states.popitem(last=False)
         self._unlist(cgroup, state)
         del self.owners[cgroup]
@@ -262,7 +262,7 @@ class Attribution:
 
 
 def _nobody(cgroup: int) -> Container:
-    """Return the owner of events of which only the cgroup's id is known."""
+    """Return the owner of events whose cgroup has no known path."""
     shown = unified_id(cgroup)
     name = f"cgroup:{shown}" if shown else "unknown"
     return Container(id=name, name=name, runtime=UNKNOWN_RUNTIME)

@@ -317,7 +317,7 @@ def _root(
 
 
 def _plain(arguments: list[str]) -> list[str]:
-    """Return what `-v`, `-V`, `help COMMAND` and `run REGISTRY/…/NAME:TAG` stand for."""
+    """Return the arguments with `-v`, `-V`, `help COMMAND` and `run REGISTRY/NAME:TAG` expanded."""
     if arguments[:1] in (["-v"], ["-V"]):
         return ["--version"]
     if arguments[:1] == ["help"]:
@@ -328,7 +328,7 @@ def _plain(arguments: list[str]) -> list[str]:
 
 
 def _known_gadget(asked: str) -> str:
-    """Return the name of the built-in gadget that an image's name stands for, and say so."""
+    """Return the name of the built-in gadget for an image name, with a message if they differ."""
     from ig.gadgets import declared
 
     name = asked.rpartition("/")[2].partition("@")[0].partition(":")[0].replace("-", "_")

@@ -17,12 +17,12 @@ from ig.memo import Cache
 
 
 def _owner_names(batch: Batch) -> Sequence[str]:
-    """Return what tables call the owners: the host's events are the host's."""
+    """Return the owner names for tables: `host` for the host."""
     return of_each(batch.owners, lambda owner: "host" if owner is HOST else owner.name)
 
 
 def owner_columns() -> tuple[Column, ...]:
-    """Return the columns that say whose an event is: runtime's, then Kubernetes' names."""
+    """Return the columns of an event's owner: runtime names, then Kubernetes names."""
     return (
         Column(
             "runtime",
@@ -179,7 +179,7 @@ def _owners(batch: Batch) -> Sequence[Container]:
 
 
 def peers(batch: Batch) -> Sequence[Container]:
-    """Return whose the far end is, HOST where that is not known."""
+    """Return the owner of the far end, HOST if unknown."""
     return batch.fields.get("peer") or [HOST] * len(batch)
 
 
@@ -187,7 +187,7 @@ END_KINDS = ("container", "pod", "raw")
 
 
 def end_kind(container: Container) -> str:
-    """Return what the end of a connection is: a `pod`, a `container`, or neither (`raw`)."""
+    """Return the kind of an end of a connection: `pod`, `container`, or `raw` (neither)."""
     if container.pod_name:
         return "pod"
     return "container" if container.name else "raw"
@@ -256,8 +256,8 @@ def endpoint_columns(
 ) -> tuple[Column, ...]:
     """Return the columns of one end of a connection: `name` as ADDR:PORT, `name.addr`, …
 
-    `address` and `port` are fields of the record; its `version` field tells IPv4 from IPv6. The
-    near end is the event's owner's, the `far` one whose the runtimes say that the address is.
+    `address` and `port` are fields of the record; its `version` field is 4 or 6. The near end
+    belongs to the event's owner, the `far` one to the container with that address.
     """
     whose = peers if far else _owners
 
@@ -318,7 +318,7 @@ def integer(name: str, path: str, field: str = "", width: int = 8, **rest: Any) 
 
 
 def process_columns(shown: Sequence[str] = ("pid", "comm")) -> tuple[Column, ...]:
-    """Return the columns that say which process: its credentials, parent and namespaces."""
+    """Return the columns of the process: its credentials, parent and namespaces."""
 
     def hidden(name: str) -> bool:
         return name not in shown
@@ -447,12 +447,12 @@ def _attempt_style(batch: Batch) -> Sequence[str]:
 
 
 def wants_latency(options: Mapping[str, Any]) -> bool:
-    """Return whether the answer is awaited, so that its latency is shown."""
+    """Return whether attempts are reported with latency, when they have ended."""
     return bool(options.get("latency"))
 
 
 def attempt_columns() -> tuple[Column, ...]:
-    """Return the columns that say what happened to a TCP connection and how it ended."""
+    """Return the columns of a TCP event: type, error, outcome and times."""
     return (
         Column(
             "type",

@@ -1,4 +1,4 @@
-"""What can go wrong in ways that a user can do something about."""
+"""Failures that a user can do something about."""
 
 
 class IgError(Exception):
@@ -20,7 +20,7 @@ class IgError(Exception):
 
 
 class UsageError(IgError):
-    """A command line that makes no sense."""
+    """An invalid command line."""
 
     exit_code = 2
 

@@ -70,7 +70,7 @@ _SHOWN = 64
 
 
 def parse(expressions: Sequence[str], columns: Sequence[Column]) -> Predicate | None:
-    """Return what says for each event of a batch whether all expressions hold; None for none.
+    """Return a predicate on batches, true for events that match all expressions; None for none.
 
     Columns have the names that `find_column` accepts. Numbers and times compare as numbers,
     strings by code point. A duration is `10ms` or a number of ms, and one that there was none of
@@ -95,7 +95,7 @@ def _alternatives(expression: str, columns: Sequence[Column]) -> Predicate:
 
 
 def _conjunction(text: str, columns: Sequence[Column]) -> Predicate:
-    """Return what says whether all expressions that are joined by commas hold."""
+    """Return a predicate that is true if all comma-separated expressions match."""
     parts: list[list[str]] = []
     for part in _SEPARATOR.split(text):
         value = part.replace("\\,", ",")

@@ -63,7 +63,7 @@ class Batch:
 
 
 def of_each(containers: Sequence[Container], compute: Callable[[Container], Value]) -> list[Value]:
-    """Return what `compute` makes of each container, computed once for each that there is."""
+    """Return `compute` of each container, called once per distinct container."""
     if containers and containers[0] is containers[-1] is containers[len(containers) // 2]:
         first = containers[0]
         if containers.count(first) == len(containers):
@@ -95,7 +95,7 @@ class Column:
     name: str
     """The short name, as in `-o columns=pid` and `-F pid==1`."""
     path: str = ""
-    """Where it stands in the JSON object (`proc.pid`), also a name for it; not there if empty."""
+    """Its path in the JSON object (`proc.pid`), also accepted as its name; empty: not in JSON."""
     kind: Kind = Kind.STRING
     heading: str = ""
     """The table's heading; the name in capitals if empty."""
@@ -160,14 +160,14 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """Events that a switch keeps from being shown; how many there were is said at the end."""
+    """Events that a switch hides; their number is reported at the end."""
 
     option: str
     """The switch, a parameter's name."""
     column: str
     """An integer column: an event in which it is not 0 is withheld."""
     message: str
-    """What is said, with `{count}` in it."""
+    """The message, with `{count}` in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ _ACCEPT = TYPES.index("accept")
 _LISTEN = 10  # TCP_LISTEN, enum in include/net/tcp_states.h
 _BY_PORT = Container("", "", "", image="by port")
 _IF_PUBLISHED = Container("", "", "", image="if published")
-"""What stands in a cache for an address whose owner depends on the port."""
+"""Cache entries for addresses whose owner depends on the port."""
 
 
 class Containers(Protocol):
@@ -28,7 +28,7 @@ class Containers(Protocol):
         """Return the containers that run now."""
 
     def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
-        """Call `told` with each change from now on."""
+        """Call `told` for each change from now on."""
 
 
 class Peers:
@@ -48,7 +48,7 @@ class Peers:
         self._foreign: set[tuple[int, str]] = set()
         self._learning: set[int] = set()
         self._tried: set[tuple[str, int, str]] = set()
-        """What was learned, or could not be, since anything changed."""
+        """The addresses that were looked up since the last change."""
         self._settled: Cache[tuple[str, int], Container] = Cache(self._settle)
         self._raw: Cache[tuple[int, bytes, int], Container] = Cache(
             lambda key: self._settled[(ADDRESSES[key[:2]], key[2])]
@@ -57,7 +57,7 @@ class Peers:
     def of_records(
         self, fields: Mapping[str, Sequence[Any]], owners: Sequence[Container]
     ) -> Sequence[Container]:
-        """Return whose the `daddr` and `dport` of each record were, HOST for nobody's known.
+        """Return the owner of `daddr` and `dport` of each record, HOST if unknown.
 
         `timestamp` is in ns since the epoch; `owners` are those of the near ends.
         """
@@ -89,7 +89,7 @@ class Peers:
         return found
 
     def told(self, batch: Batch) -> Batch:
-        """Return the sockets of a snapshot with a field `peer`: whose their far ends are."""
+        """Return the sockets of a snapshot with a field `peer`: the owners of their far ends."""
         fields = batch.fields
         addresses, ports, namespaces = (fields[name] for name in ("daddr", "dport", "netns_id"))
         if not self._knows_any():
@@ -119,7 +119,7 @@ class Peers:
         owners: Sequence[Container],
         spelled: Callable[[Key], str],
     ) -> None:
-        """Take in near ends' addresses; `spelled` gives the canonical spelling of one of `near`."""
+        """Record addresses of near ends; `spelled` returns the canonical form of one of `near`."""
         # A container's own hash is that of all its fields.
         distinct = zip(near, namespaces, map(id, owners), strict=True)
         for (address, namespace, _), owner in dict(zip(distinct, owners, strict=True)).items():
@@ -134,7 +134,7 @@ class Peers:
         self._refresh()
 
     def _learn(self, namespaces: Sequence[int], owners: Sequence[Container]) -> None:
-        """Take in what the runtimes told since, and where containers act that they do not know."""
+        """Update from runtime changes and from namespaces of containers without addresses."""
         self._refresh()
         unknown = {each for each in set(namespaces) if not self._endpoints.is_known(each)}
         if not unknown:

@@ -1,9 +1,9 @@
 """Layouts of kernel structs, read from the running kernel's BTF through libbpf.
 
-A program says `KERNEL_STRUCT(sock, sk_err, …)` and gets a `struct sock` that holds only those
-fields, each where, and of the type that, this kernel has it. A field that this kernel does not
-have is left out; for those that it has there is a macro `HAVE_sock_sk_err`. The struct's whole size
-is `SIZE_sock`, in bytes.
+A program declares `KERNEL_STRUCT(sock, sk_err, …)` and gets a `struct sock` with only those
+fields, at the offsets and of the types of the running kernel. A field that this kernel does not
+have is omitted; each other one has a macro `HAVE_sock_sk_err`. The size of the whole struct in
+bytes is `SIZE_sock`.
 Source: Documentation/bpf/btf.rst.
 """
 
@@ -64,7 +64,7 @@ class Type:
         self.size = self.target = header.size_or_type
 
     def triples(self) -> Iterator[_Triple]:
-        """Yield the member records behind the type's header."""
+        """Yield the member records that follow the type's header."""
         size = ctypes.sizeof(_Triple)
         for index in range(self.count):
             yield _Triple.from_address(self.address + ctypes.sizeof(_Type) + size * index)
@@ -100,7 +100,7 @@ class Btf:
     """The running kernel's types, or those in `data`. Raises KernelRefused where there are none."""
 
     def __init__(self, data: bytes | None = None) -> None:
-        # What libbpf would say on stderr is said below, as ours.
+        # libbpf must not print to stderr; the error is reported below.
         previous = library().libbpf_set_print(None)
         self.handle: int | None = None
         if data is None:

@@ -142,7 +142,7 @@ def call_raw_tracepoint(program: int, *arguments: int) -> None:
 
 
 def recursion_misses(program: int) -> int:
-    """Tell how often the kernel skipped a program because it interrupted itself; 0 before 5.12.
+    """Return how often the kernel skipped a program because of recursion; 0 before 5.12.
 
     Source: struct bpf_prog_info in include/uapi/linux/bpf.h. Raises KernelRefused.
     """

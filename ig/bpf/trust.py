@@ -1,4 +1,4 @@
-"""Say whether a file that is loaded into the kernel could have been changed by a stranger."""
+"""Check whether other users could have changed a file that is loaded into the kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ig.errors import IgError
 
 
 def need_trust(folder: Path) -> None:
-    """Raise IgError unless only root, this user and whoever owns this module may change a folder.
+    """Raise IgError unless only root, this user and the owner of this module may change a folder.
 
     That includes all that is in it, and what the folders above it hold in its place.
     """
@@ -42,7 +42,7 @@ def _need(path: Path, owners: Collection[int], folder: Path, sticky: bool = Fals
 
 
 def _others_write(path: Path, status: os.stat_result, owners: Collection[int]) -> bool:
-    """Say whether a file's mode lets somebody write to it who is none of the owners."""
+    """Return whether users other than the owners may write to a file."""
     if status.st_mode & stat.S_IWOTH:
         return True
     if not status.st_mode & stat.S_IWGRP:

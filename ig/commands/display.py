@@ -21,7 +21,7 @@ from ig.query import find_column
 OF_PODS = ("namespace", "podname", "podcontainer")
 """The columns that are shown by themselves where there are pods."""
 _FAR_ENDS = (".name", ".namespace", ".kind")
-"""How the names of columns end that tell whose a connection's ends are."""
+"""Suffixes of the columns with the owner of an end of a connection."""
 
 
 def _usual(
@@ -74,7 +74,7 @@ class Shape:
         self._screen = watch(wide=bool(options.get("wide")))
         self._heading = not options.get("no_header")
         self.resolves = self._resolves(options)
-        """Whether anything that is shown, or filtered by, tells whose the far ends are."""
+        """Whether owners of far ends are shown or filtered by."""
 
     def _withhold(self, column: Column) -> filters.Predicate:
         """Return the filter, which leaves out, and counts, what has something in `column`."""
@@ -140,7 +140,7 @@ def time_column(form: str) -> Column | None:
 
 
 class _Delta:
-    """Says how long each event came after the one before, across batches."""
+    """Formats the time since the previous event, across batches."""
 
     def __init__(self) -> None:
         self._before = 0

@@ -36,7 +36,7 @@ Finding = tuple[str, str, str]
 
 
 def examine(options: Mapping[str, Any]) -> bool:
-    """Check everything and print how it went; say whether all gadgets work. Raises IgError."""
+    """Run all checks and print the results; return whether all gadgets work. Raises IgError."""
     shown = output.shown_columns(_COLUMNS, {})
     mode, shown = output.parse_output(options.get("output") or "columns", _COLUMNS, shown)
     formatter = output.formatter(mode, _COLUMNS, shown, array=True, screen=watch())
@@ -148,7 +148,7 @@ def _may_enter(namespace: int) -> bool:
 
 
 def _self_test() -> list[Finding]:
-    """Connect to ourselves, and look how many of these the program tells and what it read."""
+    """Connect to this process itself and check the events of these connects."""
     checks = ("reading kernel memory", "ring buffer", f"{_CONNECTS} own connects seen")
     found: tuple[int, ...] = ()
 
@@ -247,7 +247,7 @@ def _cgroups() -> tuple[str, str]:
 
 
 def _hierarchy() -> tuple[str, str]:
-    """Say which cgroup hierarchies tell a trace whose an event is: see ig.h."""
+    """Return which cgroup hierarchies identify the owner of an event: see ig.h."""
     from ig.kernel.mounts import legacy_cgroup_controller, mounts
 
     legacy = legacy_cgroup_controller()
@@ -266,7 +266,7 @@ def _runtimes(options: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _runtime(runtime: Runtime, asked: bool) -> tuple[str, str]:
-    """Ask one runtime for its containers."""
+    """Query one runtime for its containers."""
     if not is_there(runtime.socket):
         found = f"{runtime.socket}: {os.strerror(errno.ENOENT)}"
         return ("no" if asked else "absent"), found
@@ -286,7 +286,7 @@ def _runtime(runtime: Runtime, asked: bool) -> tuple[str, str]:
 
 
 def _reached(socket: str, asked: bool) -> tuple[str, str]:
-    """Say whether a trace, which gives its privileges up, can ask a runtime again."""
+    """Return whether a trace can still query a runtime after it has dropped its privileges."""
     found = reach(socket, expected=asked)
     if found.problem:
         return "degraded", f"not accessible once a trace has dropped privileges: {found.problem}"

@@ -1,4 +1,4 @@
-"""`ig list-containers`: the containers that the runtimes tell of, once or as they come and go."""
+"""`ig list-containers`: the containers of all runtimes, once or with each change."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _inode(container: Container, kind: str) -> int:
 
 
 def _tell_unseen(containers: Sequence[Container]) -> None:
-    """Tell why namespaces are missing, where the host's processes cannot be seen."""
+    """Print a warning if namespaces are missing because host processes are not visible."""
     if not sees_all_processes() and any(each.pid and not _is_in(each) for each in containers):
         say(
             "warning: ig runs in its own PID namespace: mntns and netns of containers are not "
@@ -281,7 +281,7 @@ def _kept(shape: Shape, batch: Batch) -> Batch:
 
 
 class Changes:
-    """The changes that were not printed yet, and how many there was no room for."""
+    """The changes that are not printed yet, and the number of dropped ones."""
 
     def __init__(self, room: int, say: Callable[[str], None]) -> None:
         self._queue: queue.Queue[Change] = queue.Queue(room)

@@ -1,4 +1,4 @@
-"""The file that tells other programs that all is ready."""
+"""The file by which other programs see that a command is ready."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def follow(
 ) -> Answers:
     """Drop all privileges but those to `keep`, and start to follow the runtimes.
 
-    Return who has told what it has within so many seconds.
+    Return which runtimes listed their containers within that many seconds.
     """
     give_up_privileges(index, options, keep)
     index.start()
@@ -129,7 +129,7 @@ def _modules() -> Iterator[Use]:
 def configure_display(
     shape: Shape, chosen: Selection, index: Index, answered: Answers, later: str = ""
 ) -> None:
-    """Show what these containers need, and tell who has not answered, or that there are none."""
+    """Show Kubernetes columns if needed; report runtimes without an answer, or no containers."""
     containers = index.containers()
     shape.show_pods(containers)
     for runtime in answered.pending:

@@ -90,9 +90,9 @@ def _tells_ends(shape: Shape, options: Mapping[str, Any]) -> bool:
 def _name_ends(
     shape: Shape, options: Mapping[str, Any], chosen: Selection, index: Index
 ) -> Callable[[Batch], Batch]:
-    """Return what names the containers behind published ports and at far ends, if they are needed.
+    """Return a function that names the containers of published ports and far ends, if needed.
 
-    It adds rows for published ports that no socket stands for, where they are asked for.
+    It adds rows for published ports without a socket, if these are requested.
     """
     peers = Peers(index) if shape.resolves else None
     host = netns.host()
@@ -109,7 +109,7 @@ def _name_ends(
 def _finish(
     gadget: Gadget, shape: Shape, options: Mapping[str, Any], note: Callable[[str], None]
 ) -> Callable[[Batch], Batch]:
-    """Return what filters, folds and sorts a snapshot; `note` is told what was folded."""
+    """Return a function that filters, folds and sorts a snapshot; `note` gets their number."""
     folds = shape.mode == "columns" and not (options.get("all") or options.get("filter"))
     host = netns.host()
 
@@ -198,21 +198,21 @@ def watch(
 
 
 class Notes:
-    """What is to be said of a snapshot, below it."""
+    """The messages about a snapshot, printed below it."""
 
     def __init__(self, say: Say, again: bool) -> None:
-        """With `again`, say below each snapshot what was said below the last one already."""
+        """With `again`, repeat messages that were printed below the last snapshot."""
         self._say = say
         self._again = again
         self._lines: list[str] = []
         self._said: list[str] = []
 
     def append(self, line: str) -> None:
-        """Take a line for the snapshot that is being taken."""
+        """Add a line about the current snapshot."""
         self._lines.append(line)
 
     def tell(self) -> None:
-        """Say what was taken since the last time."""
+        """Print the messages added since the last call."""
         for line in self._lines:
             if line and (self._again or line not in self._said):
                 self._say(line)

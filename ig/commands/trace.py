@@ -37,7 +37,7 @@ from ig.trace.pipeline import Pipeline, defines
 
 
 def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
-    """Trace until the user stops it, or as long as the options say."""
+    """Trace until the user stops it or a limit of the options is reached."""
     shape = Shape(gadget, view, options)
     chosen = selection(options)
     need_privileges()

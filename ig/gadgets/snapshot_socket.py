@@ -40,7 +40,7 @@ _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 _NOTHING = frozenset({("0.0.0.0", 0), ("[::]", 0)})
 """The far end of a socket that is connected to nothing."""
 _BOUND = frozenset({"LISTEN", "INACTIVE", "PUBLISHED"})
-"""The states in which a socket takes what comes to its address, whoever it is called."""
+"""The states in which a socket receives whatever is sent to its address."""
 
 
 def _bound(named: str, plain: str) -> str:

@@ -1,4 +1,4 @@
-"""The paths of cgroups, by the ids that the kernel tells, and who could have made them.
+"""The paths of cgroups by the ids that the kernel reports, and who could have created them.
 
 Source: fs/kernfs/mount.c (file handles that hold a bare id, since Linux 5.5), open_by_handle_at(2),
 fsopen(2), fsmount(2), cgroup_namespaces(7); for paths in records `struct cgroup_path` and
@@ -192,7 +192,7 @@ def unified_id(identifier: int) -> int:
 
 
 def socket_only(identifier: int) -> bool:
-    """Return whether the version 1 cgroup is not known, as where only a socket tells its cgroup."""
+    """Return whether the version 1 cgroup is unknown, as for a cgroup taken from a socket."""
     return bool(identifier & _LEGACY_UNKNOWN) and not identifier & _LEGACY_KNOWN
 
 

@@ -40,12 +40,12 @@ def start() -> None:
 
 
 def namespace(pid: int | str, kind: str) -> int:
-    """Return the inode of a process's namespace, `mnt` or `net`; 0 if it cannot be told."""
+    """Return the inode of a process's namespace, `mnt` or `net`; 0 if unknown."""
     return int(read(pid, f"ns/{kind}") or 0)
 
 
 def read(pid: int | str, name: str) -> str:
-    """Return what /proc/PID/NAME holds, of a namespace its inode; "" if that cannot be told."""
+    """Return what /proc/PID/NAME holds, of a namespace its inode; "" if unknown."""
     try:
         data = _content(pid, name)
     except PermissionError:

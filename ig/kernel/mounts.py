@@ -47,7 +47,7 @@ def parse_mount(line: bytes) -> Mount:
 
 
 def _unescaped(path: bytes) -> str:
-    r"""Return the path with `\040` and the like as the characters they stand for."""
+    r"""Return the path with `\040` and similar escapes decoded."""
     return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), path))
 
 
@@ -83,7 +83,7 @@ def reach_tracefs() -> None:
 
 
 def lists_tracepoints(point: str) -> bool:
-    """Say whether tracepoints can be found below a mount point, also where it is debugfs'."""
+    """Return whether tracepoints are listed below a mount point of tracefs or debugfs."""
     return any(os.path.isdir(f"{point}/{folder}") for folder in ("events", "tracing/events"))
 
 

@@ -92,7 +92,7 @@ class Namespace:
     tasks: tuple[str, ...] = ()
     """Threads that are in it, as folders of /proc: `PID`, or `PID/task/TID`."""
     paths: tuple[str, ...] = ()
-    """Other files that stand for it: where `ip netns add` or an engine mounted it, descriptors."""
+    """Other files that refer to it: mounts by `ip netns add` or an engine, descriptors."""
 
     @property
     def files(self) -> Iterator[str]:
@@ -248,7 +248,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _enter(namespace: Namespace) -> bool | None:
-    """Say whether this thread is in the namespace now, None if there is no way to it any more."""
+    """Return whether this thread is in the namespace now, None if it is not reachable any more."""
     if os.stat("/proc/thread-self/ns/net").st_ino == namespace.id:
         return True
     denied = False

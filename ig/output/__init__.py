@@ -23,7 +23,7 @@ class Formatter(Protocol):
     """Turns batches into text that always encodes to UTF-8 and has no raw controls but newlines."""
 
     def header(self, batch: Batch | None = None) -> str:
-        """Return what comes before the first event; a formatter begins anew with it.
+        """Return what comes before the first event, and reset the formatter.
 
         `batch` is all that there will be, where that is known: a table is as wide as it needs.
         """

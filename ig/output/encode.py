@@ -21,7 +21,7 @@ _MILLISECONDS, _MICROSECONDS = '"%.9gms"', '"%.6gµs"'
 
 
 def durations(key: str, raw: bool) -> Encode:
-    """Return what encodes a column of ns, with `,"KEY_raw":…` behind each if `raw`."""
+    """Return an encoder of a column of ns, with `,"KEY_raw":…` after each value if `raw`."""
     return _of_texts(_behind(key) if raw else "%.0s", _behind(key, "null") if raw else "")
 
 

@@ -132,7 +132,7 @@ def _object(tree: Tree) -> Iterator[str | Slot]:
 
 
 def _is_measured(child: Column | Tree) -> bool:
-    """Say whether it is a duration that has its number beside it."""
+    """Return whether it is a duration with a `_raw` number."""
     return isinstance(child, Column) and child.kind is Kind.DURATION and child.raw
 
 
@@ -185,7 +185,7 @@ def _compile(pieces: Sequence[str | Slot], end: str) -> Callable[[Batch], str]:
 
 
 def _constant(values: Sequence[Any]) -> bool:
-    """Say whether all are equal; a look at three answers for most that are not."""
+    """Return whether all are equal; comparing three rules out most that are not."""
     if not values:
         return False
     first = values[0]

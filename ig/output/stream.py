@@ -80,13 +80,13 @@ _PATIENCE = 2.0  # seconds that a reader has to take the last events
 
 
 class ReaderGone(Exception):
-    """Whoever read stdout has closed it: nothing failed, there is just nobody left to tell."""
+    """The reader of stdout has closed it; this is not a failure."""
 
 
 class Stream:
     """A file descriptor that text is written to.
 
-    `stopping` says that the user wants to end: then a reader that does not read is given up.
+    `stopping` returns whether the user wants to stop: then a reader that does not read is given up.
     """
 
     def __init__(self, descriptor: int, stopping: Callable[[], bool]) -> None:
@@ -154,7 +154,7 @@ _ROOM = 1 << 20  # bytes that wait for a reader; what comes beyond is dropped an
 
 
 class Stderr(io.TextIOBase):
-    """Stands for `sys.stderr`: keeps what its reader has no room for, and counts what it drops.
+    """Replaces `sys.stderr`: buffers what the reader has not read, and counts what it drops.
 
     Any thread may write.
     """
@@ -225,7 +225,7 @@ class Stderr(io.TextIOBase):
 
 
 def say(line: str) -> None:
-    """Tell the user something on stderr, whatever it contains made harmless."""
+    """Print a message on stderr, with unprintable characters escaped."""
     safe = "".join(
         c
         if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")

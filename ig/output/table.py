@@ -15,7 +15,7 @@ from ig.output.text import display_width, pad, shorten, shorten_endpoint, visibl
 _MOST_NAME = 64
 """Cells to which a long name makes its column grow where a terminal has room."""
 _LEAST_NAME = 9
-"""Cells to which a name behind an address is shortened at most."""
+"""Cells to which a name after an address is shortened at most."""
 _SIZED_BY = 16384
 """Rows that are looked at to size a finite table."""
 _NAMED_ENDS = ("c/", "p/")
@@ -183,7 +183,7 @@ def _wrapped(indent: int, text: str, width: int) -> str:
 
 
 def _bare(end: str) -> int:
-    """Return the cells of an address, with a name in parentheses behind it shortened."""
+    """Return the cells of an address and of a shortened name in parentheses after it."""
     address, opened, name = end.partition("(")
     return len(address) + (2 + min(len(name) - 1, _LEAST_NAME) if opened else 0)
 

@@ -1,8 +1,8 @@
-"""Text made harmless and fitting: escapes for terminals, JSON and YAML, display width, shortening.
+"""Escapes for terminals, JSON and YAML, display width, and shortening of text.
 
-Names come from the kernel and from runtimes, so whoever names a process or an image chooses them.
-What `str.isprintable` calls unprintable (controls, bidi overrides and marks, lone surrogates,
-private and unassigned characters, every space but the ASCII one) never leaves raw.
+Names come from the kernel and from runtimes: processes and images choose them. Characters that are
+unprintable according to `str.isprintable` (controls, bidi overrides and marks, lone surrogates,
+private and unassigned characters, every space but the ASCII one) are always escaped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Take stock of the sockets that exist now, and say whose each is."""
+"""Collect the current sockets and their owners."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ _OTHER_NAMES = {  # as `ss` writes them
 def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) -> Batch:
     """Return the sockets of the containers that are wanted (the host's if HOST is), in no order.
 
-    `options` are the gadget's: proto, state, listening, port, info, processes. `say` is told, a
-    line at a time, what could not be done as it should be. Raises UsageError for a state or
+    `options` are the gadget's: proto, state, listening, port, info, processes. `say` gets a
+    line for each limitation. Raises UsageError for a state or
     protocol that does not exist.
     """
     wanted = asked(options)
@@ -148,7 +148,7 @@ def _state_name(state: str) -> str:
 
 
 def _with_listeners(wanted: Mapping[str, int]) -> dict[str, int]:
-    """Add the listeners that tell whose a half-open connection is."""
+    """Add the listeners, by which half-open connections are attributed."""
     half_open = 1 << SYN_RECV
     return {
         proto: states | (1 << LISTEN if proto == "TCP" and states & half_open else 0)

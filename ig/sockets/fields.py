@@ -1,4 +1,4 @@
-"""What a socket is in a snapshot, whoever told of it: names of fields and states, addresses."""
+"""The fields of a socket in a snapshot, from any source: names, states, addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say which container a socket belongs to, also where several share a network namespace."""
+"""Resolve the container of a socket, also if several share a network namespace."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _WILDCARDS = ("0.0.0.0", "::")
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the runtimes told."""
+    """The containers that the runtimes reported."""
 
     find: Find
     containers: Sequence[Container] = ()
-    """Those that run: their first processes help where cgroups do not tell."""
+    """Running ones: their first processes identify the owner if cgroups do not."""
     strays: Mapping[int, Container] = field(default_factory=dict)
     """Those without a cgroup of their own, by the inodes of their mount namespaces."""
 
@@ -40,7 +40,7 @@ class NamespaceOwners:
     owners: tuple[Container, ...]
     """The containers in it; HOST first in the host's own, and alone where there is no container."""
     cgroup_is_sufficient: bool = True
-    """Whether the version 2 cgroups of all of them say whose they are."""
+    """Whether all of them are identified by their version 2 cgroups."""
     complete: bool = True
     """Whether all who live there can be seen."""
 
@@ -51,7 +51,7 @@ class NamespaceOwners:
 
 
 def _identity(container: Container) -> tuple[str, str, str]:
-    # Two users' engines may tell of the same id.
+    # Engines of two users may report the same id.
     return container.source, container.scope, container.id
 
 
@@ -62,14 +62,14 @@ class Owners:
         self._known = known
         self._cgroups = cgroups
         self._by_path: dict[tuple[str, str], Container] = {}
-        # One object for each container, so that they can be told apart by identity.
+        # One object per container, so that identity distinguishes them.
         self._same: dict[tuple[str, str, str], Container] = {
             _identity(each): each for each in (HOST, NOBODY)
         }
         self._first = {each.pid: self.same(each) for each in known.containers if each.pid}
 
     def same(self, container: Container) -> Container:
-        """Return the object that stands for this container here."""
+        """Return the single object for this container."""
         return self._same.setdefault(_identity(container), container)
 
     def of_path(self, path: str, controllers: str = "") -> Container:
@@ -83,7 +83,7 @@ class Owners:
         return owner
 
     def of_process(self, pid: int) -> tuple[Container, bool]:
-        """Return the owner of a process, and whether its version 2 cgroup alone tells it."""
+        """Return the owner of a process, and whether its version 2 cgroup is sufficient for it."""
         paths = proc.cgroup_paths(pid)
         for controllers, path in paths:
             owner = self.of_path(path, controllers)
@@ -100,7 +100,7 @@ class Owners:
         return HOST, True
 
     def of_namespaces(self, found: Found, host: int) -> dict[int, NamespaceOwners]:
-        """Say who lives in each network namespace; `host` is the id of the host's own."""
+        """Return the owners in each network namespace; `host` is the id of the host's own."""
         return {
             identifier: self._of_namespace(namespace, identifier == host, found.all_processes)
             for identifier, namespace in found.namespaces.items()

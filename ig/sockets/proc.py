@@ -87,8 +87,8 @@ def _sockets_of(pid: int) -> Iterator[int]:
 def sockets(task: int | str, proto: str, states: int = ALL_STATES) -> Fields:
     """Return the sockets in the network namespace of a task; `proto` is TCP or UDP.
 
-    The task is a process's number or a folder of /proc, as `PID/task/TID`. Less is known than
-    sock_diag tells: no cgroup, mark, interface. Raises OSError if the task is gone, or the table
+    The task is a process's number or a folder of /proc, as `PID/task/TID`. This has less
+    than sock_diag: no cgroup, mark, interface. Raises OSError if the task is gone, or the table
     may not be read.
     """
     fields = empty()

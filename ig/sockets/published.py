@@ -1,4 +1,4 @@
-"""Name the container behind each of the host's ports that an engine publishes."""
+"""Find the container of each published port of the host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ig.sockets import proc
 from ig.sockets.fields import LISTEN
 
 PUBLISHED = "PUBLISHED"
-"""The state of a port that no socket stands for: the firewall alone forwards what comes."""
+"""The state of a published port without a socket: only the firewall forwards it."""
 
 _PROXIES = frozenset(
     {"docker-proxy", "rootlesskit", "rootlesskit-doc", "rootlessport", "slirp4netns", "conmon"}
@@ -24,7 +24,7 @@ _ALL4, _ALL6 = "0.0.0.0", "::"
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port of the host's that stands for a container's."""
+    """A published port: a port of the host that is forwarded to a container."""
 
     address: str
     number: int
@@ -34,7 +34,7 @@ class Port:
 
 
 class Published:
-    """The published ports of all containers, as the runtimes tell now."""
+    """The current published ports of all containers."""
 
     def __init__(self, containers: Iterable[Container], host: int) -> None:
         """Take the containers, and the id of the host's network namespace."""
@@ -46,10 +46,11 @@ class Published:
         }
 
     def add(self, batch: Batch, silent: Callable[[Port], bool]) -> Batch:
-        """Return the sockets with whose each published port is: `behind` and `behind_port`.
+        """Return the sockets with the container and port of each published port: `behind`,
+        `behind_port`.
 
-        Each port for which `silent` holds gets a row of its own where no socket stands for it, as
-        where an engine has no proxy process. The batch must have all listeners of the host's then.
+        Each port without a socket for which `silent` is true gets a row of its own, as for an
+        engine without a proxy process. The batch must have all listeners of the host then.
         """
         found = self._held(batch)
         count = len(batch)

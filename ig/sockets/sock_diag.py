@@ -70,7 +70,7 @@ class Dump:
         self._size = 0
 
     def feed(self, datagram: memoryview) -> None:
-        """Take in one datagram; what is no whole message of a socket is left out."""
+        """Parse one datagram; anything but a complete message of a socket is ignored."""
         if not self._feed_uniform(datagram):
             self._feed_each(datagram)
         self._size += len(datagram)

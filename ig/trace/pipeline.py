@@ -24,7 +24,7 @@ from ig.output.stream import ReaderGone, Stream
 INTERVAL = 0.05  # seconds between looks into the ring
 _MANY = 4096  # records at once after which the next look follows at once: fewer come together first
 _SETTLED = 5_000_000  # ns; a record this old has none before it still on its way into the ring
-_SUSPENDED = 1_000_000_000  # ns without a step after which the runtimes' news may be behind
+_SUSPENDED = 1_000_000_000  # ns without a step after which changes from the runtimes may be late
 _CATCH_UP = 250_000_000  # ns that they are then given to be read
 _MOST_HELD = 8192  # events that wait for their owner to become known: some 10 MB
 _CLOCK_STEP = 10_000_000  # ns by which the wall clock must have moved against the kernel's
@@ -49,7 +49,7 @@ class EventSource(Protocol):
         """Unpack the records that came since the last call."""
 
     def cgroups(self) -> Iterator[tuple[int, Paths]]:
-        """Yield the cgroups not told of before, and their paths."""
+        """Yield the cgroups that were not reported before, and their paths."""
 
     def lost(self) -> Mapping[str, int]:
         """Count what could not be delivered, by cause."""
@@ -83,7 +83,7 @@ class Pipeline:
     _report_due: float = 0.0
 
     def run(self, seconds: float | None = None) -> None:
-        """Print events until told to stop, `seconds` have passed, or enough are printed.
+        """Print events until stopped, `seconds` have passed, or enough are printed.
 
         What is in the ring by then is printed also if `seconds` is 0. Raises ReaderGone when nobody
         reads stdout any more.
@@ -101,7 +101,7 @@ class Pipeline:
             self._report_losses(last=True)
 
     def _finish(self) -> None:
-        """Print what happened before the end, each event with as much patience as ever."""
+        """Print the events from before the end, each with the usual wait for its owner."""
         ends = time.monotonic_ns()
         while self._step(ends) and not self._enough():
             pass  # more than fits into one batch
@@ -113,7 +113,7 @@ class Pipeline:
         return bool(self.max_events) and self.printed >= self.max_events
 
     def _step(self, until: int | None = None) -> int:
-        """Take what the kernel has and print what is due; return how much was taken."""
+        """Read new records and print the events that are due; return the number of records read."""
         now = time.monotonic_ns()
         records = list(self.source.records())
         if until is not None:
@@ -134,7 +134,7 @@ class Pipeline:
         return len(records)
 
     def _ready(self, due: list[tuple[Any, ...]], now: int) -> list[tuple[Any, ...]]:
-        """Return those of the events that can be shown; hold those whose owner may become known."""
+        """Return the events that can be printed; hold those whose owner may become known."""
         place = self.source.fields.index("cgroup")
         cgroups = {record[place] for record in due}
         undecided = self.attribution.undecided(cgroups | self._held.keys(), now)
@@ -248,7 +248,7 @@ class Pipeline:
         self._report_due = time.monotonic() + _REPORT_EVERY
 
     def _lost(self) -> dict[str, int]:
-        """Count what was lost, and say where the ring was full because nobody read our output."""
+        """Return lost events by cause; a ring full because of a slow reader is its own cause."""
         lost = dict(self.source.lost())
         full = lost.get(RING_FULL, 0)
         if self.stream.waited - self._waited > _SLOW:
