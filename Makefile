@@ -33,11 +33,15 @@ test: ## install the test dependencies and run all tests with a real engine (roo
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
 	PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/pytest -p no:cacheprovider $(PYTEST)
 
-bench: ## measure the cost of tracing and snapshots (root)
+bench: ## measure the cost of tracing and snapshots (root); BASE=main compares with a commit, ONLY="CPU per event" some figures
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
-	$(VENV)/bin/python tests/bench/bench_trace.py
-	$(VENV)/bin/python tests/bench/bench_snapshot.py
-	$(VENV)/bin/python tests/bench/bench_index.py
+ifdef BASE
+	$(VENV)/bin/python -m tests.bench.compare "$(BASE)" --only "$(ONLY)" --rounds "$(or $(ROUNDS),9)"
+else
+	$(VENV)/bin/python -m tests.bench.bench_trace
+	$(VENV)/bin/python -m tests.bench.bench_snapshot
+	$(VENV)/bin/python -m tests.bench.bench_index
+endif
 
 soak: ## trace containers under full load and account for each connection (root); SECONDS=60
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"

@@ -1,18 +1,19 @@
-"""What names cost: run by `make bench` (no root), prints a table; targets are not asserted.
+"""What names cost: run by `make bench` (no root), prints a table; missed targets are marked.
 
 The index is fed by hand, as its followers feed it; what an engine takes to answer is not in it.
+With `--json` it imports nothing of its own checkout: the Python of another one measures what is
+installed there.
 """
 
 from __future__ import annotations
 
-import platform
+import json
 import resource
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-
-from tabulate import tabulate
 
 from ig.attribution import Attribution
 from ig.containers import runtimes
@@ -45,16 +46,16 @@ class NoKernel:
         pass
 
 
-def microseconds_each(began: float, count: int) -> str:
-    return f"{(time.perf_counter() - began) / count * 1e6:.2f} us"
+def microseconds_each(began: float, count: int) -> float:
+    return (time.perf_counter() - began) / count * 1e6
 
 
 def resident_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure() -> Iterator[Sequence[object]]:
-    """Yield (what, target, found) of each measurement."""
+def measure() -> Iterator[tuple[str, str, float, float | None]]:
+    """Yield (what, unit, found, target) of each measurement."""
     index = Index(runtimes.discover(["docker"], docker_socket="/nowhere"), lambda _: None)
     known = [container(number) for number in range(CONTAINERS)]
     for each in known:
@@ -62,13 +63,13 @@ def measure() -> Iterator[Sequence[object]]:
     attribution = Attribution(index, bool, NoKernel(), lambda _: {})
     began = time.perf_counter()
     attribution.update((place + 1, paths(each)) for place, each in enumerate(known))
-    yield "a new cgroup's owner", "", microseconds_each(began, CONTAINERS)
+    yield "a new cgroup's owner", "us", microseconds_each(began, CONTAINERS), None
     cgroups = [number % CONTAINERS + 1 for number in range(EVENTS)]
     began = time.perf_counter()
     attribution.undecided(set(cgroups), 1)
     attribution.wanted(set(cgroups))
     list(map(attribution.owners.__getitem__, cgroups))
-    yield f"an event's owner among {CONTAINERS}", "1 us", microseconds_each(began, EVENTS)
+    yield f"an event's owner among {CONTAINERS}", "us", microseconds_each(began, EVENTS), 1
     attribution.update(
         (number, (CgroupPath(("system.slice", f"job-{number}.service"), 2),))
         for number in range(CONTAINERS + 1, CGROUPS)
@@ -78,8 +79,8 @@ def measure() -> Iterator[Sequence[object]]:
         one = replace(known[number % CONTAINERS], name=f"renamed-{number}")
         index.apply("docker", Change("renamed", one))
         attribution.update([])
-    took = (time.perf_counter() - began) / CHANGES * 1e6
-    yield f"a change of one container, {CGROUPS} cgroups known", "1000 us", f"{took:.1f} us"
+    what = f"a change of one container, {CGROUPS} cgroups known"
+    yield what, "us", microseconds_each(began, CHANGES), 1000
     peers = Peers(index, host=1)
     ends = [socket.inet_aton(each.addresses[0]) + bytes(12) for each in known]
     fields: dict[str, Sequence[object]] = {
@@ -91,7 +92,7 @@ def measure() -> Iterator[Sequence[object]]:
     }
     began = time.perf_counter()
     peers.of_records(fields, [known[0]] * EVENTS)
-    yield f"a far end's name among {CONTAINERS}", "", microseconds_each(began, EVENTS)
+    yield f"a far end's name among {CONTAINERS}", "us", microseconds_each(began, EVENTS), None
     del cgroups, ends, fields
     before = resident_megabytes()
     for number in range(CONTAINERS, CONTAINERS + PASSING):
@@ -100,12 +101,16 @@ def measure() -> Iterator[Sequence[object]]:
             index.apply("docker", Change(kind, each))
         attribution.update([(number + 1, paths(each))])
     more = resident_megabytes() - before
-    yield f"memory more after {PASSING} containers came and went", "", f"{more:.0f} MB"
+    yield f"memory more after {PASSING} containers came and went", "MB", more, None
 
 
 def main() -> None:
-    print(f"{platform.node()}, Linux {platform.release()}, Python {platform.python_version()}")
-    print(tabulate(list(measure()), ("what", "at most", "found"), tablefmt="github"))
+    if sys.argv[1:] == ["--json"]:
+        print(json.dumps([(what, unit, found) for what, unit, found, _ in measure()]))
+        return
+    from tests.bench.rows import Row, show
+
+    show(Row(what, unit, [found], at_most) for what, unit, found, at_most in measure())
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
-"""What tracing costs: run as root by `make bench`, prints a table; targets are not asserted."""
+"""What tracing costs: run as root by `make bench`, prints a table; missed targets are marked."""
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tabulate import tabulate
+from tests.bench.rows import NotMeasured, Row, number, show
 
 IG = Path(sys.executable).with_name("ig")
 ROUNDS, SHORT, LONG = 9, 100_003, 1_000_003
 ENGINE = Path(__file__).with_name("busy_engine.py")
+_PROCESS_CLOCK = 2  # CPUCLOCK_SCHED in include/linux/posix-timers.h
 
 
 @contextmanager
@@ -35,10 +35,11 @@ def running(
         began = time.monotonic()
         tracer = subprocess.Popen(line, stdout=cat.stdin, stderr=subprocess.PIPE, text=True)
         while not ready.exists():
-            assert tracer.poll() is None, "ig ended"
+            if tracer.poll() is not None:
+                raise NotMeasured(f"{' '.join(line)} ended: {tracer.communicate()[1]}")
             if time.monotonic() > began + 300:
                 tracer.kill()
-                sys.exit("ig is not ready")
+                raise NotMeasured(f"{' '.join(line)} is not ready")
             time.sleep(0.001)
         took = time.monotonic() - began
         try:
@@ -53,8 +54,8 @@ def running(
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the CPU seconds of a process's threads so far: clock_getcpuclockid(3)."""
+    return time.clock_gettime(~pid << 3 | _PROCESS_CLOCK)
 
 
 def resident_megabytes(pid: int) -> float:
@@ -62,8 +63,10 @@ def resident_megabytes(pid: int) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def overhead(loop: str, *options: str, command: str = "tcpconnect") -> str:
-    """Return how much more CPU a connection costs while traced: the rounds' median and quartiles.
+def overhead(
+    what: str, at_most: float, loop: str, *options: str, command: str = "tcpconnect"
+) -> Row:
+    """Return by how many percent a connection costs more CPU while traced: the rounds' median.
 
     Each round is compared with the untraced ones before and after it: machines change their pace.
     """
@@ -76,10 +79,11 @@ def overhead(loop: str, *options: str, command: str = "tcpconnect") -> str:
         percents.append((traced / statistics.mean((before, after)) - 1) * 100)
         before = after
     low, median, high = statistics.quantiles(percents, n=4)
-    return f"{median:.1f} % ({low:.1f} to {high:.1f})"
+    return Row(what, "%", [median], at_most, f"{number(low)} to {number(high)}")
 
 
 def connect(loop: str, count: int) -> float:
+    """Return the CPU ns of a connection, of so many."""
     return float(subprocess.run([loop, str(count)], check=True, capture_output=True).stdout)
 
 
@@ -116,7 +120,7 @@ def engine(containers: int, changes: int) -> Iterator[tuple[str, ...]]:
             server.wait()
 
 
-def with_containers(loop: str) -> Iterator[Sequence[object]]:
+def with_containers(loop: str) -> Iterator[Row]:
     """Yield how much more an engine with containers that change costs than one without any."""
     costs: dict[int, list[tuple[float, float, float]]] = {0: [], 100: []}
     for containers in [0, 100] * 3:
@@ -133,37 +137,20 @@ def with_containers(loop: str) -> Iterator[Sequence[object]]:
         busy,
         strict=True,
     ):
-        found = f"{other / one:.2f} ({other:.2f} for {one:.2f} {unit})"
-        yield f"100 containers and ten changes a second: {what}", "1.2 times", found
+        detail = f"{number(other)} for {number(one)} {unit}"
+        name = f"100 containers and ten changes a second: {what}"
+        yield Row(name, "times", [other / one], 1.2, detail)
 
 
-def help_seconds() -> float:
-    took = []
-    for _ in range(5):
-        began = time.monotonic()
-        subprocess.run([IG, "--help"], check=True, capture_output=True)
-        took.append(time.monotonic() - began)
-    return statistics.median(took)
+def help_seconds(ig: Path = IG) -> float:
+    began = time.monotonic()
+    subprocess.run([ig, "--help"], check=True, capture_output=True)
+    return time.monotonic() - began
 
 
-def measure(loop: str) -> Iterator[Sequence[object]]:
-    """Yield (what, target, found) of each measurement."""
-    yield "a connection traced to JSON, more CPU", "8 %", overhead(loop, "-o", "json")
-    yield "the same to a table", "15 %", overhead(loop)
-    every = overhead(loop, "-o", "json", command="tcp")
-    yield "connect, accept and close traced to JSON", "15 %", every
-    each, first, last = cpu_an_event(loop, "-o", "json")
-    yield f"{LONG} events to JSON, CPU each", "3 us", f"{each:.2f} us"
-    yield "resident before and after them", "90 MB", f"{first:.0f}, {last:.0f} MB"
-    yield f"{LONG} events to a table, CPU each", "5 us", f"{cpu_an_event(loop)[0]:.2f} us"
-    yield "idle CPU", "0.5 %", f"{idle_percent():.2f} %"
-    with running("-o", "json") as (_, ready):
-        yield "from exec to ready", "0.6 s", f"{ready:.2f} s"
-    yield from with_containers(loop)
-    yield "ig --help", "0.2 s", f"{help_seconds():.2f} s"
-
-
-def main() -> None:
+@contextmanager
+def connect_loop() -> Iterator[str]:
+    """Compile the load; give the path of the program."""
     compiler = shutil.which("cc")
     if compiler is None:
         sys.exit("The load is a C program: install a compiler (apt-get install gcc libc6-dev).")
@@ -171,12 +158,28 @@ def main() -> None:
         loop = f"{folder}/connect_loop"
         source = Path(__file__).with_name("connect_loop.c")
         subprocess.run([compiler, "-O2", "-o", loop, source], check=True)
-        print(f"{platform.node()}, {os.cpu_count()} CPUs, Linux {platform.release()}")
-        rows = []
-        for row in measure(loop):
-            print(f"{row[0]}: {row[2]}", file=sys.stderr)
-            rows.append(row)
-    print(tabulate(rows, ("what", "at most", "found"), tablefmt="github"))
+        yield loop
+
+
+def measure(loop: str) -> Iterator[Row]:
+    yield overhead("a connection traced to JSON, more CPU", 8, loop, "-o", "json")
+    yield overhead("the same to a table", 15, loop)
+    what = "connect, accept and close traced to JSON"
+    yield overhead(what, 15, loop, "-o", "json", command="tcp")
+    each, first, last = cpu_an_event(loop, "-o", "json")
+    yield Row(f"{LONG} events to JSON, CPU each", "us", [each], 3)
+    yield Row("resident before and after them", "MB", [first, last], 90)
+    yield Row(f"{LONG} events to a table, CPU each", "us", [cpu_an_event(loop)[0]], 5)
+    yield Row("idle CPU", "%", [idle_percent()], 0.5)
+    with running("-o", "json") as (_, ready):
+        yield Row("from exec to ready", "s", [ready], 0.6)
+    yield from with_containers(loop)
+    yield Row("ig --help", "s", [statistics.median(help_seconds() for _ in range(5))], 0.2)
+
+
+def main() -> None:
+    with connect_loop() as loop:
+        show(measure(loop))
 
 
 if __name__ == "__main__":
