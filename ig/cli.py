@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from ig.errors import IgError, UsageError
-from ig.gadget import Gadget, Param, View
+from ig.gadget import CompatView, Gadget, Param
 from ig.options import (
     CONVERSIONS,
     FAMILIES,
@@ -182,7 +182,7 @@ def _without(param: Param, taken: set[str]) -> Param:
 
 
 def _add_gadget(
-    app: typer.Typer, name: str, gadget: Gadget, named: bool, view: View | None = None
+    app: typer.Typer, name: str, gadget: Gadget, named: bool, view: CompatView | None = None
 ) -> None:
     """Add a gadget's command; with its options only where it is named: that takes time."""
 
@@ -253,7 +253,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _list_columns(gadget: Gadget, view: View | None, options: dict[str, Any]) -> None:
+def _list_columns(gadget: Gadget, view: CompatView | None, options: dict[str, Any]) -> None:
     from ig import output
     from ig.output import describe
 

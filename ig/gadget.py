@@ -171,7 +171,7 @@ class Withheld:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class CompatView:
     """A classic name of a gadget: its own columns and its own flat JSON keys, same events."""
 
     command: str
@@ -200,7 +200,7 @@ class Gadget:
     """`program`, or `sockets` (the sockets that exist now)."""
     defines: Mapping[str, int] = field(default_factory=dict)
     """C macros that select the gadget's part of its program."""
-    views: tuple[View, ...] = ()
+    views: tuple[CompatView, ...] = ()
     withheld: Withheld | None = None
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ig.errors import UsageError
-from ig.gadget import Gadget, View
+from ig.gadget import CompatView, Gadget
 
 
-def run(gadget: Gadget, view: View | None, options: dict[str, Any]) -> None:
+def run(gadget: Gadget, view: CompatView | None, options: dict[str, Any]) -> None:
     """Carry out a gadget's command. Raises IgError."""
     from ig.commands import ready_file
 

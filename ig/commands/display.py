@@ -12,7 +12,7 @@ from ig import filters, output
 from ig.containers.container import Container
 from ig.durations import SECOND
 from ig.errors import UsageError
-from ig.gadget import Batch, Column, Gadget, View
+from ig.gadget import Batch, Column, CompatView, Gadget
 from ig.memo import Cache
 from ig.output.layout import colored, watch
 from ig.output.text import format_timestamps
@@ -43,10 +43,10 @@ def _family(columns: Sequence[Column], options: Mapping[str, Any]) -> list[str]:
     return [f"{name}=={4 if four else 6}"]
 
 
-class Shape:
+class DisplayOptions:
     """How a command's events are shown: the columns, the mode, the filter."""
 
-    def __init__(self, gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
+    def __init__(self, gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> None:
         columns = view.columns if view else gadget.columns
         if options.get("resolve"):
             columns = tuple(replace(c, read=c.resolved) if c.resolved else c for c in columns)

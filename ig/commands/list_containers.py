@@ -14,7 +14,7 @@ from ig import answers, output
 from ig.answers import Answers, Hint, closing
 from ig.columns import owner_columns
 from ig.commands import ready_file
-from ig.commands.display import Shape
+from ig.commands.display import DisplayOptions
 from ig.commands.setup import follow, make_index, selection
 from ig.containers.container import Change, Container
 from ig.containers.index import Index
@@ -196,7 +196,7 @@ def show(options: Mapping[str, Any]) -> None:
 
     Raises IgError, once the list is printed, if it is not complete.
     """
-    shape = Shape(LIST, None, options)
+    display = DisplayOptions(LIST, None, options)
     watching = bool(options.get("watch"))
     chosen = selection(options)
     ready_file.check(options.get("ready_file"))
@@ -211,27 +211,27 @@ def show(options: Mapping[str, Any]) -> None:
         found, failed = _detailed(index, list(filter(chosen.wants, index.containers())))
         _tell_unseen(found)
         with stop.noted():
-            formatter = _print_list(shape, stream, found, watching)
+            formatter = _print_list(display, stream, found, watching)
             ready_file.write(options.get("ready_file"))
             Hint(index, chosen, options).give_now()
             while watching and not stop():
                 change = changes.next(stream)
                 if change and chosen.wants(change.container):
                     batch = _batch([change.container], change.kind)
-                    stream.write(formatter.format(_kept(shape, batch)))
+                    stream.write(formatter.format(_kept(display, batch)))
             stream.write(formatter.footer())
         if not watching:
             _need_whole(answered, failed)
 
 
 def _print_list(
-    shape: Shape, stream: Stream, found: list[Container], watching: bool
+    display: DisplayOptions, stream: Stream, found: list[Container], watching: bool
 ) -> output.Formatter:
     """Print the containers that there are; return what formats those that come."""
     found.sort(key=lambda each: (each.runtime, each.name))
-    shape.show_pods(found)
-    formatter = shape.formatter(array=not watching)
-    listed = _kept(shape, _batch(found, "exists"))
+    display.show_pods(found)
+    formatter = display.formatter(array=not watching)
+    listed = _kept(display, _batch(found, "exists"))
     stream.write(formatter.header(None if watching else listed))
     stream.write(formatter.format(listed))
     return formatter
@@ -276,8 +276,8 @@ def _detailed(index: Index, containers: Sequence[Container]) -> tuple[list[Conta
     return found, len(missing)
 
 
-def _kept(shape: Shape, batch: Batch) -> Batch:
-    return batch.select(shape.keep(batch)) if shape.keep else batch
+def _kept(display: DisplayOptions, batch: Batch) -> Batch:
+    return batch.select(display.keep(batch)) if display.keep else batch
 
 
 class Changes:

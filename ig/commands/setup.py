@@ -10,7 +10,7 @@ from typing import Any
 from ig import answers
 from ig.answers import Answers
 from ig.commands import ready_file
-from ig.commands.display import Shape
+from ig.commands.display import DisplayOptions
 from ig.containers import runtimes
 from ig.containers.container import Runtime
 from ig.containers.follower import NAMES_UNAVAILABLE
@@ -127,11 +127,11 @@ def _modules() -> Iterator[Use]:
 
 
 def configure_display(
-    shape: Shape, chosen: Selection, index: Index, answered: Answers, later: str = ""
+    display: DisplayOptions, chosen: Selection, index: Index, answered: Answers, later: str = ""
 ) -> None:
     """Show Kubernetes columns if needed; report runtimes without an answer, or no containers."""
     containers = index.containers()
-    shape.show_pods(containers)
+    display.show_pods(containers)
     for runtime in answered.pending:
         say(
             f"{runtime.name} has not answered yet at {runtime.socket}; "

@@ -11,12 +11,12 @@ from typing import Any
 from ig import answers, query
 from ig.answers import Hint, closing
 from ig.commands import ready_file
-from ig.commands.display import Shape
+from ig.commands.display import DisplayOptions
 from ig.commands.setup import configure_display, follow, make_index, selection, split_names
 from ig.containers.container import HOST
 from ig.containers.index import Index
 from ig.containers.selection import Selection
-from ig.gadget import Batch, Column, Gadget, View
+from ig.gadget import Batch, Column, CompatView, Gadget
 from ig.kernel import netns
 from ig.kernel.capabilities import Capability
 from ig.output.stream import Stream, say
@@ -51,23 +51,23 @@ _RESOLVER = "127.0.0.11"
 """Where Docker's engine answers names, in each container of a user's network."""
 
 
-def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
+def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> None:
     """Show what exists now, once or again and again."""
     options = with_host(options)
     chosen = selection(options)
     sort = split_names(options.get("sort")) or list(DEFAULT_ORDER)
     options = _snapshot_options(gadget, view, options, sort)
-    shape = Shape(gadget, view, options)
+    display = DisplayOptions(gadget, view, options)
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
-    index = make_index(options, _tells_ends(shape, options))
+    index = make_index(options, _tells_ends(display, options))
     answered = follow(index, options, _SNAPSHOT)
-    configure_display(shape, chosen, index, answered)
+    configure_display(display, chosen, index, answered)
     gc.disable()  # one pass over plain lists: nothing to collect, much to look at
     notes = Notes(say, again=os.isatty(1))
-    name_ends = _name_ends(shape, options, chosen, index)
-    finish = _finish(gadget, shape, {**options, "sort": sort}, notes.append)
-    show = make_printer(shape, options, stream, stop, notes.tell)
+    name_ends = _name_ends(display, options, chosen, index)
+    finish = _finish(gadget, display, {**options, "sort": sort}, notes.append)
+    show = make_printer(display, options, stream, stop, notes.tell)
 
     def take() -> Batch:
         return finish(name_ends(collect(options, known_by(index), chosen.wants, notes.append)))
@@ -82,23 +82,23 @@ def snapshot(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> N
             answers.need_owners(answered, chosen)
 
 
-def _tells_ends(shape: Shape, options: Mapping[str, Any]) -> bool:
+def _tells_ends(display: DisplayOptions, options: Mapping[str, Any]) -> bool:
     """Return whether the containers that addresses and published ports belong to are needed."""
-    return shape.resolves or bool(options.get("listening"))
+    return display.resolves or bool(options.get("listening"))
 
 
 def _name_ends(
-    shape: Shape, options: Mapping[str, Any], chosen: Selection, index: Index
+    display: DisplayOptions, options: Mapping[str, Any], chosen: Selection, index: Index
 ) -> Callable[[Batch], Batch]:
     """Return a function that names the containers of published ports and far ends, if needed.
 
     It adds rows for published ports without a socket, if these are requested.
     """
-    peers = Peers(index) if shape.resolves else None
+    peers = Peers(index) if display.resolves else None
     host = netns.host()
 
     def name(batch: Batch) -> Batch:
-        if _tells_ends(shape, options):
+        if _tells_ends(display, options):
             ports = Published(index.containers(sandboxes=True), host)
             batch = ports.add(batch, silent(options, chosen.wants(HOST)))
         return peers.told(batch) if peers else batch
@@ -107,15 +107,15 @@ def _name_ends(
 
 
 def _finish(
-    gadget: Gadget, shape: Shape, options: Mapping[str, Any], note: Callable[[str], None]
+    gadget: Gadget, display: DisplayOptions, options: Mapping[str, Any], note: Callable[[str], None]
 ) -> Callable[[Batch], Batch]:
     """Return a function that filters, folds and sorts a snapshot; `note` gets their number."""
-    folds = shape.mode == "columns" and not (options.get("all") or options.get("filter"))
+    folds = display.mode == "columns" and not (options.get("all") or options.get("filter"))
     host = netns.host()
 
     def finish(batch: Batch) -> Batch:
-        if shape.keep:
-            batch = batch.select(shape.keep(batch))
+        if display.keep:
+            batch = batch.select(display.keep(batch))
         if folds:
             batch, line = folded(batch, host, bool(options.get("state")))
             note(line)
@@ -125,24 +125,24 @@ def _finish(
 
 
 def _snapshot_options(
-    gadget: Gadget, view: View | None, options: Mapping[str, Any], sort: Sequence[str]
+    gadget: Gadget, view: CompatView | None, options: Mapping[str, Any], sort: Sequence[str]
 ) -> dict[str, Any]:
 
     named = [find_column(key.lstrip("-"), gadget.columns) for key in sort]
-    named += Shape(gadget, view, options).named
+    named += DisplayOptions(gadget, view, options).named
     return asked_by_columns({**options, "state": split_names(options.get("state"))}, named)
 
 
 def make_printer(
-    shape: Shape,
+    display: DisplayOptions,
     options: Mapping[str, Any],
     stream: Stream,
     stop: Stop,
     tell: Callable[[], None],
 ) -> Callable[[Batch], None]:
     """Return a function that prints a snapshot, on a terminal in the last one's place."""
-    columns = [c for c in shape.columns if c.show_if is None or c.show_if(options)]
-    formatter = shape.formatter(array=True, columns=columns)
+    columns = [c for c in display.columns if c.show_if is None or c.show_if(options)]
+    formatter = display.formatter(array=True, columns=columns)
 
     def show(batch: Batch) -> None:
         with stop.noted():

@@ -16,7 +16,7 @@ from ig.attribution import Attribution
 from ig.bpf.loader import Loading
 from ig.bpf.session import Source
 from ig.commands import ready_file
-from ig.commands.display import Shape
+from ig.commands.display import DisplayOptions
 from ig.commands.setup import (
     SYNC_TIMEOUT,
     asked_for,
@@ -26,7 +26,7 @@ from ig.commands.setup import (
     selection,
 )
 from ig.containers.index import Index
-from ig.gadget import Gadget, View
+from ig.gadget import CompatView, Gadget
 from ig.kernel.capabilities import Capability, need_privileges
 from ig.kernel.cgroupfs import look_up
 from ig.output.stream import Stream, say
@@ -36,15 +36,15 @@ from ig.stop import Stop
 from ig.trace.pipeline import Pipeline, defines
 
 
-def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None:
+def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> None:
     """Trace until the user stops it or a limit of the options is reached."""
-    shape = Shape(gadget, view, options)
+    display = DisplayOptions(gadget, view, options)
     chosen = selection(options)
     need_privileges()
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
-    index = make_index(options, shape.resolves)
-    peers = Peers(index).of_records if shape.resolves else None
+    index = make_index(options, display.resolves)
+    peers = Peers(index).of_records if display.resolves else None
     # Forks before the index has threads; compiles while the runtimes are asked.
     loading = Loading(gadget.program, defines(gadget, options))
     with closing(index), contextlib.closing(loading):
@@ -57,16 +57,16 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
             hint = Hint(index, chosen, options)
             answered = answers.of(index, asked_for(options))
             configure_display(
-                shape, chosen, index, answered, " yet; new containers are shown as they start"
+                display, chosen, index, answered, " yet; new containers are shown as they start"
             )
             pipeline = Pipeline(
                 source,
                 Attribution(index, chosen.wants, source, look_up),
-                shape.formatter(),
+                display.formatter(),
                 stream,
-                shape.keep,
+                display.keep,
                 stop,
-                lambda lost: _tell_lost(lost, shape.mode),
+                lambda lost: _tell_lost(lost, display.mode),
                 peers=peers,
                 max_events=options.get("max_events") or 0,
             )
@@ -74,7 +74,7 @@ def trace(gadget: Gadget, view: View | None, options: Mapping[str, Any]) -> None
                 ready_file.write(options.get("ready_file"))
                 pipeline.run(options.get("timeout"))
                 hint.give_at_end(pipeline.printed)
-                _tell_withheld(gadget, shape)
+                _tell_withheld(gadget, display)
 
 
 @contextmanager
@@ -93,9 +93,9 @@ def _source(loading: Any, index: Index) -> Iterator[Any]:
         source.close()
 
 
-def _tell_withheld(gadget: Gadget, shape: Shape) -> None:
-    if gadget.withheld and shape.withheld and not shape.mode.startswith("json"):
-        say(gadget.withheld.message.format(count=shape.withheld))
+def _tell_withheld(gadget: Gadget, display: DisplayOptions) -> None:
+    if gadget.withheld and display.withheld and not display.mode.startswith("json"):
+        say(gadget.withheld.message.format(count=display.withheld))
 
 
 def _tell_lost(lost: Mapping[str, int], mode: str) -> None:

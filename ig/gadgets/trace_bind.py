@@ -20,7 +20,7 @@ from ig.columns import (
     process_columns,
     zone_column,
 )
-from ig.gadget import Batch, Column, Gadget, Param, View, Withheld
+from ig.gadget import Batch, Column, CompatView, Gadget, Param, Withheld
 from ig.memo import Cache
 
 _PROTOCOLS: Cache[int, str] = Cache(
@@ -100,7 +100,7 @@ _IF = Column(
     description="Interface that the socket is bound to, 0 if none; its index in JSON.",
 )
 
-_BINDSNOOP = View(
+_BINDSNOOP = CompatView(
     command="bindsnoop",
     summary="Trace binds in the columns of the classic bindsnoop.",
     columns=(

@@ -21,7 +21,7 @@ from ig.columns import (
     owner_columns,
     process_columns,
 )
-from ig.gadget import Batch, Column, Gadget, Kind, Param, View
+from ig.gadget import Batch, Column, CompatView, Gadget, Kind, Param
 
 _LETTERS = ("", "C", "A", "X", "U")  # enum type in tcp.h, as `ig tcptracer` has them
 _CLOSE = TYPES.index("close")
@@ -60,7 +60,7 @@ def _bytes(name: str, description: str) -> Column:
 
 _TYPE = next(column for column in attempt_columns() if column.name == "type")
 
-_TCPTRACER = View(
+_TCPTRACER = CompatView(
     command="tcptracer",
     summary="Trace TCP connects, accepts and closes in the columns of the classic tcptracer.",
     columns=(

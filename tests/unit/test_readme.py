@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ig.commands.display import Shape
+from ig.commands.display import DisplayOptions
 from ig.commands.list_containers import LIST
 from ig.containers.container import Container
 from ig.gadget import Batch
@@ -74,8 +74,8 @@ def attempts() -> Batch:
 
 def shown(output: str) -> str:
     """Return what the command of a sample prints for these attempts."""
-    shape = Shape(declared()["trace_tcpconnect"], None, {"output": output})
-    formatter = shape.formatter()
+    display = DisplayOptions(declared()["trace_tcpconnect"], None, {"output": output})
+    formatter = display.formatter()
     text = formatter.header() + formatter.format(attempts())
     if output == "json":
         text = "\n".join(textwrap.wrap(text.splitlines()[1].replace(",", ", "), 110))

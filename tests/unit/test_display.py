@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ig.commands.display import Shape
+from ig.commands.display import DisplayOptions
 from ig.gadgets import declared
 
 TCPCONNECT = declared()["trace_tcpconnect"]
@@ -27,4 +27,4 @@ TCPCONNECT = declared()["trace_tcpconnect"]
 def test_far_ends_are_asked_for_only_where_they_are_used(
     options: dict[str, Any], resolves: bool
 ) -> None:
-    assert Shape(TCPCONNECT, None, options).resolves == resolves
+    assert DisplayOptions(TCPCONNECT, None, options).resolves == resolves
