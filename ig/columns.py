@@ -10,6 +10,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
+from ig import c_text
 from ig.containers.container import HOST, Container
 from ig.durations import SECOND
 from ig.gadget import Address, Batch, Column, End, Kind, Param, of_each
@@ -378,6 +379,15 @@ def _process(name: str, path: str, description: str, **rest: Any) -> Column:
     return integer(name, path, optional=True, description=description, **rest)
 
 
+def _names(enum: str, **others: str) -> tuple[str, ...]:
+    """Return the names of an enum of tcp.h as they are shown, those in `others` as said there."""
+    numbers = c_text.enum(c_text.read("tcp.h"), enum)
+    names = {
+        number: others.get(name, name.lower().replace("_", "-")) for name, number in numbers.items()
+    }
+    return tuple(names.get(number, "") for number in range(max(names) + 1))
+
+
 def classic_columns() -> tuple[Column, ...]:
     """Return the columns that the flat objects of the classic commands begin with."""
     columns = {column.name: column for column in owner_columns()}
@@ -404,27 +414,18 @@ def classic_columns() -> tuple[Column, ...]:
     )
 
 
-TYPES = ("", "connect", "accept", "close", "unknown")
-"""enum type in tcp.h."""
-OUTCOMES = (
-    "",
-    "established",
-    "refused",
-    "timed-out",
-    "unreachable",
-    "failed",
-    "abandoned",
-    "unanswered",
-)
-"""enum outcome in tcp.h."""
+TYPES = _names("type")
+"""The types of events, each at the place of its number; "" where there is none."""
+OUTCOMES = _names("outcome", NONE="", DONE="established")
+"""How attempts end, in the same way."""
 
 
 def _named(field: str, names: Sequence[str]) -> Callable[[Batch], Sequence[str]]:
     return lambda batch: list(map(names.__getitem__, batch.fields[field]))
 
 
-_FAILURES = frozenset({2, 3, 4, 5})  # refused, timed out, unreachable, failed
-_OPEN = frozenset({6, 7})  # abandoned, unanswered
+_FAILURES = frozenset(map(OUTCOMES.index, ("refused", "timed-out", "unreachable", "failed")))
+_OPEN = frozenset(map(OUTCOMES.index, ("abandoned", "unanswered")))
 SLOW = SECOND
 """Nanoseconds from which an answer is marked as slow."""
 

@@ -24,10 +24,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from ig.bpf import record
+from ig import c_text
 from ig.bpf.btf import FUNCTION, TYPEDEF, Btf
 from ig.bpf.syscalls import attach_raw_tracepoint, load_typed_raw_tracepoint
 from ig.bpf.trust import need_trust
@@ -44,8 +43,6 @@ _BEHIND = "__behind"  # see ig.h
 _PREEMPTED = "init_srcu_struct_fast"
 """A function of the kernels whose tracepoints may be preempted: since "tracing: Guard
 __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast" (7.0), which needs it."""
-_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
-_MAP = re.compile(r'^BPF_(?:(?:F_)?TABLE\("\w+", \w+, \w+, |\w+\()(\w+)', re.M)
 _FUNCTION = re.compile(
     r"(?<!^#ifdef PREEMPTIBLE\n)(?<!^#else /\* older kernels \*/\n)"
     r"^int ((?:raw_)?tp__(?:(?!__behind)\w)+)\(",
@@ -104,7 +101,7 @@ class Probes:
     covered: bool
     tracepoints: Mapping[str, bool]
     refused: Sequence[str]
-    event: record.Layout
+    text: str
 
     def cover(self) -> None:
         """Attach those that stand behind others. Raises KernelRefused, the first time."""
@@ -121,26 +118,13 @@ class Probes:
             os.close(descriptor)
 
 
-def source_dir() -> Path:
-    """Return the folder of the C files: the installed one, else the checkout's."""
-    installed = Path(__file__).parents[1] / "ebpf"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "ebpf"
-
-
 def source(program: str) -> str:
-    """Return a program's text with our own headers put in place of their #include lines.
+    """Return a program's text, its headers included.
 
     Raises IgError if somebody could have changed it who could not have changed this module.
     """
-    folder = source_dir()
-    need_trust(folder)
-
-    def expand(name: str) -> str:
-        text = (folder / name).read_text("utf-8")
-        text = _INCLUDE.sub(lambda match: expand(match[1]), text)
-        return f'#line 1 "{name}"\n{text}'
-
-    return expand(program)
+    need_trust(c_text.folder())
+    return c_text.read(program)
 
 
 def usual_tracepoints(program: str) -> list[str]:
@@ -227,7 +211,7 @@ class Loading:
             covered=answer["covered"],
             tracepoints=answer["tracepoints"],
             refused=answer["refused"],
-            event=record.parse(self._text),
+            text=self._text,
         )
 
     def close(self) -> None:
@@ -307,7 +291,7 @@ def _import_bcc() -> Any:
     """
     if "bcc" in sys.modules:
         return sys.modules["bcc"]
-    os.environ["BCC_KERNEL_SOURCE"] = str(source_dir() / "headers")
+    os.environ["BCC_KERNEL_SOURCE"] = str(c_text.folder() / "headers")
     found = sorted(glob.glob(_BINDINGS))
     if not found:
         raise KernelRefused("The BCC Python binding is missing.", f"Tried {_BINDINGS}.", _GET_BCC)
@@ -333,7 +317,7 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
     reach_tracefs()
     btf = Btf()
     declarations = btf.declare(text)
-    size = record.parse(text).size
+    size = c_text.parse(text).size
     text = (
         f"{declarations}\n{text}\n_Static_assert(sizeof(struct event) == {size}, "
         f'"struct event is not laid out as its text says");\n'
@@ -357,10 +341,10 @@ def _loaded(
     flags = [f"-D{name}={value}" for name, value in macros.items()]
     program = bcc.BPF(text=text.encode(), cflags=["-fms-extensions", "-Wno-everything", *flags])
     maps = {}
-    for name in _MAP.findall(text):
-        descriptor = lib.bpf_table_fd(program.module, name.encode())
-        if descriptor >= 0:  # the preprocessor leaves out what is not asked for
-            maps[name] = descriptor
+    lib.bpf_table_name.restype = ctypes.c_char_p
+    for number in range(lib.bpf_num_tables(ctypes.c_void_p(program.module))):
+        name = lib.bpf_table_name(ctypes.c_void_p(program.module), ctypes.c_size_t(number))
+        maps[name.decode()] = int(lib.bpf_table_fd(program.module, name))
     types = btf if int(macros.get("ARGUMENTS_TYPED", 0)) else None
     optional = dict(_OPTIONAL.findall(text))
     functions, hooks, tracepoints, refused = _attach(program, optional, types, covered)

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from ig.bpf.record import Layout
+from ig.c_text import Layout
 
 _HEADER = 8  # length and flags, page offset
 _BUSY = 1 << 31  # reserved, not yet submitted

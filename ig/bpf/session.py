@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ig import c_text
 from ig.bpf.loader import EVENTS_BYTES, PATHS_BYTES, Probes
 from ig.bpf.ringbuf import RecordRing, Ring
 from ig.bpf.syscalls import (
@@ -19,17 +20,15 @@ from ig.bpf.syscalls import (
 from ig.errors import KernelRefused
 from ig.kernel.cgroupfs import Paths, decode
 
-KEEP, DROP, FORGET = 1, 2, 3  # enum verdict in ig.h
 RING_FULL = "the ring buffer was full"
-LOST = (  # enum lost in ig.h
-    RING_FULL,
-    "too many connects were waiting for an answer",
-    "too many open connections to report each connect and close (upper bound)",
-    "connect results missed (BPF program skipped)",
-    "a connection was closed by another thread before accept() returned it",
-)
-_TAKEN_OVER = len(LOST)  # TAKEN_OVER in ig.h
-_SYN_SENT, _ASK_AGAIN = 2, 0  # enum state in tcp.h
+LOST = {
+    "LOST_RING": RING_FULL,
+    "LOST_ATTEMPTS": "too many connects were waiting for an answer",
+    "LOST_CONNECTIONS": "too many open connections to report each connect and close (upper bound)",
+    "LOST_ANSWERS": "connect results missed (BPF program skipped)",
+    "LOST_ACCEPTS": "a connection was closed by another thread before accept() returned it",
+}
+"""What enum lost in ig.h counts."""
 _MOST_SOCKETS = 131072  # the size of sockets in tcp.h
 _PATH = struct.Struct("=Q8x")  # struct cgroup_path in ig.h, up to its text
 
@@ -44,8 +43,11 @@ class Source:
         self._probes = probes
         self._preemptible = probes.covered  # then from the start
         self._refused = False  # to let anything stand behind others
-        self.fields = probes.event.names
-        self._events = RecordRing(probes.maps["events"], probes.event, EVENTS_BYTES)
+        self._lost = c_text.enum(probes.text, "lost")
+        self._verdicts = c_text.enum(probes.text, "verdict")
+        event = c_text.parse(probes.text)
+        self.fields = event.names
+        self._events = RecordRing(probes.maps["events"], event, EVENTS_BYTES)
         self._paths = Ring(probes.maps["cgroup_paths"], PATHS_BYTES)
         self._page = mmap.mmap(probes.maps["lost"], mmap.PAGESIZE, prot=mmap.PROT_READ)
         self._counters = memoryview(self._page).cast("Q")
@@ -70,29 +72,30 @@ class Source:
 
     def decide(self, cgroup: int, keep: bool) -> None:
         """Write into the kernel whether a cgroup's events are wanted."""
-        self._decide(cgroup, KEEP if keep else DROP)
+        self._decide(cgroup, "KEEP" if keep else "DROP")
 
     def forget(self, cgroup: int) -> None:
         """Make the kernel send the cgroup's path again with its next event."""
-        self._decide(cgroup, FORGET)
+        self._decide(cgroup, "FORGET")
 
-    def _decide(self, cgroup: int, verdict: int) -> None:
+    def _decide(self, cgroup: int, verdict: str) -> None:
+        number = self._verdicts[verdict]
         try:
-            call_raw_tracepoint(self._probes.decide, cgroup, verdict)
+            call_raw_tracepoint(self._probes.decide, cgroup, number)
         except KernelRefused:  # Linux before 5.10 runs no such program
             cgroups, key = self._probes.maps["cgroups"], struct.pack("=Q", cgroup)
-            if verdict == FORGET:
+            if verdict == "FORGET":
                 map_delete(cgroups, key)
             else:
-                map_update(cgroups, key, struct.pack("=I", verdict))
+                map_update(cgroups, key, struct.pack("=I", number))
 
     def lost(self) -> Mapping[str, int]:
         """Return how many events could not be delivered so far, by cause; those of 0 left out."""
-        counts = dict(zip(LOST, self._counters, strict=False))
+        counts = {cause: self._counters[self._lost[name]] for name, cause in LOST.items()}
         skipped = sum(map(recursion_misses, self._probes.alone))
         if self._refused or self._preemptible:
             hidden = sum(map(recursion_misses, self._probes.front))
-            skipped += max(hidden - self._counters[_TAKEN_OVER], 0)
+            skipped += max(hidden - self._counters[self._lost["TAKEN_OVER"]], 0)
         counts["BPF recursion misses (upper bound)"] = skipped
         return {cause: count for cause, count in counts.items() if count}
 
@@ -102,8 +105,9 @@ class Source:
         program = self._probes.behind.get("inet_sock_set_state")
         sockets = self._probes.maps.get("sockets")
         if program and sockets:
+            states = c_text.enum(self._probes.text, "state")
             for socket in map_keys(sockets, _MOST_SOCKETS):
-                call_raw_tracepoint(program, socket, _SYN_SENT, _ASK_AGAIN)
+                call_raw_tracepoint(program, socket, states["SYN_SENT"], states["ASK_AGAIN"])
 
     def close(self) -> None:
         """Detach the program and give its memory back."""

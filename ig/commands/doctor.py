@@ -233,9 +233,16 @@ def _tracefs(tracepoints: Mapping[str, bool]) -> tuple[str, str]:
 
 
 def _sock_diag() -> tuple[str, str]:
-    netlink_sock_diag = 4
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_sock_diag):
-        return "yes", "netlink socket opened"
+    """Ask for the TCP sockets of this network namespace. Raises OSError."""
+    from pyroute2 import DiagSocket
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with DiagSocket() as netlink:
+            netlink.get_sock_stats(family=socket.AF_INET)
+    except NetlinkError as error:
+        raise OSError(error.code, os.strerror(error.code)) from error
+    return "yes", "netlink socket opened"
 
 
 def _cgroups() -> tuple[str, str]:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ig import c_text
 from ig.columns import (
     ADDRESSES,
     STRINGS,
@@ -33,10 +34,19 @@ _PROTOCOLS: Cache[int, str] = Cache(
         str(number),
     )
 )
+_LETTERS = {
+    "REUSE_PORT": "r",
+    "REUSE_ADDRESS": "R",
+    "NO_PORT": "N",
+    "TRANSPARENT": "T",
+    "FREEBIND": "F",
+}
+_BITS = {
+    letter: c_text.enum(c_text.read("bind.c"), "option")[name] for name, letter in _LETTERS.items()
+}
 _OPTIONS: Cache[int, str] = Cache(
-    lambda bits: "".join(c if bits >> place & 1 else "." for place, c in enumerate("rRNTF"))
+    lambda bits: "".join(letter if bits & bit else "." for letter, bit in _BITS.items())
 )
-"""enum option in bind.c."""
 
 
 def _address(batch: Batch) -> Sequence[str]:

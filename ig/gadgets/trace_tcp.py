@@ -23,7 +23,7 @@ from ig.columns import (
 )
 from ig.gadget import Batch, Column, CompatView, Gadget, Kind, Param
 
-_LETTERS = ("", "C", "A", "X", "U")  # enum type in tcp.h, as `ig tcptracer` has them
+_LETTERS = {"": "", "connect": "C", "accept": "A", "close": "X", "unknown": "U"}
 _CLOSE = TYPES.index("close")
 _SHOWN = ("src", "dst", "comm", "pid", "tid", "uid", "gid", "type", "error", "outcome")
 
@@ -68,7 +68,7 @@ _TCPTRACER = CompatView(
             "t",
             width=1,
             hidden=False,
-            read=lambda batch: [_LETTERS[number] for number in batch.fields["type"]],
+            read=lambda batch: [_LETTERS[TYPES[number]] for number in batch.fields["type"]],
             description="Event type: C connect, A accept, X close, U unknown.",
         ),
         *(replace(c, hidden=c.hidden or c.name == "containername") for c in classic_columns()),

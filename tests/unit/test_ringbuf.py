@@ -4,8 +4,8 @@ import mmap
 import os
 import struct
 
-from ig.bpf.record import parse
 from ig.bpf.ringbuf import RecordRing, Ring
+from ig.c_text import parse
 
 BUSY, DISCARDED = 1 << 31, 1 << 30
 LAYOUT = parse("struct event {\n\tu64 timestamp, number;\n};")

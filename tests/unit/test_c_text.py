@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ig.bpf import record
+from ig import c_text
 from ig.bpf.loader import source
+from ig.bpf.session import LOST
 from ig.gadgets import declared
 
 RECORD = """
@@ -36,7 +37,7 @@ WORDS = ("struct event {\n", "struct inner {\n", "struct inner x;", "u64 a;", "u
 
 
 def test_fields_are_flattened_in_their_order() -> None:
-    found = record.parse(NESTED)
+    found = c_text.parse(NESTED)
     assert found.names == (*("timestamp", "pid", "comm", "fd", "accept_fd", "address", "port"),)
     assert found.format == "QI4sii6sH"
     assert found.size == 8 + 8 + 8 + 8
@@ -44,7 +45,7 @@ def test_fields_are_flattened_in_their_order() -> None:
 
 @pytest.mark.parametrize("gadget", [g for g in declared().values() if g.program])
 def test_the_programs_records_begin_with_their_time_and_have_no_hole(gadget: object) -> None:
-    found = record.parse(source(gadget.program))  # type: ignore[attr-defined]
+    found = c_text.parse(source(gadget.program))  # type: ignore[attr-defined]
     assert found.names[0] == "timestamp"
     assert found.size % 8 == 0
     assert len(set(found.names)) == len(found.names)
@@ -65,7 +66,7 @@ def test_the_programs_records_begin_with_their_time_and_have_no_hole(gadget: obj
 )
 def test_what_no_record_may_have_is_refused(fields: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        record.parse(f"struct event {{\n{fields}\n}};")
+        c_text.parse(f"struct event {{\n{fields}\n}};")
 
 
 @given(st.lists(st.sampled_from(WORDS) | st.text(max_size=20), max_size=30).map("".join))
@@ -74,5 +75,18 @@ def test_what_no_record_may_have_is_refused(fields: str, why: str) -> None:
 def test_any_text_has_a_layout_or_none(text: str) -> None:
     found = None
     with suppress(ValueError):
-        found = record.parse(text)
+        found = c_text.parse(text)
     assert found is None or re.fullmatch(r"(\d*[BHIQiqs])*", found.format)
+
+
+def test_enums_are_numbered_as_a_compiler_does() -> None:
+    text = "enum kind { /* of C; a comment */ NONE, ONE, FOUR = 4, FIVE, LAST = FIVE, SIX };"
+    values = {"NONE": 0, "ONE": 1, "FOUR": 4, "FIVE": 5, "LAST": 5, "SIX": 6}
+    assert c_text.enum(text, "kind") == values
+    with pytest.raises(ValueError, match="no enum other"):
+        c_text.enum(text, "other")
+
+
+def test_causes_of_losses_are_those_that_the_programs_count() -> None:
+    counters = c_text.enum(c_text.read("ig.h"), "lost")
+    assert list(LOST) == list(counters)[: counters["LOST_CAUSES"]]

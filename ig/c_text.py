@@ -1,21 +1,53 @@
-"""The layout of a program's records, read from the C text that declares them.
+"""The C text of the programs, and what Python shares with it: the layouts of records, and enums.
 
 The C struct is the wire format: its fields' names are the columns', the filters' and JSON's.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
+_ENUM = r"^enum %s \{([^}]*)\}"
 _BODY = r"^struct %s \{\n(.*?)^\};"
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 _FIELD = re.compile(r"(?:(struct)\s+)?(\w+)\s+([^;]+);")
 _DECLARATOR = re.compile(r"(\w+)((?:\[\w+\])*)$")
 _CONSTANT = r"^#define %s (\d+)$"
 _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "s32": "i", "s64": "q", "char": "s"}
+
+
+def folder() -> Path:
+    """Return the folder of the C files: the installed one, else the checkout's."""
+    installed = Path(__file__).parent / "ebpf"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "ebpf"
+
+
+@functools.cache
+def read(program: str) -> str:
+    """Return a program's text with our own headers put in place of their #include lines."""
+    text = (folder() / program).read_text("utf-8")
+    text = _INCLUDE.sub(lambda match: read(match[1]), text)
+    return f'#line 1 "{program}"\n{text}'
+
+
+def enum(text: str, name: str) -> Mapping[str, int]:
+    """Return the values of `enum name` in C text. Raises ValueError for one that is not there."""
+    body = re.search(_ENUM % re.escape(name), _COMMENT.sub("", text), re.M)
+    if body is None:
+        raise ValueError(f"no enum {name} in the program")
+    values: dict[str, int] = {}
+    following = 0
+    for entry in filter(None, map(str.strip, body[1].split(","))):
+        member, _, value = (part.strip() for part in entry.partition("="))
+        values[member] = values[value] if value in values else int(value or following)
+        following = values[member] + 1
+    return values
 
 
 @dataclass(frozen=True, slots=True)
