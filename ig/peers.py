@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from ig.columns import ADDRESSES, TYPES
+from ig.attempts import TYPES
 from ig.containers.container import HOST, Change, Container
 from ig.containers.endpoints import LEARNED, Endpoints
+from ig.ends import ADDRESSES
 from ig.gadget import Batch
 from ig.kernel import netns, routes
 from ig.memo import Cache

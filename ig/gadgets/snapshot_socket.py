@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ig.columns import RESOLVE, end_columns, integer, named_end, owner_columns, peers
+from ig.columns import integer, owner_columns
 from ig.containers.container import HOST, Container
+from ig.ends import RESOLVE, end_columns, named_end, peers
 from ig.gadget import Batch, Column, Gadget, Kind, Param
 from ig.memo import Cache
 

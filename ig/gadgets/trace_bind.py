@@ -8,19 +8,16 @@ from dataclasses import replace
 
 from ig import c_text
 from ig.columns import (
-    ADDRESSES,
     STRINGS,
     TIMESTAMP,
-    ZONED,
-    addresses,
     classic_columns,
     error_column,
     failures,
     integer,
     owner_columns,
     process_columns,
-    zone_column,
 )
+from ig.ends import ADDRESSES, ZONED, addresses, zone_column
 from ig.gadget import Batch, Column, CompatView, Gadget, Param, Withheld
 from ig.memo import Cache
 

@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ig.columns import (
-    ADDRESSES,
-    LATENCY,
-    RESOLVE,
-    TIMESTAMP,
-    TYPES,
-    ZONED,
-    addresses,
-    attempt_columns,
-    classic_columns,
-    endpoint_columns,
-    failures,
-    filter_params,
-    integer,
-    owner_columns,
-    process_columns,
-)
+from ig.attempts import LATENCY, TYPES, attempt_columns, filter_params
+from ig.columns import TIMESTAMP, classic_columns, failures, integer, owner_columns, process_columns
+from ig.ends import ADDRESSES, RESOLVE, ZONED, addresses, endpoint_columns
 from ig.gadget import Batch, Column, CompatView, Gadget, Kind, Param
 
 _LETTERS = {"": "", "connect": "C", "accept": "A", "close": "X", "unknown": "U"}

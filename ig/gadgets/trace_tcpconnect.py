@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from ig.columns import (
-    LATENCY,
-    RESOLVE,
-    TIMESTAMP,
-    attempt_columns,
-    endpoint_columns,
-    failures,
-    filter_params,
-    integer,
-    owner_columns,
-    process_columns,
-)
+from ig.attempts import LATENCY, attempt_columns, filter_params
+from ig.columns import TIMESTAMP, failures, integer, owner_columns, process_columns
+from ig.ends import RESOLVE, endpoint_columns
 from ig.gadget import Gadget, Param
 
 GADGET = Gadget(

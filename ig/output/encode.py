@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ig.columns import ADDRESSES, STRINGS, end_kind, end_name
+from ig.columns import STRINGS
 from ig.containers.container import Container
 from ig.durations import SECOND, format_duration
+from ig.ends import ADDRESSES, end_kind, end_name
 from ig.gadget import Address, Batch, End, of_each
 from ig.memo import Cache
 from ig.output.text import SECONDS, format_timestamps, json_string

@@ -1,0 +1,145 @@
+"""Columns and options of TCP connections: what happened to them, and how attempts ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ig import c_text
+from ig.columns import error_column, integer
+from ig.durations import SECOND
+from ig.gadget import Batch, Column, Kind, Param
+
+
+def _names(enum: str, **others: str) -> tuple[str, ...]:
+    """Return the names of an enum of tcp.h as they are shown, those in `others` as said there."""
+    numbers = c_text.enum(c_text.read("tcp.h"), enum)
+    names = {
+        number: others.get(name, name.lower().replace("_", "-")) for name, number in numbers.items()
+    }
+    return tuple(names.get(number, "") for number in range(max(names) + 1))
+
+
+TYPES = _names("type")
+"""The types of events, each at the place of its number; "" where there is none."""
+OUTCOMES = _names("outcome", NONE="", DONE="established")
+"""How attempts end, in the same way."""
+
+
+def _named(field: str, names: Sequence[str]) -> Callable[[Batch], Sequence[str]]:
+    return lambda batch: list(map(names.__getitem__, batch.fields[field]))
+
+
+_FAILURES = frozenset(map(OUTCOMES.index, ("refused", "timed-out", "unreachable", "failed")))
+_OPEN = frozenset(map(OUTCOMES.index, ("abandoned", "unanswered")))
+SLOW = SECOND
+"""Nanoseconds from which an answer is marked as slow."""
+
+
+def _attempt_style(batch: Batch) -> Sequence[str]:
+    """Return `failure` for failed attempts, `warning` for slow, abandoned and unanswered ones."""
+    return [
+        "failure"
+        if outcome in _FAILURES
+        else "warning"
+        if outcome in _OPEN or (outcome and (latency >= SLOW or retransmits))
+        else ""
+        for outcome, latency, retransmits in zip(
+            batch.fields["outcome"],
+            batch.fields["latency"],
+            batch.fields["retransmits"],
+            strict=True,
+        )
+    ]
+
+
+def wants_latency(options: Mapping[str, Any]) -> bool:
+    """Return whether attempts are reported with latency, when they have ended."""
+    return bool(options.get("latency"))
+
+
+def attempt_columns() -> tuple[Column, ...]:
+    """Return the columns of a TCP event: type, error, outcome and times."""
+    return (
+        Column(
+            "type",
+            "type",
+            width=7,
+            read=_named("type", TYPES),
+            values=TYPES[1:],
+            description="Event type: connect, accept, close, or unknown.",
+        ),
+        error_column(),
+        integer(
+            "error_raw",
+            "error_raw",
+            "error",
+            width=5,
+            description="Error number (errno), 0 if none.",
+        ),
+        Column(
+            "outcome",
+            "outcome",
+            width=11,
+            hidden=False,
+            read=_named("outcome", OUTCOMES),
+            values=OUTCOMES[1:],
+            style=_attempt_style,
+            description=f"Outcome of an attempt: {', '.join(OUTCOMES[1:])}; else empty.",
+        ),
+        integer("retransmits", "retransmits", width=5, description="SYNs retransmitted."),
+        Column(
+            "latency",
+            "latency",
+            Kind.DURATION,
+            width=9,
+            right=True,
+            show_if=wants_latency,
+            description="Time from the SYN to the reply; null if there was none.",
+        ),
+        Column(
+            "waited",
+            "waited",
+            Kind.DURATION,
+            width=9,
+            right=True,
+            description="Time from the SYN to the outcome; while unanswered, until now.",
+        ),
+        Column(
+            "update",
+            "update",
+            Kind.BOOLEAN,
+            width=6,
+            description="Whether this attempt was reported before as unanswered.",
+        ),
+    )
+
+
+LATENCY = Param(
+    "latency",
+    ("-L", "--latency"),
+    "flag",
+    "Report each attempt when it has ended, with the time from SYN to reply.",
+    define="LATENCY",
+)
+
+
+def filter_params() -> tuple[Param, ...]:
+    """Return the options that filter by process and port in the kernel."""
+    return (
+        Param("pid", ("--pid",), "pid", "Only the process with this PID.", define="FILTER_PID"),
+        Param(
+            "uid",
+            ("--uid",),
+            "uid",
+            "Only processes of this user (name or ID).",
+            define="FILTER_UID",
+        ),
+        Param(
+            "port",
+            ("--port",),
+            "port",
+            "Only this destination port (number or service).",
+            define="FILTER_PORT",
+        ),
+    )
