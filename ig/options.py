@@ -6,11 +6,12 @@ import grp
 import pwd
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ig.durations import MILLISECOND, SECOND, parse_duration
 from ig.errors import UsageError
-from ig.gadget import Param
+from ig.gadget import Gadget, Param
 
 WHOSE = (
     Param(
@@ -111,6 +112,23 @@ TRACING = (
     ),
 )
 MAX_ROWS = Param("max_rows", ("-m", "--max-rows"), "count", "Print at most this many rows.")
+
+
+def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
+    """Return all options of a gadget's command: its own, then those that all have."""
+    limits = (TIME, *TRACING) if gadget.source == "program" else (MAX_ROWS,)
+    own = {flag for param in gadget.params for flag in param.flags}
+    shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, *limits]
+    return (
+        *gadget.params,
+        *(_without(param, own) for param in shared),
+    )
+
+
+def _without(param: Param, taken: set[str]) -> Param:
+    return replace(param, flags=tuple(flag for flag in param.flags if flag not in taken))
+
+
 HEADINGS = {
     param.name: heading
     for heading, params in (

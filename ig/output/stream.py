@@ -17,10 +17,14 @@ import sys
 import threading
 import time
 import unicodedata
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from io import TextIOWrapper
 
 from ig.errors import IgError
+
+STDOUT, STDERR = 1, 2
 
 Write = Callable[[memoryview], int]
 """Write some bytes and return how many; raise BlockingIOError if there is no room for any."""
@@ -234,3 +238,25 @@ def say(line: str) -> None:
     )
     sys.stderr.write(f"ig: {safe}\n")
     sys.stderr.flush()
+
+
+def fill_standard_descriptors() -> list[int]:
+    """Open /dev/null where 0 to 2 are closed, so that no other file gets there; return these."""
+    closed = []
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            closed.append(descriptor)
+    return closed
+
+
+def make_standard_streams() -> Stderr:
+    """Let stdout be UTF-8 in every locale, and stderr wait for nobody; return the latter."""
+    if not os.environ.get("IG_DEBUG"):
+        warnings.simplefilter("ignore")  # of libraries: nothing that a user could do about
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.stderr = told = Stderr(STDERR)
+    return told

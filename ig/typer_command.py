@@ -1,0 +1,155 @@
+"""Commands and options as Typer wants them, from declared parameters."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ig.errors import UsageError
+from ig.gadget import Param
+from ig.options import (
+    CONVERSIONS,
+    FOREIGN,
+    HEADINGS,
+)
+
+_SHORT_WITH_VALUE = re.compile(r"(-[A-Za-z])=(.*)", re.S)
+
+
+_LONG_WITH_TRUTH = re.compile(r"(--[a-z-]+)=(true|false)", re.I)
+
+
+_INTERVAL = "2"  # seconds between repetitions, where the option stands alone
+
+
+_ANNOTATIONS: dict[str, Any] = {
+    "flag": bool,
+    "integer": int,
+    "pid": int,
+    "uid": str,
+    "count": int,
+    "string": str,
+    "duration": str,
+    "ports": str,
+    "port": str,
+    "seconds": str,
+    "interval": str,
+    "strings": list[str],
+}
+
+
+_METAVARS = {
+    "integer": "NUMBER",
+    "pid": "NUMBER",
+    "uid": "USER",
+    "count": "NUMBER",
+    "string": "TEXT",
+    "duration": "DURATION",
+    "ports": "PORT,…",
+    "port": "PORT",
+    "seconds": "SECONDS",
+    "interval": "[SECONDS]",
+    "strings": "TEXT,…",
+}
+
+
+class Command(TyperCommand):
+    """A command that also takes `-i=false`, `-P=42` and `--flag=true`, as Go's commands do."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, once these forms are what Typer knows."""
+        flags = {
+            name: param
+            for param in self.params
+            if getattr(param, "is_flag", False)
+            for name in (*param.opts, *param.secondary_opts)
+        }
+        optional = {
+            name
+            for param in self.params
+            if param.metavar == _METAVARS["interval"]
+            for name in param.opts
+        }
+        own = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        plain: list[str] = []
+        for argument, following in pairwise([*args, "-"]):
+            asked = argument.partition("=")[0]
+            if asked in FOREIGN and asked not in own:
+                raise UsageError(f"Unknown option {asked}.", "", f"Use {FOREIGN[asked]}.")
+            match = _SHORT_WITH_VALUE.fullmatch(argument) or _LONG_WITH_TRUTH.fullmatch(argument)
+            param = flags.get(match[1]) if match else None
+            if match and param and match[2].lower() in ("true", "false"):
+                on = match[2].lower() == "true"
+                plain += [param.opts[-1]] if on else param.secondary_opts[:1]
+            elif match and not param and match[1].count("-") == 1:
+                plain += [match[1], match[2]]
+            else:
+                plain.append(argument)
+                if argument in optional and following.startswith("-"):
+                    plain.append(_INTERVAL)
+        return super().parse_args(ctx, plain)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """List the options under headings, without the `--no-…` that each switch has too."""
+        parts: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            if getattr(param, "is_flag", False):
+                param.secondary_opts = []
+            record = param.get_help_record(ctx)
+            if record:
+                parts.setdefault(HEADINGS.get(param.name or "", "Options"), []).append(record)
+        widest = max(len(record[0]) for part in parts.values() for record in part)
+        for heading, part in parts.items():
+            with formatter.section(heading):
+                first, *others = part
+                # All sections' texts begin in one column.
+                formatter.write_dl([(first[0].ljust(min(widest, 30)), first[1]), *others])
+
+
+def _parameter(param: Param) -> inspect.Parameter:
+    """Return a param as the parameter of a function that typer reads."""
+    kind = _ANNOTATIONS[param.kind]
+    flags = list(param.flags)
+    if param.kind == "flag" and not flags[-1].startswith("--no-"):
+        flags[-1] += f"/--no-{flags[-1].lstrip('-')}"
+        annotation: Any = bool
+        default: Any = bool(param.default)
+    else:
+        annotation = kind | None
+        default = param.default
+    limits: dict[str, Any] = {"min": 1} if param.kind == "count" else {}
+    limits |= {"metavar": _METAVARS[param.kind]} if param.kind in _METAVARS else {}
+    limits |= {"hidden": True} if not param.help else {}
+    option = typer.Option(*flags, help=param.help, show_default=bool(param.default), **limits)
+    return inspect.Parameter(
+        param.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[annotation, option],
+    )
+
+
+def command_function(
+    name: str, summary: str, params: Sequence[Param], body: Callable[[dict[str, Any]], None]
+) -> Callable[..., None]:
+    """Return a function with those parameters, for typer to build a command of."""
+
+    def command(**options: Any) -> None:
+        for param in params:
+            convert = CONVERSIONS.get(param.kind)
+            if convert and options.get(param.name) is not None:
+                options[param.name] = convert(options[param.name])
+        body(options)
+
+    parameters = [_parameter(param) for param in params]
+    command.__name__ = name.replace("-", "_")
+    command.__doc__ = summary
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
