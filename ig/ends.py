@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
+from typing import Any
 
-from ig.columns import STRINGS
+from ig.columns import STRINGS, integer
 from ig.containers.container import HOST, Container
 from ig.gadget import Address, Batch, Column, End, Kind, Param, of_each
 from ig.memo import Cache
@@ -28,6 +29,13 @@ ZONED: Cache[Address, str] = Cache(
 BRACKETED: Cache[Address, str] = Cache(lambda key: f"[{ZONED[key]}]" if key[0] == 6 else ZONED[key])
 """The same as it stands before a port."""
 _NO_DEVICE = bytes(16)
+PROTOCOLS = ("TCP", "UDP")
+_LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
+"""What addresses of fe80::/10 begin with: they mean something only beside an interface."""
+_NOTHING = frozenset({("0.0.0.0", 0), ("[::]", 0)})
+"""The far end of a socket that is connected to nothing."""
+_BOUND = frozenset({"LISTEN", "INACTIVE", "PUBLISHED"})
+"""The states in which a socket receives whatever is sent to its address."""
 
 
 def zones(batch: Batch, address: str) -> Sequence[bytes]:
@@ -193,3 +201,92 @@ RESOLVE = Param(
     "flag",
     "Show addresses as names: c/CONTAINER, p/NAMESPACE/POD, r/ADDRESS (unknown).",
 )
+
+
+def _bound(named: str, plain: str) -> str:
+    """Return an address that is bound and, in parentheses, whose it is if that is known."""
+    name = named.rpartition(":")[0]
+    return f"{plain}({name})" if plain and name.startswith(("c/", "p/")) else plain
+
+
+def _text_zones(batch: Batch, address: str) -> Sequence[str]:
+    """Return the interface of each link-local address, "" for the others."""
+    interfaces = batch.fields["interface"]
+    if not any(interfaces):
+        return interfaces
+    return [
+        interface if text.startswith(_LINK_LOCAL) else ""
+        for text, interface in zip(batch.fields[address], interfaces, strict=True)
+    ]
+
+
+def _bracketed(batch: Batch, address: str) -> list[str]:
+    """Return each address as it stands before a port: `[fe80::1%eth0]` is RFC 4007's form."""
+    return [
+        (f"[{text}%{zone}]" if zone else f"[{text}]") if ":" in text else text
+        for text, zone in zip(batch.fields[address], _text_zones(batch, address), strict=True)
+    ]
+
+
+def text_end_columns(
+    name: str, address: str, port: str, *, far: bool = False, **shown: Any
+) -> tuple[Column, ...]:
+    """Return the columns of one end of sockets whose addresses are text; see `endpoint_columns`.
+
+    The field `proto` is its protocol. In JSON each part is its own column: most are the same in
+    many rows, and so cost nothing.
+    """
+    whose = peers if far else _owners
+
+    def both(batch: Batch) -> Sequence[str]:
+        ends = zip(_bracketed(batch, address), batch.fields[port], strict=True)
+        return ["" if end in _NOTHING else f"{end[0]}:{end[1]}" for end in ends]
+
+    def named(batch: Batch) -> Sequence[str]:
+        shown = named_end(_bracketed(batch, address), batch.fields[port], whose(batch))
+        return [
+            _bound(text, plain) if state in _BOUND else text
+            for text, plain, state in zip(shown, both(batch), batch.fields["state"], strict=True)
+        ]
+
+    return (
+        Column(
+            name,
+            width=22,
+            drop=9 if far else 0,
+            read=both,
+            resolved=named,
+            **shown,
+            description=f"{'Far' if far else 'Near'} end, as ADDRESS:PORT.",
+        ),
+        Column(
+            f"{name}.addr",
+            f"{name}.addr",
+            read=lambda batch: batch.fields[address],
+            description="IP address.",
+        ),
+        Column(
+            f"{name}.zone",
+            f"{name}.zone",
+            width=10,
+            read=lambda batch: _text_zones(batch, address),
+            description="Interface of a link-local address.",
+        ),
+        integer(f"{name}.port", f"{name}.port", port, width=5, right=True, description="Port."),
+        Column(
+            f"{name}.proto",
+            f"{name}.proto",
+            read=lambda batch: batch.fields["proto"],
+            width=5,
+            values=PROTOCOLS,
+            description="Protocol: TCP or UDP.",
+        ),
+        integer(
+            f"{name}.version",
+            f"{name}.version",
+            "version",
+            width=3,
+            description="IP version, 4 or 6.",
+        ),
+        *end_columns(name, whose if far else None, paths=True),
+    )

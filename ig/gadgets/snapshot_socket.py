@@ -11,11 +11,10 @@ from typing import Any
 
 from ig.columns import integer, owner_columns
 from ig.containers.container import HOST, Container
-from ig.ends import RESOLVE, end_columns, named_end, peers
+from ig.ends import PROTOCOLS, RESOLVE, end_columns, named_end, text_end_columns
 from ig.gadget import Batch, Column, Gadget, Kind, Param
 from ig.memo import Cache
 
-_PROTOCOLS = ("TCP", "UDP")
 _STATES = (
     "ESTABLISHED",
     "SYN_SENT",
@@ -34,21 +33,6 @@ _STATES = (
 )
 """As in ig.sockets.fields, those of UDP after those of TCP, and that of ig.sockets.published."""
 
-_LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
-"""What addresses of fe80::/10 begin with: they mean something only beside an interface."""
-
-
-_NOTHING = frozenset({("0.0.0.0", 0), ("[::]", 0)})
-"""The far end of a socket that is connected to nothing."""
-_BOUND = frozenset({"LISTEN", "INACTIVE", "PUBLISHED"})
-"""The states in which a socket receives whatever is sent to its address."""
-
-
-def _bound(named: str, plain: str) -> str:
-    """Return an address that is bound and, in parentheses, whose it is if that is known."""
-    name = named.rpartition(":")[0]
-    return f"{plain}({name})" if plain and name.startswith(("c/", "p/")) else plain
-
 
 def _behind(batch: Batch) -> Sequence[Container]:
     return batch.fields.get("behind") or [HOST] * len(batch)
@@ -63,95 +47,6 @@ def _stands_for(batch: Batch) -> Sequence[str]:
 def _queue(batch: Batch) -> Sequence[str]:
     ends = zip(batch.fields["recv_q"], batch.fields["send_q"], strict=True)
     return [f"{waiting}/{limit}" for waiting, limit in ends]
-
-
-def _here(batch: Batch) -> Sequence[Container]:
-    return batch.owners
-
-
-def _zones(batch: Batch, address: str) -> Sequence[str]:
-    """Return the interface of each link-local address, "" for the others."""
-    interfaces = batch.fields["interface"]
-    if not any(interfaces):
-        return interfaces
-    return [
-        interface if text.startswith(_LINK_LOCAL) else ""
-        for text, interface in zip(batch.fields[address], interfaces, strict=True)
-    ]
-
-
-def _bracketed(batch: Batch, address: str) -> list[str]:
-    """Return each address as it stands before a port: `[fe80::1%eth0]` is RFC 4007's form."""
-    return [
-        (f"[{text}%{zone}]" if zone else f"[{text}]") if ":" in text else text
-        for text, zone in zip(batch.fields[address], _zones(batch, address), strict=True)
-    ]
-
-
-def _end(
-    name: str,
-    address: str,
-    port: str,
-    whose: Callable[[Batch], Sequence[Container]],
-    **shown: Any,
-) -> tuple[Column, ...]:
-    """Return the columns of one end; unlike other gadgets' its protocol is the row's.
-
-    In JSON each part is its own column: most are the same in many rows, and so cost nothing.
-    """
-
-    def both(batch: Batch) -> Sequence[str]:
-        ends = zip(_bracketed(batch, address), batch.fields[port], strict=True)
-        return ["" if end in _NOTHING else f"{end[0]}:{end[1]}" for end in ends]
-
-    def named(batch: Batch) -> Sequence[str]:
-        shown = named_end(_bracketed(batch, address), batch.fields[port], whose(batch))
-        return [
-            _bound(text, plain) if state in _BOUND else text
-            for text, plain, state in zip(shown, both(batch), batch.fields["state"], strict=True)
-        ]
-
-    return (
-        Column(
-            name,
-            width=22,
-            drop=9 if name == "dst" else 0,
-            read=both,
-            resolved=named,
-            **shown,
-            description=f"{'Far' if name == 'dst' else 'Near'} end, as ADDRESS:PORT.",
-        ),
-        Column(
-            f"{name}.addr",
-            f"{name}.addr",
-            read=lambda batch: batch.fields[address],
-            description="IP address.",
-        ),
-        Column(
-            f"{name}.zone",
-            f"{name}.zone",
-            width=10,
-            read=lambda batch: _zones(batch, address),
-            description="Interface of a link-local address.",
-        ),
-        integer(f"{name}.port", f"{name}.port", port, width=5, right=True, description="Port."),
-        Column(
-            f"{name}.proto",
-            f"{name}.proto",
-            read=lambda batch: batch.fields["proto"],
-            width=5,
-            values=_PROTOCOLS,
-            description="Protocol: TCP or UDP.",
-        ),
-        integer(
-            f"{name}.version",
-            f"{name}.version",
-            "version",
-            width=3,
-            description="IP version, 4 or 6.",
-        ),
-        *end_columns(name, None if whose is _here else whose, paths=True),
-    )
 
 
 class _Users:
@@ -233,9 +128,9 @@ GADGET = Gadget(
     columns=(
         *owner_columns(),
         Column(
-            "proto", width=5, hidden=False, values=_PROTOCOLS, description="Protocol: TCP or UDP."
+            "proto", width=5, hidden=False, values=PROTOCOLS, description="Protocol: TCP or UDP."
         ),
-        *_end("src", "saddr", "sport", _here, hidden=False),
+        *text_end_columns("src", "saddr", "sport", hidden=False),
         Column(
             "for",
             width=16,
@@ -254,7 +149,7 @@ GADGET = Gadget(
             read=_optional("behind_port", 0),
             description="Port in that container, 0 if none.",
         ),
-        *_end("dst", "daddr", "dport", peers, show_if=_not_listening),
+        *text_end_columns("dst", "daddr", "dport", far=True, show_if=_not_listening),
         Column(
             "state",
             "state",
