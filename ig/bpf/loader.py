@@ -138,7 +138,7 @@ def bcc_version() -> str:
     A child process imports it: with it comes a compiler, of which half stays in memory.
     """
     receiver, sender = os.pipe()
-    child = os.fork()
+    child = _fork()
     if child == 0:
         answer: dict[str, Any] = {}
         try:
@@ -148,13 +148,37 @@ def bcc_version() -> str:
         finally:
             os.write(sender, json.dumps(answer).encode())
             os._exit(0)
-    os.close(sender)
-    with open(receiver, "rb") as answers:
-        answer = json.loads(answers.read() or b"{}")
-    os.waitpid(child, 0)
+    try:
+        os.close(sender)
+        with open(receiver, "rb") as answers:
+            answer = json.loads(answers.read() or b"{}")
+        os.waitpid(child, 0)
+        child = 0
+    finally:
+        if child:
+            os.kill(child, signal.SIGKILL)
     if "error" in answer:
         raise KernelRefused(*answer["error"])
     return str(answer.get("version", ""))
+
+
+def _fork() -> int:
+    """Fork a child that ends with this process, or by a signal, and return as os.fork does."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    child = os.fork()
+    if child == 0:
+        # One that hangs or is stopped must not outlive its parent.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        return child
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    return child
 
 
 class Loading:
@@ -168,17 +192,11 @@ class Loading:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_MESSAGE)
         sys.stdout.flush()
         sys.stderr.flush()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        self._child = os.fork()
+        self._child = _fork()
         if self._child == 0:
             self._receiver.close()
             _run_child(sender, self._text, self._defines)
         sender.close()
-        try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        except BaseException:
-            self.close()
-            raise
 
     def result(self) -> Probes:
         """Wait for the program to be attached. Raises IgError with whoever's reason it is."""
@@ -225,11 +243,6 @@ def _run_child(sender: socket.socket, text: str, defines: Mapping[str, int | str
     """Be the child: load, answer, and end without running anybody's exit handlers."""
     status = 1
     try:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        # One that hangs or is stopped must not outlive its parent.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         with _messages() as messages:
             os.dup2(messages.fileno(), 1)
             os.dup2(messages.fileno(), 2)

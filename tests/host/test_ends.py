@@ -15,7 +15,8 @@ import pytest
 
 from tests.host.attached import added, loaded
 from tests.host.fake_engine import FakeEngine
-from tests.host.tracer import IG, in_own_mounts
+from tests.host.namespace import program
+from tests.host.tracer import IG, in_own_mounts, session
 from tests.host.waiting import EMULATED, PATIENCE, until
 
 pytestmark = pytest.mark.anywhere
@@ -50,11 +51,13 @@ def full_pipe() -> Iterator[int]:
         os.close(writing)
 
 
-def start(command: str, *options: object, **streams: int) -> subprocess.Popen[bytes]:
+def start(
+    command: str, *options: object, before: Sequence[str] = (), **streams: int
+) -> subprocess.Popen[bytes]:
     given = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **streams}
     docker = () if "--docker-socketpath" in options else ("--docker-socketpath", "/nonexistent")
     return subprocess.Popen(
-        [str(IG), *command.split(), *docker, *map(str, options)],
+        [*before, str(IG), *command.split(), *docker, *map(str, options)],
         stdin=subprocess.DEVNULL,
         stdout=given["stdout"],
         stderr=given["stderr"],
@@ -109,8 +112,8 @@ def test_it_ends_while_an_engine_does_not_answer(command: str, tmp_path: Path) -
 def test_it_ends_while_nobody_reads_what_it_prints() -> None:
     with full_pipe() as pipe:
         processes = [
-            start(command, stdout=pipe, **streams)
-            for streams in ({}, {"stderr": pipe})
+            start(command, stdout=pipe, stderr=stderr)
+            for stderr in (subprocess.DEVNULL, pipe)
             for command in COMMANDS
         ]
         for process in processes:
@@ -142,12 +145,48 @@ def test_it_ends_with_numbers_of_users_where_their_names_do_not_come(tmp_path: P
     assert done.stdout.split() == ["USER", str(os.getuid())], done.stderr
 
 
+RECEIVES = f"recvfrom:3:{socket.MSG_TRUNC.value}=HOLD"
+OPENS = f"socket:{socket.AF_NETLINK.value}=HOLD"
+
+
+@pytest.mark.parametrize(
+    ("command", "call", "passing"),
+    [
+        ("snapshot socket --host", RECEIVES, 0),
+        ("snapshot socket --host", OPENS, 0),
+        ("snapshot socket --host --resolve -w 0.1", RECEIVES, 7),
+        ("doctor", OPENS, 0),
+    ],
+)
+@pytest.mark.usefixtures("nothing_stays")
+def test_netlink_that_does_not_answer_holds_nothing_up(
+    command: str, call: str, passing: int, tmp_path: Path
+) -> None:
+    hold = program("refuse", call, "--held", tmp_path / "held", "--pass", passing, "--")
+    process = start(command, before=hold)
+    until((tmp_path / "held").exists, "it to ask")
+    assert ends(process, signal.SIGTERM) == 0
+    until(lambda: not session(process.pid), "all processes to end")
+
+
 def children(pid: int) -> Sequence[int]:
     with suppress(OSError):
         return [
             int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         ]
     return []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.usefixtures("nothing_stays")
+def test_a_monitor_that_is_stopped_ends_with_its_parent(number: int, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    process = start("trace tcp", "--ready-file", ready)
+    until(lambda: ready.exists() or process.poll() is not None, "it to be ready")
+    (child,) = until(lambda: children(process.pid), "the monitor")
+    os.kill(child, signal.SIGSTOP)
+    assert ends(process, number) in (0, -signal.SIGKILL)
+    until(lambda: not session(process.pid), "the monitor to end")
 
 
 @pytest.mark.parametrize("command", ["trace tcp", "doctor"])

@@ -17,7 +17,7 @@ from tests.host.attached import added, loaded
 from tests.host.engine import Engine, PrivateEngine
 from tests.host.namespace import Namespace
 from tests.host.reports import Reports
-from tests.host.tracer import IG, Tracer
+from tests.host.tracer import IG, Tracer, session
 from tests.host.waiting import PATIENCE, until
 
 Start = Callable[..., Tracer]
@@ -60,19 +60,6 @@ def test_while_nobody_reads_losses_are_counted_and_then_it_goes_on(
     assert len(events) + lost["count"] == 80_021 + 11
     assert set(lost["causes"]) == {"the output was read too slowly, so the ring buffer was full"}
     assert int(status.partition("VmRSS:")[2].split()[0]) < 120_000
-
-
-def session(leader: int) -> list[int]:
-    """Return the processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
 
 
 @pytest.mark.parametrize("gadget", ["tcp", "bind"])
