@@ -29,7 +29,6 @@ from typing import Any
 from ig import c_text
 from ig.bpf.btf import FUNCTION, TYPEDEF, Btf
 from ig.bpf.syscalls import attach_raw_tracepoint, load_typed_raw_tracepoint
-from ig.bpf.trust import need_trust
 from ig.errors import IgError, KernelRefused
 from ig.kernel.mounts import legacy_cgroup_controller, lockdown_refusal, reach_tracefs
 from ig.stop import SIGNALS
@@ -123,7 +122,7 @@ def source(program: str) -> str:
 
     Raises IgError if somebody could have changed it who could not have changed this module.
     """
-    need_trust(c_text.folder())
+    c_text.need_trust(c_text.folder())
     return c_text.read(program)
 
 

@@ -10,7 +10,7 @@ from ig.gadget import CompatView, Gadget
 
 def run(gadget: Gadget, view: CompatView | None, options: dict[str, Any]) -> None:
     """Carry out a gadget's command. Raises IgError."""
-    from ig.commands import ready_file
+    from ig.commands.setup import check_ready_file
 
     for param in gadget.params:
         given = options.get(param.name) not in (None, False, [])
@@ -23,7 +23,7 @@ def run(gadget: Gadget, view: CompatView | None, options: dict[str, Any]) -> Non
                 f"{param.flags[-1]} and {flags[clash[0]]} are mutually exclusive.",
                 remedy="Use only one of them.",
             )
-    ready_file.check(options.get("ready_file"))
+    check_ready_file(options.get("ready_file"))
     if gadget.source == "program":
         from ig.commands.trace import trace as carry_out
     else:

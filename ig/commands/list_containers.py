@@ -13,9 +13,8 @@ from typing import Any
 from ig import answers, output
 from ig.answers import Answers, Hint, closing
 from ig.columns import owner_columns
-from ig.commands import ready_file
 from ig.commands.display import DisplayOptions
-from ig.commands.setup import follow, make_index, selection
+from ig.commands.setup import check_ready_file, follow, make_index, selection, write_ready_file
 from ig.containers.container import Change, Container
 from ig.containers.index import Index
 from ig.durations import SECOND
@@ -199,7 +198,7 @@ def show(options: Mapping[str, Any]) -> None:
     display = DisplayOptions(LIST, None, options)
     watching = bool(options.get("watch"))
     chosen = selection(options)
-    ready_file.check(options.get("ready_file"))
+    check_ready_file(options.get("ready_file"))
     stop = Stop()
     stream = Stream(1, stop)
     index = make_index(options, consequence=_NOT_LISTED)
@@ -212,7 +211,7 @@ def show(options: Mapping[str, Any]) -> None:
         _tell_unseen(found)
         with stop.noted():
             formatter = _print_list(display, stream, found, watching)
-            ready_file.write(options.get("ready_file"))
+            write_ready_file(options.get("ready_file"))
             Hint(index, chosen, options).give_now()
             while watching and not stop():
                 change = changes.next(stream)

@@ -1,23 +1,26 @@
-"""What commands do before they begin: choose runtimes and containers, give up privileges."""
+"""What commands do before they begin, and the file by which they say that they are ready."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ig import answers
 from ig.answers import Answers
-from ig.commands import ready_file
 from ig.commands.display import DisplayOptions
 from ig.containers import runtimes
 from ig.containers.container import Runtime
 from ig.containers.follower import NAMES_UNAVAILABLE
 from ig.containers.index import Index
 from ig.containers.selection import Selection, select
+from ig.errors import IgError
 from ig.kernel import monitor
-from ig.kernel.capabilities import Capability, Use, drop
+from ig.kernel.capabilities import Capability, Use, drop, obstacle
 from ig.output.stream import say
 
 SYNC_TIMEOUT = 2.0  # seconds for the runtimes to list what they have
@@ -99,7 +102,7 @@ def give_up_privileges(
 def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
     """Yield the files that are opened after privileges were given up."""
     if options.get("ready_file"):
-        yield ready_file.use_of(options["ready_file"])
+        yield _ready_file_use(options["ready_file"])
     asked = asked_for(options)
     for name, socket in index.sockets:
         yield Use(socket, expected=name in asked)
@@ -144,3 +147,77 @@ def configure_display(
         say(f"{unnamed} running containers are unknown to the runtimes and named by their cgroups.")
     elif line := answers.none_running(answered, later):
         say(line)
+
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _ready_file_use(path: str) -> Use:
+    """Return what privileges must be kept for until the file is written."""
+    return Use(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK, lasting=False)
+
+
+def check_ready_file(path: str | None) -> None:
+    """Raise IgError if the file, if one is wanted, cannot be written later."""
+    if not path:
+        return
+    try:
+        kind = _KINDS.get(stat.S_IFMT(os.lstat(path).st_mode))
+    except FileNotFoundError:
+        kind = None
+    except OSError as error:
+        raise _refused(path, error.strerror or str(error)) from error
+    if kind:
+        raise _refused(path, f"It is {kind}.")
+    folder = _ready_file_use(path)
+    if problem := obstacle(folder.path, folder.access):
+        raise _refused(path, f"{problem}.")
+
+
+def write_ready_file(path: str | None) -> None:
+    """Write this process's number into the file, if one is wanted. Raises IgError.
+
+    A new file takes its place at once: what is there is not opened, followed or waited for, and
+    nobody reads half of it.
+    """
+    check_ready_file(path)
+    if not path:
+        return
+    new = f".ig-{secrets.token_hex(8)}"
+    try:
+        folder = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _write_pid(folder, new)
+            os.rename(new, os.path.basename(path), src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(new, dir_fd=folder)
+            raise
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _refused(path, error.strerror or str(error)) from error
+
+
+def _write_pid(folder: int, name: str) -> None:
+    descriptor = os.open(name, _NEW, 0o644, dir_fd=folder)
+    try:
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def _refused(path: str, found: str) -> IgError:
+    return IgError(
+        f"Cannot write the ready file {path}.",
+        found,
+        "Use a new file in an existing, writable directory.",
+    )

@@ -10,9 +10,15 @@ from typing import Any
 
 from ig import answers, query
 from ig.answers import Hint, closing
-from ig.commands import ready_file
 from ig.commands.display import DisplayOptions
-from ig.commands.setup import configure_display, follow, make_index, selection, split_names
+from ig.commands.setup import (
+    configure_display,
+    follow,
+    make_index,
+    selection,
+    split_names,
+    write_ready_file,
+)
 from ig.containers.container import HOST
 from ig.containers.index import Index
 from ig.containers.selection import Selection
@@ -23,11 +29,11 @@ from ig.output.stream import Stream, say
 from ig.peers import Peers
 from ig.query import find_column
 from ig.sockets.collect import PROCESS_FIELDS, Say, collect
-from ig.sockets.fields import (
+from ig.sockets.owner import Known
+from ig.sockets.proc import (
     INFO,
     TIME_WAIT,
 )
-from ig.sockets.owner import Known
 from ig.sockets.published import Published, silent
 from ig.stop import Stop
 
@@ -72,7 +78,7 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
     def take() -> Batch:
         return finish(name_ends(collect(options, known_by(index), chosen.wants, notes.append)))
 
-    ready_file.write(options.get("ready_file"))
+    write_ready_file(options.get("ready_file"))
     with closing(index):
         if options.get("watch"):
             watch(options["watch"], take, show, stop.wait)

@@ -15,7 +15,6 @@ from ig.answers import Hint, closing
 from ig.attribution import Attribution
 from ig.bpf.loader import Loading
 from ig.bpf.session import Source
-from ig.commands import ready_file
 from ig.commands.display import DisplayOptions
 from ig.commands.setup import (
     SYNC_TIMEOUT,
@@ -24,6 +23,7 @@ from ig.commands.setup import (
     give_up_privileges,
     make_index,
     selection,
+    write_ready_file,
 )
 from ig.containers.index import Index
 from ig.gadget import CompatView, Gadget
@@ -71,7 +71,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                 max_events=options.get("max_events") or 0,
             )
             with stop.noted(), hint:
-                ready_file.write(options.get("ready_file"))
+                write_ready_file(options.get("ready_file"))
                 pipeline.run(options.get("timeout"))
                 hint.give_at_end(pipeline.printed)
                 _tell_withheld(gadget, display)

@@ -31,7 +31,7 @@ _STATES = (
     "INACTIVE",
     "PUBLISHED",
 )
-"""As in ig.sockets.fields, those of UDP after those of TCP, and that of ig.sockets.published."""
+"""As in ig.sockets.proc, those of UDP after those of TCP, and that of ig.sockets.published."""
 
 
 def _behind(batch: Batch) -> Sequence[Container]:

@@ -17,7 +17,8 @@ from ig.kernel import netns
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.netns import Namespace
 from ig.sockets import proc, sock_diag
-from ig.sockets.fields import (
+from ig.sockets.owner import NOBODY, Known, NamespaceOwners, Owners
+from ig.sockets.proc import (
     ALL_STATES,
     CLOSE,
     LISTEN,
@@ -28,7 +29,6 @@ from ig.sockets.fields import (
     empty,
     extend,
 )
-from ig.sockets.owner import NOBODY, Known, NamespaceOwners, Owners
 
 Wants = Callable[[Container], bool]
 Say = Callable[[str], None]

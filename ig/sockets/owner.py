@@ -10,7 +10,7 @@ from ig.containers.container import HOST, Container
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.netns import Found, Namespace
 from ig.sockets import proc
-from ig.sockets.fields import LISTEN, SYN_RECV, Fields
+from ig.sockets.proc import LISTEN, SYN_RECV, Fields
 
 Find = Callable[[Sequence[str], int | None], tuple[Container, bool]]
 """The names of a cgroup from the root down, and how many of them only root could have made (None:

@@ -10,7 +10,7 @@ from typing import Any
 from ig.containers.container import HOST, Container
 from ig.gadget import Batch
 from ig.sockets import proc
-from ig.sockets.fields import LISTEN
+from ig.sockets.proc import LISTEN
 
 PUBLISHED = "PUBLISHED"
 """The state of a published port without a socket: only the firewall forwards it."""

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ig.sockets.fields import (
+from ig.sockets.proc import (
     ADDRESSES4,
     ADDRESSES6,
     ALL_STATES,

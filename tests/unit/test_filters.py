@@ -7,7 +7,7 @@ from ig.containers.container import HOST
 from ig.errors import UsageError
 from ig.gadget import Column, Kind
 from ig.gadgets.snapshot_socket import GADGET as SNAPSHOT
-from ig.sockets.fields import STATES, UDP_STATES
+from ig.sockets.proc import STATES, UDP_STATES
 from ig.sockets.published import PUBLISHED
 from tests.unit.output_samples import COLUMNS, WEB, WHEN, events
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ig.sockets import proc
-from ig.sockets.fields import FIELDS
-from ig.sockets.proc import parse
+from ig.sockets.proc import FIELDS, parse
 
 LINE = (
     "   0: 0100007F:1F90 0200007F:0050 01 0000000A:0000000B 00:00000000 00000000  1000  0 4242 "

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.sockets.fields import FIELDS, INFO
+from ig.sockets.proc import FIELDS, INFO
 from ig.sockets.sock_diag import Dump, settled
 
 ESTABLISHED, TIME_WAIT, LISTEN = 1, 6, 10
