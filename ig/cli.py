@@ -132,7 +132,7 @@ def _list_containers() -> Callable[..., None]:
     return command_function("list-containers", _LIST, params, body)
 
 
-_DOCTOR = "Check whether this host supports tracing, and why not."
+_DOCTOR = "Check whether this host supports tracing."
 
 
 def _doctor() -> Callable[..., None]:

@@ -109,7 +109,7 @@ _IF = Column(
 
 _BINDSNOOP = CompatView(
     command="bindsnoop",
-    summary="Trace binds in the columns of the classic bindsnoop.",
+    summary="Trace binds in the classic bindsnoop format.",
     columns=(
         *classic_columns(),
         replace(_PROTO, path="proto"),

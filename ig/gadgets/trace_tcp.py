@@ -48,7 +48,7 @@ _TYPE = next(column for column in attempt_columns() if column.name == "type")
 
 _TCPTRACER = CompatView(
     command="tcptracer",
-    summary="Trace TCP connects, accepts and closes in the columns of the classic tcptracer.",
+    summary="Trace TCP events in the classic tcptracer format.",
     columns=(
         Column(
             "t",

@@ -10,7 +10,7 @@ from ig.gadget import Gadget, Param
 GADGET = Gadget(
     name="trace_tcpconnect",
     command=("trace", "tcpconnect"),
-    summary="Trace TCP connects: who connects where, how fast, and what fails.",
+    summary="Trace TCP connection attempts and their outcome.",
     program="tcp.c",
     defines={"TRACE_CONNECT": 1},
     columns=(
