@@ -103,12 +103,17 @@ def dockers_pod(name: str, found: Mapping[str, str]) -> dict[str, Any]:
     (cri-dockerd's core/naming.go). Docker shows the labels of an image as the container's own, but
     no image makes a name: the labels count where they agree with it.
     """
-    prefix, *parts = name.split("_")
+    if not name.startswith("k8s_"):
+        return _NO_POD
+    _, *parts = name.split("_")
     keys = ("container.name", "pod.name", "pod.namespace", "pod.uid")
     given = [found.get(f"io.kubernetes.{key}", "") for key in keys]
     sandbox = parts[:1] == ["POD"]
     if sandbox and not given[0]:
         given[0] = "POD"
-    if prefix != "k8s" or len(parts) < 5 or parts[:4] != given:
-        return pod({}, sandbox=False)
+    if len(parts) < 5 or parts[:4] != given:
+        return _NO_POD
     return pod(found, sandbox)
+
+
+_NO_POD = pod({}, sandbox=False)

@@ -7,7 +7,6 @@ services/events, services/namespaces, services/tasks).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -83,8 +82,7 @@ class Containerd:
         running = _runs(task)
         pid = task.pid if running else 0
         start = processes.started(pid) or container.started if running else 0
-        return replace(
-            container,
+        return container.copy(
             running=running,
             pid=pid,
             started=start,
@@ -154,7 +152,7 @@ class Containerd:
             for message in islice(stream, MOST):
                 pid = pids.get(message.container.id, 0)
                 container = container_of(namespace, message.container)
-                found_one = replace(container, running=pid > 0, pid=pid)
+                found_one = container.copy(running=pid > 0, pid=pid)
                 yield from self._seen.noted(Change("exists", found_one))
             stream.cancel()
 
@@ -182,8 +180,7 @@ class Containerd:
                 return Change("removed", self._known(scope, identifier))
             if envelope.topic == "/tasks/start":
                 start = messages.TaskStart.FromString(content)
-                running = replace(
-                    self._known(scope, start.container_id),
+                running = self._known(scope, start.container_id).copy(
                     running=True,
                     pid=start.pid,
                     started=max(0, envelope.timestamp.ToNanoseconds()),
@@ -193,7 +190,7 @@ class Containerd:
                 end = messages.TaskExit.FromString(content)
                 if end.id == end.container_id:  # else it is the end of an exec
                     known = self._known(scope, end.container_id)
-                    return Change("exited", replace(known, running=False, pid=0, started=0))
+                    return Change("exited", known.copy(running=False, pid=0, started=0))
         except DecodeError:
             pass
         return None
@@ -212,8 +209,7 @@ class Containerd:
         if answer is None:
             container = known
         else:
-            container = replace(
-                container_of(scope, answer.container),
+            container = container_of(scope, answer.container).copy(
                 running=known.running,
                 pid=known.pid,
                 started=known.started,
@@ -230,8 +226,7 @@ class Containerd:
 def container_of(scope: str, record: Any) -> Container:
     """Return the container that a record of that namespace describes, without its process."""
     labels = answers.labels(record.labels)
-    container = replace(
-        _nameless(scope, answers.text(record.id)),
+    container = _nameless(scope, answers.text(record.id)).copy(
         image=answers.text(record.image),
         labels=labels,
     )
@@ -240,10 +235,10 @@ def container_of(scope: str, record: Any) -> Container:
         pod = answers.pod(labels, sandbox=kind == "sandbox")
         # A pause has no name but its pod's.
         name = pod["pod_container"] or pod["pod_name"] or container.name
-        return replace(container, name=answers.text(name), **pod)
+        return container.copy(name=answers.text(name), **pod)
     # nerdctl's ids are hexadecimal. Whoever runs an image by `ctr` has all its labels too.
     if ID.match(container.id) and labels.get("nerdctl/namespace") == scope:
-        return replace(container, name=answers.text(labels.get("nerdctl/name")) or container.name)
+        return container.copy(name=answers.text(labels.get("nerdctl/name")) or container.name)
     return container
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -98,8 +97,7 @@ class Cri:
             sandbox = container.id if container.sandbox else _sandbox(found.info)
             addresses = _addresses(connection, sandbox) if running and sandbox else ()
         pid = answers.number(_info(found.info).get("pid")) if running else 0
-        return replace(
-            container,
+        return container.copy(
             running=running,
             pid=pid,
             started=processes.started(pid) if pid else 0,

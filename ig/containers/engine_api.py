@@ -10,11 +10,11 @@ import json
 import socket as sockets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from http.client import HTTPException, HTTPResponse
 from itertools import islice
 
 from ig.containers import answers, engine_http
 from ig.containers.container import Change, Container
+from ig.containers.engine_http import Malformed, Reply
 from ig.containers.engine_records import MOVES, detailed, listed, told
 from ig.containers.json_items import decoded, items, lines
 from ig.containers.seen import MOST, Seen
@@ -89,7 +89,7 @@ class Engine:
                 if container is not None:
                     yield from self._seen.noted(Change("exists", container))
 
-    def _records(self, reply: HTTPResponse) -> Iterator[object]:
+    def _records(self, reply: Reply) -> Iterator[object]:
         size = 0
 
         def read() -> bytes:
@@ -105,7 +105,7 @@ class Engine:
         except ValueError:
             raise self._unavailable("its list of containers is not a JSON array") from None
 
-    def _changes(self, stream: HTTPResponse, stopped: Callable[[], bool]) -> Iterator[Change]:
+    def _changes(self, stream: Reply, stopped: Callable[[], bool]) -> Iterator[Change]:
         for event in self._events(stream):
             if stopped():
                 return
@@ -113,13 +113,13 @@ class Engine:
             if change is not None:
                 yield from self._seen.noted(change)
 
-    def _events(self, stream: HTTPResponse) -> Iterator[object]:
+    def _events(self, stream: Reply) -> Iterator[object]:
         def read() -> bytes:
             try:
                 piece = stream.read1(PIECE)
             except TimeoutError:
                 return b""
-            except HTTPException:  # it ended within a piece
+            except Malformed:  # it ended within a piece
                 piece = b""
             if self._stopped:
                 return b""
@@ -145,7 +145,7 @@ class Engine:
             raise self._unavailable("its answer is not JSON") from None
 
     @contextmanager
-    def _asked(self, path: str, silence: float = 0.0, **query: str) -> Iterator[HTTPResponse]:
+    def _asked(self, path: str, silence: float = 0.0, **query: str) -> Iterator[Reply]:
         """Ask, and yield the answer; with `silence`, a stream that may be silent for so long.
 
         Raises RuntimeUnavailable, also for what goes wrong while the answer is read.
@@ -157,17 +157,13 @@ class Engine:
         except ValueError as error:
             raise self._unavailable(reason(error)) from None
         try:
-            with (
-                engine_http.connection(address, self._patience) as connected,
-                engine_http.answer(
-                    connected, path, query, silence or self._patience, within
-                ) as reply,
-            ):
+            with engine_http.connection(address, self._patience) as connected:
+                reply = engine_http.ask(connected, path, query, silence or self._patience, within)
                 if reply.status != 200:
                     raise self._unavailable(f"it answered {path} with status {reply.status}")
                 self._stream = connected if silence else self._stream
                 yield reply
-        except (OSError, HTTPException) as error:
+        except OSError as error:
             raise self._unavailable(reason(error)) from error
         finally:
             self._stream = None if silence else self._stream
@@ -180,7 +176,7 @@ class Engine:
         )
 
 
-def _read(reply: HTTPResponse, most: int) -> bytes:
+def _read(reply: Reply, most: int) -> bytes:
     """Return `most` bytes, fewer at the end; no more is read, whatever sizes are announced."""
     body = bytearray()
     while len(body) < most and (piece := reply.read1(min(PIECE, most - len(body)))):

@@ -6,21 +6,26 @@ answer costs is what is read of it.
 
 from __future__ import annotations
 
-import io
 import os
+import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 PORT, TLS_PORT = 2375, 2376
 """Docker's ports without and with TLS."""
+_LONGEST_HEADER = 1 << 16
+_PIECE = 1 << 16
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
+_CHUNKED = re.compile(rb"^transfer-encoding:[ \t]*chunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;.*|[ \t]*)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +85,13 @@ def connection(address: Address, patience: float) -> Iterator[socket.socket]:
             yield secured
 
 
-@contextmanager
-def answer(
+def ask(
     connected: socket.socket, path: str, query: dict[str, str], patience: float, within: float
-) -> Iterator[HTTPResponse]:
-    """Ask for `path` and yield the answer, its header read, its body not.
+) -> Reply:
+    """Ask for `path` and return the answer, its header read, its body not.
 
     No read waits longer than `patience` seconds, and none goes on `within` seconds after the
-    question. Raises OSError (TimeoutError when it is late) and http.client.HTTPException.
+    question. Raises OSError (TimeoutError when it is late).
     """
     deadline = time.monotonic() + within
     words = "?" + urlencode(query) if query else ""
@@ -95,32 +99,97 @@ def answer(
         f"GET {quote(path)}{words} HTTP/1.1\r\nHost: docker\r\nUser-Agent: ig\r\n"
         "Accept-Encoding: identity\r\nConnection: close\r\n\r\n".encode("ascii")
     )
-    source = _Source(connected, patience, deadline)
-    with HTTPResponse(cast(socket.socket, source), method="GET") as response:
-        response.begin()
-        yield response
+    return Reply(connected, patience, deadline)
 
 
-class _Source(io.RawIOBase):
-    """What comes from a socket, until a deadline; HTTPResponse takes it for the socket."""
+class Malformed(ConnectionError):
+    """What came is no HTTP, or ended before its end."""
+
+
+class Reply:
+    """One answer: its status, and its body in pieces.
+
+    Of the header only the length of the body is read: http.client takes more time over the rest
+    than a container's change does altogether.
+    """
 
     def __init__(self, connected: socket.socket, patience: float, deadline: float) -> None:
+        """Read the header. Raises OSError."""
         self._connected = connected
         self._patience = patience
         self._deadline = deadline
+        self._waits = -1.0
+        self._buffer = b""
+        header = self._header()
+        status = _STATUS.match(header)
+        if status is None:
+            raise Malformed("its answer is no HTTP")
+        self.status = int(status[1])
+        self._chunked = _CHUNKED.search(header) is not None
+        length = None if self._chunked else _LENGTH.search(header)
+        self._left = int(length[1]) if length else 0 if self._chunked else None
+        """The bytes to come of the body, or of the present chunk; None for all until the end."""
+        self._begun = False
 
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
+    def read1(self, most: int) -> bytes:
+        """Return the next bytes of the body, as many as are there and `most`; b"" at its end.
 
-    def readable(self) -> bool:
-        return True
+        Raises OSError.
+        """
+        if self._chunked and not self._left:
+            self._next_chunk()
+        if self._left == 0:
+            return b""
+        wanted = most if self._left is None else min(most, self._left)
+        if not self._buffer:
+            self._buffer = self._received()
+        piece, self._buffer = self._buffer[:wanted], self._buffer[wanted:]
+        if self._left is not None:
+            if not piece:
+                raise Malformed("its answer ended too early")
+            self._left -= len(piece)
+        return piece
 
-    def readinto(self, buffer: Any) -> int:
+    def _next_chunk(self) -> None:
+        """Read the size of the next chunk, after the line's end behind the one before it."""
+        if self._begun and self._line() != b"":
+            raise Malformed("its answer is no HTTP")
+        self._begun = True
+        size = _CHUNK.match(self._line())
+        if size is None:
+            raise Malformed("its answer is no HTTP")
+        self._left = int(size[1], 16)
+        self._chunked = self._left > 0  # nothing is read after the last one
+
+    def _header(self) -> bytes:
+        while (end := _BLANK_LINE.search(self._buffer)) is None:
+            self._more()
+        header, self._buffer = self._buffer[: end.start() + 1], self._buffer[end.end() :]
+        return header
+
+    def _line(self) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0:
+            self._more()
+        line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
+        return line.rstrip(b"\r")
+
+    def _more(self) -> None:
+        """Receive more of a line, or of the header."""
+        if len(self._buffer) > _LONGEST_HEADER:
+            raise Malformed("the header of its answer has no end")
+        piece = self._received()
+        if not piece:
+            raise Malformed("it ended the connection")
+        self._buffer += piece
+
+    def _received(self) -> bytes:
         remaining = min(self._patience, self._deadline - time.monotonic())
         if remaining <= 0:
             raise TimeoutError("timed out")
-        self._connected.settimeout(remaining)
-        return self._connected.recv_into(buffer)
+        if remaining != self._waits:
+            self._connected.settimeout(remaining)
+            self._waits = remaining
+        return self._connected.recv(_PIECE)
 
 
 def certificates() -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ig.containers import answers, processes
@@ -24,6 +23,8 @@ KINDS = {
 MOVES = ("connect", "disconnect")
 """Events of networks that give a container another address, or take one away."""
 
+_UNTOLD = {"pid": 0, "addresses": (), "networks": (), "ports": (), "moved": False}
+"""What events of a container leave out."""
 _NOT_LABELS = frozenset(
     ("name", "image", "oldName", "exitCode", "execDuration", "containerExitCode", "podId")
 )
@@ -69,21 +70,22 @@ def told(record: object, seen: Seen) -> Change | None:
         return None
     attributes = answers.mapping(actor.get("Attributes"))
     known = seen.get(identifier) or _first_told(seen.runtime, identifier, attributes)
-    container = replace(
-        _undetailed(known),
-        name=answers.text(attributes.get("name")).lstrip("/") or known.name,
-        image=answers.text(attributes.get("image")) or known.image,
-    )
-    container = replace(container, **answers.dockers_pod(container.name, container.labels))
+    name = answers.text(attributes.get("name")).lstrip("/") or known.name
+    changes: dict[str, Any] = {
+        **_UNTOLD,
+        **answers.dockers_pod(name, known.labels),
+        "name": name,
+        "image": answers.text(attributes.get("image")) or known.image,
+    }
     if kind != "renamed":
         moment = answers.number(found.get("timeNano"))
-        starts = kind == "started"
+        starts = changes["running"] = kind == "started"
+        changes["started"] = moment if starts else 0
         # Docker tells of a container's new addresses before it tells of its start.
-        addressed = known.addressed if starts and known.moved else 0 if starts else moment
-        container = replace(
-            container, running=starts, started=moment if starts else 0, addressed=addressed
+        changes["addressed"] = (
+            known.addressed if starts and known.moved else 0 if starts else moment
         )
-    return Change(kind, container)
+    return Change(kind, known.copy(**changes))
 
 
 def _moved(found: Mapping[str, Any], seen: Seen) -> Change | None:
@@ -96,12 +98,7 @@ def _moved(found: Mapping[str, Any], seen: Seen) -> Change | None:
     if known is None or (not known.running and found.get("Action") != "connect"):
         return None
     addressed = answers.number(found.get("timeNano"))
-    return Change("updated", replace(_undetailed(known), addressed=addressed, moved=True))
-
-
-def _undetailed(container: Container) -> Container:
-    """Return the container with no more than an event tells of it."""
-    return replace(container, pid=0, addresses=(), networks=(), ports=(), moved=False)
+    return Change("updated", known.copy(**{**_UNTOLD, "moved": True}, addressed=addressed))
 
 
 def detailed(container: Container, record: object) -> Container:
@@ -109,11 +106,10 @@ def detailed(container: Container, record: object) -> Container:
     found = answers.mapping(record)
     state = answers.mapping(found.get("State"))
     if state.get("Running") is not True:
-        return replace(_undetailed(container), running=False)
+        return container.copy(**_UNTOLD, running=False)
     pid = answers.number(state.get("Pid"))
     file = answers.mapping(found.get("NetworkSettings")).get("SandboxKey")
-    return replace(
-        container,
+    return container.copy(
         running=True,
         pid=pid,
         started=answers.timestamp(state.get("StartedAt")) or container.started,

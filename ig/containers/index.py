@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 
 from ig.containers import processes, sources
 from ig.containers.container import HOST, Change, Container, Runtime
@@ -225,7 +224,7 @@ class Index:
         self._keep(source, container, detailed)
         if self._users[source] != ROOT:
             kept = self._registries[self._users[source]].told(source, key_of(container))
-            return replace(detailed, pid=kept.pid if kept else 0)  # not one that is not theirs
+            return detailed.copy(pid=kept.pid if kept else 0)  # not one that is not theirs
         return detailed
 
     def _keep(self, source: str, asked: Container, detailed: Container) -> None:
@@ -236,8 +235,7 @@ class Index:
                 return
             if (now.started, now.addressed) != (asked.started, asked.addressed):
                 return  # It was started anew, or moved, while it was asked about.
-            found = replace(
-                now,
+            found = now.copy(
                 pid=detailed.pid,
                 started=detailed.started,
                 addresses=detailed.addresses,
@@ -310,9 +308,9 @@ class Index:
         if change.kind != "synced":
             container = change.container
             if container.runtime != source:
-                container = replace(container, source=source)
+                container = container.copy(source=source)
             if self._networks.get(source):
-                container = replace(container, base=self._networks[source])
+                container = container.copy(base=self._networks[source])
             if user != ROOT:
                 container = sources.without_network(container)
             if change.kind != "removed" and self._lookup.is_taken(user, key_of(container)):
@@ -320,7 +318,7 @@ class Index:
             container = self._strays.looked_up(container, user)
             if user == ROOT and container.running and container.pid and not container.netns:
                 netns = processes.network_namespace(container.pid, container.id)
-                container = replace(container, netns=netns)
+                container = container.copy(netns=netns)
             change = Change(change.kind, container)
         changes = self._registries[user].apply(source, change)
         strayed = [self._strays.take_in(user, each.container) for each in changes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ig.containers.cgroup import container_id, normalised, recognised
 from ig.containers.container import HOST, UNKNOWN_RUNTIME, Container, Listing, Runtime
@@ -149,4 +149,4 @@ def _of_runc(name: str) -> Container | None:
 def _with_nested(owner: Container, below: Path) -> Container:
     """Return the container with the id of the innermost one within it, by the cgroups below."""
     inner = next(filter(None, map(container_id, reversed(below))), "")
-    return replace(owner, nested=inner) if inner and inner != owner.id else owner
+    return owner.copy(nested=inner) if inner and inner != owner.id else owner

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from ig.containers.answers import CONTAINERS
 from ig.containers.cgroup import ID
@@ -102,7 +101,7 @@ class Registry:
         now = next((each for each in tellings if each.named), tellings[0])
         if not now.cgroups:
             placed = next((each for each in tellings if each.cgroups), now)
-            now = replace(now, cgroups=placed.cgroups, mntns=placed.mntns)
+            now = now.copy(cgroups=placed.cgroups, mntns=placed.mntns)
         if now == before:
             return []
         # What is remembered as gone stays so: a reader looks there after it has looked here.
@@ -112,7 +111,7 @@ class Registry:
         return [Change(kind, now)]
 
     def _bury(self, key: Key, container: Container) -> Container:
-        buried = replace(container, running=False, mntns=0)
+        buried = container.copy(running=False, mntns=0)
         # First the new place, then the old one: a reader must find it in either.
         self._gone[key] = buried
         self._gone.move_to_end(key)
@@ -130,12 +129,11 @@ def _carried(before: Container | None, now: Container, kind: str) -> Container:
     if before is None:
         return now
     if not now.cgroups and before.cgroups and now.source == before.source:
-        now = replace(now, cgroups=before.cgroups)
+        now = now.copy(cgroups=before.cgroups)
     if kind in ("exists", "detailed") or not (before.running and now.running):
         return now
     has_addresses = now if now.addresses else before
-    return replace(
-        now,
+    return now.copy(
         pid=now.pid or before.pid,
         started=now.started or before.started,
         addresses=has_addresses.addresses,

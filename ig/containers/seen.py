@@ -6,7 +6,6 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from operator import attrgetter
 
 from ig.containers.container import Change, Container
@@ -62,15 +61,15 @@ class Seen:
 
     def fitted(self, container: Container) -> Container:
         """Return the container without what there is no room for: labels, or all but its names."""
-        container = replace(container, labels=_fitting(container.labels))
+        labels = _fitting(container.labels)
+        if labels is not container.labels:
+            container = container.copy(labels=labels)
         key = (container.scope, container.id)
         with self._lock:
             others = self._size - self._sizes.get(key, 0)
             size = _size(container)
             if others + size > _ALL:
-                container = replace(
-                    container, image="", labels={}, addresses=(), networks=(), ports=()
-                )
+                container = container.copy(image="", labels={}, addresses=(), networks=(), ports=())
                 size = _size(container)
             if key in self._known:
                 self._sizes[key] = size

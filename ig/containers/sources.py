@@ -7,7 +7,6 @@ import re
 import socket as sockets
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from ig.containers import processes
@@ -68,7 +67,7 @@ def without_network(container: Container) -> Container:
 
     Addresses are the same in every user's networks, and free to claim.
     """
-    return replace(container, addresses=(), ports=(), networks=(), netns=0, joined="", exposed=())
+    return container.copy(addresses=(), ports=(), networks=(), netns=0, joined="", exposed=())
 
 
 def owner(socket: str) -> int:

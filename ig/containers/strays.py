@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 from ig.containers import processes
 from ig.containers.cgroup import container_id
@@ -63,7 +62,7 @@ class Strays:
         if paths is None:
             return container
         if user != ROOT and not processes.is_of_user(container.pid, user):
-            return replace(container, pid=0)
+            return container.copy(pid=0)
         key = user, key_of(container)
         mntns = 0
         self._places.pop(key, None)
@@ -71,7 +70,7 @@ class Strays:
             mntns = processes.mount_namespace(container.pid)
             if mntns not in self._host or not mntns:
                 self._places[key] = container.pid, paths or ((),)
-        return replace(container, cgroups=paths, mntns=0 if mntns in self._host else mntns)
+        return container.copy(cgroups=paths, mntns=0 if mntns in self._host else mntns)
 
     def take_in(self, user: int, container: Container) -> bool:
         """Note what became of a container; return whether any answer is another now."""
