@@ -114,7 +114,7 @@ def _certificates() -> Iterator[Use]:
     """Yield the files that prove who we are to an engine that is asked over the network."""
     if not os.environ.keys() & {"DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"}:
         return
-    from ig.containers.engine_http import certificates
+    from ig.containers.runtimes.http_api import certificates
 
     folder = certificates()
     for name in ("ca.pem", "cert.pem", "key.pem") if folder else ():

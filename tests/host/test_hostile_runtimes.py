@@ -23,7 +23,7 @@ import grpc
 import pytest
 import yaml
 
-from ig.containers.messages import containerd_pb2, cri_pb2
+from ig.containers.runtimes.messages import containerd_pb2, cri_pb2
 from ig.kernel.mounts import mounts
 from tests.host.namespace import Namespace, program
 from tests.host.tracer import IG, Tracer

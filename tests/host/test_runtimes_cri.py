@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ig.containers import cri
 from ig.containers.container import Change
-from ig.containers.containerd import Containerd
-from ig.containers.cri import Cri
+from ig.containers.runtimes import cri
+from ig.containers.runtimes.containerd import Containerd
+from ig.containers.runtimes.cri import Cri
 from ig.containers.selection import select
 from tests.host.runtime_drivers import ContainerdEngine
 from tests.host.runtimes import IMAGE, SLEEP, archive, cgroup_of, followed, unmount

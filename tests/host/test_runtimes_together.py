@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ig.containers.containerd import Containerd
-from ig.containers.docker import Docker
 from ig.containers.index import Index
+from ig.containers.runtimes.containerd import Containerd
+from ig.containers.runtimes.docker_api import Docker
 from tests.host.runtime_drivers import ContainerdEngine, DockerEngine
 from tests.host.runtimes import BOUND, IMAGE, SLEEP, archive, cgroup_of, followed, unmount
 

@@ -185,8 +185,8 @@ def test_a_cgroup_that_a_user_could_make_proves_nothing(make_cgroup: Make) -> No
 def _finding(told: Container) -> Callable[..., tuple[Container, bool]]:
     """Return what finds a container that a runtime told of, and others by their cgroup's name."""
     from ig.containers.container import Change
-    from ig.containers.docker import Docker
     from ig.containers.index import Index
+    from ig.containers.runtimes.docker_api import Docker
 
     index = Index([Docker("unix:///nonexistent.sock")], lambda _: None)
     index.apply("docker", Change("exists", told))

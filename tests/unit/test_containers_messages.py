@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ig.containers.container import Change, Runtime
-from ig.containers.containerd import Containerd
-from ig.containers.cri import Cri
-from ig.containers.messages import containerd_pb2, cri_pb2
+from ig.containers.runtimes.containerd import Containerd
+from ig.containers.runtimes.cri import Cri
+from ig.containers.runtimes.messages import containerd_pb2, cri_pb2
 from ig.errors import RuntimeUnavailable
 
 STREAMS = ("Subscribe", "ListStream", "GetContainerEvents")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ig.containers import answers
 from ig.containers.container import Container
-from ig.containers.engine_records import detailed, listed, told
+from ig.containers.runtimes.docker_records import detailed, listed, told
 from ig.containers.seen import Seen
 
 ID = "a" * 64

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ig.containers import containerd, runtimes
+from ig.containers import runtimes
 from ig.containers.container import Container, Runtime
-from ig.containers.containerd import Containerd
-from ig.containers.cri import Cri
-from ig.containers.docker import Docker
-from ig.containers.messages import containerd_pb2
-from ig.containers.podman import Podman
+from ig.containers.runtimes import containerd
+from ig.containers.runtimes.containerd import Containerd
+from ig.containers.runtimes.cri import Cri
+from ig.containers.runtimes.docker_api import Docker, Podman
+from ig.containers.runtimes.messages import containerd_pb2
 from ig.errors import RuntimeUnavailable, UsageError
 
 

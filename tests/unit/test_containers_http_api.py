@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from ig.containers.container import Container
-from ig.containers.engine_http import Malformed, Reply
+from ig.containers.runtimes.http_api import Malformed, Reply
 
 BODY = b'{"Id": 1}'
 WHOLE = {

@@ -1,4 +1,4 @@
-"""Follow an engine that speaks Docker's HTTP API, with bounded reads.
+"""Docker and Podman, asked through Docker's HTTP API, with bounded reads.
 
 The API: https://docs.docker.com/reference/api/engine/ (`/events`, `/containers/json`,
 `/containers/{id}/json`).
@@ -7,19 +7,23 @@ The API: https://docs.docker.com/reference/api/engine/ (`/events`, `/containers/
 from __future__ import annotations
 
 import json
+import os
 import socket as sockets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 
-from ig.containers import answers, engine_http
+from ig.containers import answers
 from ig.containers.container import Change, Container
-from ig.containers.engine_http import Malformed, Reply
-from ig.containers.engine_records import MOVES, detailed, listed, told
-from ig.containers.json_items import decoded, items, lines
+from ig.containers.runtimes import http_api
+from ig.containers.runtimes.docker_records import MOVES, detailed, listed, told
+from ig.containers.runtimes.http_api import Malformed, Reply
+from ig.containers.runtimes.json_stream import decoded, items, lines
 from ig.containers.seen import MOST, Seen
 from ig.errors import RuntimeUnavailable
 
+DOCKER_SOCKET = "/var/run/docker.sock"
+PODMAN_SOCKET = "/run/podman/podman.sock"
 PATIENCE = 5
 """Seconds that the engine may take for a next sign of life while it answers a question."""
 LONGEST_ANSWER = 30.0
@@ -153,12 +157,12 @@ class Engine:
         # Paths without a version are the engine's own: nothing to negotiate with old or new ones.
         within = float("inf") if silence else LONGEST_ANSWER
         try:
-            address = engine_http.parse(self._address)
+            address = http_api.parse(self._address)
         except ValueError as error:
             raise self._unavailable(reason(error)) from None
         try:
-            with engine_http.connection(address, self._patience) as connected:
-                reply = engine_http.ask(connected, path, query, silence or self._patience, within)
+            with http_api.connection(address, self._patience) as connected:
+                reply = http_api.ask(connected, path, query, silence or self._patience, within)
                 if reply.status != 200:
                     raise self._unavailable(f"it answered {path} with status {reply.status}")
                 self._stream = connected if silence else self._stream
@@ -174,6 +178,22 @@ class Engine:
             found,
             "Check that the engine is running and that the socket is correct.",
         )
+
+
+class Docker(Engine):
+    """A Docker engine: the `Runtime` at the given socket, DOCKER_HOST, or Docker's usual one."""
+
+    def __init__(self, socket: str | None = None) -> None:
+        events = ("create", "start", "rename", "die", "destroy")
+        super().__init__("docker", socket or os.environ.get("DOCKER_HOST") or DOCKER_SOCKET, events)
+
+
+class Podman(Engine):
+    """Podman's service: the `Runtime` at the given socket, or the rootful one."""
+
+    def __init__(self, socket: str | None = None) -> None:
+        events = ("create", "start", "rename", "die", "died", "remove")
+        super().__init__("podman", socket or PODMAN_SOCKET, events)
 
 
 def _read(reply: Reply, most: int) -> bytes:

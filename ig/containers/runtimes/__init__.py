@@ -1,4 +1,4 @@
-"""Find the container runtimes: each is a module of this package with a line in `KNOWN`."""
+"""Find the container runtimes: each is a class of this package with a line in `KNOWN`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ig.containers.container import Runtime
 from ig.errors import UsageError
 
 KNOWN = {
-    "docker": ("ig.containers.docker", "Docker"),
-    "containerd": ("ig.containers.containerd", "Containerd"),
-    "podman": ("ig.containers.podman", "Podman"),
-    "cri-o": ("ig.containers.cri", "Cri"),
+    "docker": ("ig.containers.runtimes.docker_api", "Docker"),
+    "containerd": ("ig.containers.runtimes.containerd", "Containerd"),
+    "podman": ("ig.containers.runtimes.docker_api", "Podman"),
+    "cri-o": ("ig.containers.runtimes.cri", "Cri"),
 }
 """Name on the command line -> module and class; of two that name a container, the first wins."""
 ALIASES = {"crio": "cri-o"}

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from ig.containers import engine_api
 from ig.containers.container import Change, Container
-from ig.containers.engine_api import LARGEST_RECORD, Engine
 from ig.containers.index import Index
+from ig.containers.runtimes import docker_api
+from ig.containers.runtimes.docker_api import LARGEST_RECORD, Engine
 from ig.containers.seen import MOST
 from ig.errors import RuntimeUnavailable
 
@@ -273,7 +273,7 @@ def peak() -> int:
 def test_an_answer_of_any_kind_takes_bounded_memory(
     serve: Serve, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_api, "LONGEST_ANSWER", 0.5)
+    monkeypatch.setattr(docker_api, "LONGEST_ANSWER", 0.5)
     engine = serve(OVERSIZED[kind])
     ends = time.monotonic() + 1
     gc.collect()
@@ -292,7 +292,7 @@ def test_an_answer_of_any_kind_takes_bounded_memory(
 
 
 def test_a_header_that_trickles_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_api, "LONGEST_ANSWER", 0.5)
+    monkeypatch.setattr(docker_api, "LONGEST_ANSWER", 0.5)
     ends = threading.Event()
 
     def answer(connection: socket.socket, _path: str) -> None:

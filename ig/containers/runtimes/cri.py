@@ -14,7 +14,7 @@ from typing import Any
 from ig.containers import answers, processes
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
-from ig.containers.grpc_api import Connection, connected
+from ig.containers.runtimes.grpc_api import Connection, connected
 from ig.containers.seen import MOST, Seen
 
 NAME = "cri-o"
@@ -80,7 +80,7 @@ class Cri:
 
     def details(self, container: Container) -> Container:
         """Return the container with its pid and start, and its pod's addresses."""
-        from ig.containers.messages import cri_pb2 as messages
+        from ig.containers.runtimes.messages import cri_pb2 as messages
 
         with connected(NAME, self.socket) as connection:
             request = messages.StatusRequest(id=container.id, verbose=True)
@@ -107,7 +107,7 @@ class Cri:
 
     def version(self) -> str:
         """Ask the runtime for its own name and version."""
-        from ig.containers.messages import cri_pb2 as messages
+        from ig.containers.runtimes.messages import cri_pb2 as messages
 
         with connected(NAME, self.socket) as connection:
             method = f"{_SERVICE}/Version"
@@ -117,7 +117,7 @@ class Cri:
 
 def _own_name(connection: Connection) -> str:
     """Return what the runtime behind the interface calls itself: `cri-o`, `containerd`, …"""
-    from ig.containers.messages import cri_pb2 as messages
+    from ig.containers.runtimes.messages import cri_pb2 as messages
 
     answer = connection.ask_briefly(
         f"{_SERVICE}/Version", messages.Empty(), messages.VersionResponse, ()
@@ -129,7 +129,7 @@ class _Events:
     """Listens for events in a thread of its own and sets `news` with each."""
 
     def __init__(self, connection: Connection, news: threading.Event) -> None:
-        from ig.containers.messages import cri_pb2 as messages
+        from ig.containers.runtimes.messages import cri_pb2 as messages
 
         self.seen = False
         self._news = news
@@ -155,7 +155,7 @@ class _Events:
 
 def _listed(connection: Connection, runtime: str) -> dict[str, Container]:
     """Return the pods' pauses and the containers by their ids, as told by that runtime."""
-    from ig.containers.messages import cri_pb2 as messages
+    from ig.containers.runtimes.messages import cri_pb2 as messages
 
     nothing = messages.Empty()
     pods = connection.ask_items(f"{_SERVICE}/ListPodSandbox", nothing, messages.PodSandbox)
@@ -251,7 +251,7 @@ def _sandbox(info: Any) -> str:
 
 
 def _addresses(connection: Connection, sandbox: str) -> tuple[str, ...]:
-    from ig.containers.messages import cri_pb2 as messages
+    from ig.containers.runtimes.messages import cri_pb2 as messages
 
     network = connection.ask(
         f"{_SERVICE}/PodSandboxStatus",
@@ -266,7 +266,7 @@ def pod_addresses(connection: Connection, container: Container) -> tuple[str, ..
     """Return the addresses of the pod that a container is of; none where no CRI answers."""
     import grpc
 
-    from ig.containers.messages import cri_pb2 as messages
+    from ig.containers.runtimes.messages import cri_pb2 as messages
 
     try:
         sandbox = container.id

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from ig.containers import answers, cri, processes
+from ig.containers import answers, processes
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
-from ig.containers.grpc_api import PATIENCE, Connection, Metadata, connected, unavailable
+from ig.containers.runtimes import cri
+from ig.containers.runtimes.grpc_api import PATIENCE, Connection, Metadata, connected, unavailable
 from ig.containers.seen import MOST, Seen
 from ig.errors import RuntimeUnavailable
 
@@ -67,7 +68,7 @@ class Containerd:
 
     def details(self, container: Container) -> Container:
         """Return the container with its pid, its start and, from its CRI, its pod's addresses."""
-        from ig.containers.messages import containerd_pb2 as messages
+        from ig.containers.runtimes.messages import containerd_pb2 as messages
 
         with connected(NAME, self.socket) as connection:
             task = connection.ask(
@@ -92,7 +93,7 @@ class Containerd:
 
     def version(self) -> str:
         """Ask containerd for its version."""
-        from ig.containers.messages import containerd_pb2 as messages
+        from ig.containers.runtimes.messages import containerd_pb2 as messages
 
         with connected(NAME, self.socket) as connection:
             method = f"{_SERVICES}.version.v1.Version/Version"
@@ -100,7 +101,7 @@ class Containerd:
         return answers.text(answer.version)
 
     def _watched(self, connection: Connection, stopped: Callable[[], bool]) -> Iterator[Change]:
-        from ig.containers.messages import containerd_pb2 as messages
+        from ig.containers.runtimes.messages import containerd_pb2 as messages
 
         request = messages.SubscribeRequest(filters=[f'topic=="{topic}"' for topic in _TOPICS])
         # The server starts calls in the order in which it gets them, and each question of the
@@ -121,7 +122,7 @@ class Containerd:
         raise unavailable(NAME, self.socket, "it closed the event stream")
 
     def _listed(self, connection: Connection) -> Iterator[Change]:
-        from ig.containers.messages import containerd_pb2 as messages
+        from ig.containers.runtimes.messages import containerd_pb2 as messages
 
         self._seen.clear()
         found = connection.ask_items(
@@ -166,7 +167,7 @@ class Containerd:
     def _change(self, connection: Connection, envelope: Any) -> Change | None:
         from google.protobuf.message import DecodeError
 
-        from ig.containers.messages import containerd_pb2 as messages
+        from ig.containers.runtimes.messages import containerd_pb2 as messages
 
         scope, content = answers.text(envelope.namespace), envelope.event.value
         if len(self.namespaces) < answers.NAMESPACES:
@@ -197,7 +198,7 @@ class Containerd:
 
     def _described(self, connection: Connection, scope: str, identifier: str, topic: str) -> Change:
         """Ask for what the event of a container leaves out: its labels, hence its name."""
-        from ig.containers.messages import containerd_pb2 as messages
+        from ig.containers.runtimes.messages import containerd_pb2 as messages
 
         answer = connection.ask_briefly(
             f"{_SERVICES}.containers.v1.Containers/Get",
