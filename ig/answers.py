@@ -36,15 +36,15 @@ class Answers:
     told: tuple[Runtime, ...]
     """They have listed all their containers."""
     missing: tuple[Runtime, ...]
-    """They have not, though they were asked for by name, or something is at their socket."""
+    """They have not, although the user named them or their socket exists."""
     pending: tuple[Runtime, ...]
-    """Those of the missing that may still answer: nothing has failed so far."""
+    """Those of the missing that have not failed and may still answer."""
     asked: frozenset[str]
-    """The names of those that the user asked for."""
+    """The names of those that the user named."""
 
     @property
     def lacking(self) -> tuple[Runtime, ...]:
-        """The missing runtimes that matter: all where none answered, else those asked for."""
+        """The missing runtimes that matter: all if none answered, else those the user named."""
         if not self.told:
             return self.missing
         return tuple(each for each in self.missing if each.name in self.asked)
@@ -64,7 +64,7 @@ def of(index: Index, asked: Collection[str]) -> Answers:
 
 
 def is_there(socket: str) -> bool:
-    """Return whether something may be at a runtime's socket; what may not be looked at may."""
+    """Return whether a runtime's socket exists; true if that cannot be determined."""
     try:
         os.stat(socket)
     except (FileNotFoundError, NotADirectoryError):
@@ -75,14 +75,14 @@ def is_there(socket: str) -> bool:
 
 
 def places(runtimes: Iterable[Runtime]) -> str:
-    """Return the names of runtimes and where each is asked, for a message."""
+    """Return the names and sockets of runtimes, for a message."""
     return ", ".join(f"{each.name} ({each.socket})" for each in runtimes)
 
 
 def none_running(answers: Answers, later: str) -> str:
-    """Return the message that no container runs, "" where that is not known.
+    """Return the message that no container is running, "" if that is unknown.
 
-    It goes on with what is done `later`.
+    `later` is appended to its first sentence.
     """
     if answers.missing:
         return "" if answers.told or not later else _HOST
@@ -96,7 +96,7 @@ def none_running(answers: Answers, later: str) -> str:
 def unmatched(
     chosen: Selection, options: Mapping[str, Any], containers: Sequence[Container]
 ) -> str:
-    """Return a message if containers were chosen and none of those that run is one; else ""."""
+    """Return a message if containers are selected and no running one matches, else ""."""
     if not containers or chosen.host_only or any(map(chosen.wants, containers)):
         return ""
     choice = [
@@ -121,7 +121,7 @@ def need_all(answers: Answers, what: str) -> None:
 
 @contextmanager
 def closing(index: Index) -> Iterator[None]:
-    """Close the index at the end, unless the process ends at once, and its threads with it."""
+    """Close the index at the end, unless the process is ending, which ends its threads."""
     try:
         yield
     except Stopped:
@@ -133,7 +133,7 @@ def closing(index: Index) -> Iterator[None]:
 
 
 def need_owners(answers: Answers, chosen: Selection) -> None:
-    """Raise IgError if owners may be missing for want of an answer."""
+    """Raise IgError if owners may be missing because a runtime did not answer."""
     if not chosen.host_only:
         need_all(answers, "Owners may be missing")
 

@@ -34,7 +34,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 def _add_gadget(
     app: typer.Typer, name: str, gadget: Gadget, named: bool, view: CompatView | None = None
 ) -> None:
-    """Add a gadget's command; with its options only where it is named: that takes time."""
+    """Add a gadget's command, with its options only if `named`, to save time."""
 
     def body(options: dict[str, Any]) -> None:
         if options.pop("list_columns", False):
@@ -208,7 +208,7 @@ def main() -> NoReturn:
         code = _guarded(sys.argv[1:])
     Stop.over()
     told.drain(_LAST_WORDS)
-    os._exit(code)  # the kernel frees at once what the interpreter would take apart
+    os._exit(code)  # skips the interpreter's cleanup: the kernel frees all
 
 
 def _guarded(arguments: list[str]) -> int:
@@ -227,10 +227,10 @@ def _guarded(arguments: list[str]) -> int:
             error.show()
         return 2
     except (ReaderGone, BrokenPipeError, SystemExit):
-        # Nobody reads any more (SystemExit: typer found that out); no complaint at the last flush.
+        # The reader is gone (SystemExit: from Typer); avoid an error at the last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except OSError as error:  # a refusal that nobody foresaw
+    except OSError as error:  # a failure that no code expected
         if os.environ.get("IG_DEBUG"):
             raise
         say(f"error: {error}\nIG_DEBUG=1 prints the traceback.")

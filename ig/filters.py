@@ -1,10 +1,10 @@
 r"""Filters on columns, as users type them (`comm==wget`, `port:>=1024`, `latency>10ms`).
 
-An expression is a column's name, an operator and a value; several, by comma or by repetition, must
-all hold; of those between `||` one must, with all that commas join to it. Operators are
+An expression is a column's name, an operator and a value. Several, separated by commas or repeated,
+must all match; of alternatives separated by `||` one must match. Operators are
 `== != < <= > >= ~ !~`, where `~` searches a regular expression and `=` is `==`, or a colon with an
-operator after it: `comm:wget`, `comm:!wget`, `port:>=1024`, `comm:~re`, `comm:!~re`. What follows a
-comma and is no expression is one more value of the set before it: `outcome==refused,timed-out`,
+operator after it: `comm:wget`, `comm:!wget`, `port:>=1024`, `comm:~re`, `comm:!~re`. A bare value
+after a comma is added to the set before it: `outcome==refused,timed-out`,
 `dst.port!=80,443`. A comma that belongs to a value is written `\,`.
 
 Addresses are also compared to networks (`dst.addr==172.18.0.0/16`), users and groups to names
@@ -56,7 +56,7 @@ _NUMBERED: Mapping[str, Callable[[str], int]] = {
     "gid": options.group,
     **dict.fromkeys(("port", "sport", "dport", "src.port", "dst.port"), options.port),
 }
-"""What makes a number of a name, for the columns whose numbers have names."""
+"""The parser of names, for columns whose numbers have names."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}|0[xX][0-9a-fA-F]{1,16}")
 _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?"
@@ -64,9 +64,9 @@ _TIME = re.compile(
 )
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 _MOST_CPU = 1.0
-"""Seconds that a regular expression has for a batch of 4,096 names, where some ms are usual."""
+"""Seconds of CPU time for a regular expression per batch of 4,096 names; some ms are usual."""
 _SHOWN = 64
-"""Characters of a user's text that are repeated in a message."""
+"""Characters of the user's text that a message quotes."""
 
 
 def parse(expressions: Sequence[str], columns: Sequence[Column]) -> Predicate | None:
@@ -219,7 +219,7 @@ def _search(column: Column, pattern: str, *, wanted: bool) -> Predicate:
 
 @contextmanager
 def _bounded(column: Column, pattern: str) -> Iterator[None]:
-    """Bound the CPU time that a regular expression takes for a batch: some take years for a name.
+    """Limit the CPU time of a regular expression per batch: some need years for one name.
 
     The matcher lets signal handlers run, so one can end it; only the main thread can have one.
     Python's own syntax stays so, and no compiled package of another engine is needed. Raises

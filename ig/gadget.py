@@ -1,4 +1,4 @@
-"""What a gadget declares: its columns, its parameters, and where its events come from."""
+"""What a gadget declares: its columns, its parameters and the source of its events."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ig.memo import Value
 
 
 class Kind(Enum):
-    """What a column's values are, hence how they compare, read and print."""
+    """The type of a column's values: how they are compared, parsed and printed."""
 
     STRING = "string"
     INTEGER = "integer"
-    DURATION = "duration"  # nanoseconds; 0 is "there was none"
+    DURATION = "duration"  # nanoseconds; 0 is no value
     TIMESTAMP = "timestamp"  # nanoseconds since the epoch
     BOOLEAN = "boolean"
 
@@ -100,41 +100,41 @@ class Column:
     heading: str = ""
     """The table's heading; the name in capitals if empty."""
     width: int = 16
-    """Cells that it is given in a table before its values are known."""
+    """Its width in a table, in cells, before values are known."""
     least: int = 0
-    """Cells to which a terminal may shorten its values, in their middle; 0: they are never cut."""
+    """Cells to which its values may be shortened on a terminal; 0: never shortened."""
     wrap: bool = False
-    """As a table's last column it goes on in further lines where a terminal is too narrow."""
+    """Whether it is wrapped on a narrow terminal, as the last column of a table."""
     drop: int = 0
-    """Where a terminal is too narrow whole columns are left out: 1 first, 2 next, 0 at last."""
+    """The order in which columns are omitted on a narrow terminal: 1 first, 2 next, 0 last."""
     hidden: bool = True
-    """Shown only when asked for (the JSON object has it all the same)."""
+    """Whether tables omit it unless it is named; JSON always has it."""
     right: bool = False
     """Aligned to the right."""
     read: Callable[[Batch], Sequence[Any]] | None = None
     """Return the values of a batch; the field of that name if None."""
     of_owner: Callable[[Container], Any] | None = None
-    """Return the value of an event's owner, on which alone it depends; instead of `read`."""
+    """Return the value for an owner, if it depends on the owner only; instead of `read`."""
     json: Callable[[Batch], Sequence[Any]] | None = None
-    """Return the values in JSON, where they are not those that are read."""
+    """Return the values for JSON, if they differ from those that `read` returns."""
     members: tuple[str, ...] = ()
-    """Of values in JSON that are tuples of tuples: each is a list of objects with these keys."""
+    """For values that are tuples of tuples: the keys of the objects in JSON, one list per value."""
     end: End | None = None
-    """The end of a connection that it is: in JSON an object."""
+    """The end of a connection that it shows, an object in JSON."""
     text: Callable[[Batch], Sequence[str]] | None = None
-    """Return a table's texts, where they differ from the values; `-` is for what there is not."""
+    """Return the texts for a table, if they differ from the values; `-` for no value."""
     optional: bool = False
-    """Of an integer: 0 means that there is none; tables show `-`, CSV nothing."""
+    """Integers only: 0 is no value; tables show `-`, CSV an empty field."""
     style: Callable[[Batch], Sequence[str]] | None = None
-    """Return what each event is in colours: `failure`, `warning`, or nothing."""
+    """Return the style of each event: `failure`, `warning` or an empty string."""
     resolved: Callable[[Batch], Sequence[Any]] | None = None
-    """Reads instead of `read` for tables with --resolve."""
+    """Replaces `read` for tables with --resolve."""
     values: tuple[str, ...] = ()
-    """All values that a string can have, where these are known, besides the empty one."""
+    """All possible non-empty values of a string, if known."""
     raw: bool = True
-    """Whether a duration or timestamp has its number beside it in JSON, as `<path>_raw`."""
+    """Whether a duration or timestamp also has a key `<path>_raw` with its number in JSON."""
     show_if: Callable[[Mapping[str, Any]], bool] | None = None
-    """Shown although hidden when this holds for the options."""
+    """Return whether it is shown although hidden, for these options."""
     description: str = ""
 
 
@@ -151,7 +151,7 @@ class Param:
     help: str
     default: Any = None
     define: str = ""
-    """The C macro that carries a value that was given into the program."""
+    """The C macro that is set to the option's value when the program is compiled."""
     excludes: tuple[str, ...] = ()
     """Names of parameters that it cannot be combined with."""
     implies: Mapping[str, Any] = field(default_factory=dict)
@@ -172,18 +172,18 @@ class Withheld:
 
 @dataclass(frozen=True, slots=True)
 class CompatView:
-    """A classic name of a gadget: its own columns and its own flat JSON keys, same events."""
+    """The classic form of a gadget: the same events, with other columns and flat JSON keys."""
 
     command: str
     summary: str
     columns: tuple[Column, ...]
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Values that parameters have in this view."""
+    """Values of parameters that are fixed in this view."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gadget:
-    """A gadget: what its command is called, what it shows, and what gives its events."""
+    """A gadget: its command, its columns and the source of its events."""
 
     name: str
     """As in `ig run NAME`: `trace_tcpconnect`."""
@@ -192,10 +192,10 @@ class Gadget:
     summary: str
     columns: tuple[Column, ...]
     shown: tuple[str, ...] = ()
-    """The order of a table's columns where it is not that of the JSON object; others follow."""
+    """The order of columns in a table, if it differs from JSON; others follow."""
     params: tuple[Param, ...] = ()
     program: str = ""
-    """The C file in `ebpf/` whose events it shows; empty if `source` gives them."""
+    """The C file in `ebpf/` that reports its events; empty for another `source`."""
     source: str = "program"
     """`program`, or `sockets` (the sockets that exist now)."""
     defines: Mapping[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Remember what a function gave."""
+"""A cache of a function's results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Value = TypeVar("Value")
 
 
 class Cache(dict[Key, Value]):
-    """A bounded memory of a function: `map(cache.__getitem__, keys)` runs without Python frames."""
+    """A bounded cache of a function: `map(cache.__getitem__, keys)` runs without Python frames."""
 
     def __init__(self, compute: Callable[[Key], Value], limit: int = 16384) -> None:
         super().__init__()

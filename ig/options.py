@@ -1,4 +1,4 @@
-"""The options that commands share, and how what users type for options is read."""
+"""The options that commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ HEADINGS = {
     )
     for param in params
 }
-"""The heading of each shared option in a command's help; a gadget's own come first, under none."""
+"""The heading of each shared option in a command's help; a gadget's own options come first."""
 FOREIGN = {
     "--fields": "-o columns=A,B,… (+A,-B adds and removes)",
     "--filter-expr": "-F with ==, !=, <, <=, >, >=, ~ and ||",
@@ -149,7 +149,7 @@ FOREIGN = {
     "--extra-lines": "-w SECONDS",
     "-P": "--port",
 }
-"""Options of similar commands, and what is used here instead."""
+"""Options of similar commands, and their equivalent here."""
 _LEAST_INTERVAL = 0.1
 _MOST_SECONDS = 10**9
 _MOST_PORTS = 2048
@@ -255,4 +255,4 @@ CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "seconds": seconds,
     "interval": _interval,
 }
-"""What makes a value of the text of an option of each kind."""
+"""The parser of each kind of option."""

@@ -23,7 +23,7 @@ _SHORTHANDS = {
     "runtime.containername": "name",
     "pod": "podname",
 }
-"""For a gadget that has no column of the shorthand's own name."""
+"""Used if a gadget has no column of that name itself."""
 
 
 def find_column(name: str, columns: Sequence[Column]) -> Column:
@@ -61,7 +61,7 @@ def _known(columns: Sequence[Column]) -> dict[str, Column]:
 
 
 def _raw(column: Column) -> Column:
-    """Return the column of the same in ns, as a number."""
+    """Return the column of the same value as a number of ns."""
     return Column(
         f"{column.name}_raw",
         f"{column.path}_raw" if column.path else "",

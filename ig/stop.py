@@ -1,4 +1,4 @@
-"""The user's wish to end: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
+"""Requests to stop: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
 
 A handler is all that interrupts a blocking call, so it raises wherever nothing must be finished.
 """
@@ -15,7 +15,7 @@ _AGAIN = 0.2  # seconds
 
 
 class Stopped(BaseException):
-    """The user wants to end, and nothing has to be finished: no failure."""
+    """A stop was requested and nothing has to be finished; not a failure."""
 
 
 class Stop:
@@ -36,7 +36,7 @@ class Stop:
                 signal.signal(number, self._signalled)
 
     def __call__(self) -> bool:
-        """Return whether the user wants to end."""
+        """Return whether a stop was requested."""
         return self._wanted
 
     def _signalled(self, *_: object) -> None:
@@ -50,7 +50,7 @@ class Stop:
 
     @classmethod
     def over(cls) -> None:
-        """Raise nothing from here on: the end has come anyway."""
+        """Stop raising: the process is ending."""
         cls._over = True
 
     @contextmanager

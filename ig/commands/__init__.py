@@ -1,4 +1,4 @@
-"""The commands, a module each; what a gadget's command is carried out by."""
+"""The commands, one module each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ig.gadget import CompatView, Gadget
 
 
 def run(gadget: Gadget, view: CompatView | None, options: dict[str, Any]) -> None:
-    """Carry out a gadget's command. Raises IgError."""
+    """Run a gadget's command. Raises IgError."""
     from ig.commands.setup import check_ready_file
 
     for param in gadget.params:

@@ -1,4 +1,4 @@
-"""How a command's events are shown: which columns, in which mode, and which of them at all."""
+"""Display options of a command: columns, output mode and filter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ig.output.text import format_timestamps
 from ig.query import find_column
 
 OF_PODS = ("namespace", "podname", "podcontainer")
-"""The columns that are shown by themselves where there are pods."""
+"""The columns that are shown by default if there are pods."""
 _FAR_ENDS = (".name", ".namespace", ".kind")
 """Suffixes of the columns with the owner of an end of a connection."""
 
@@ -27,7 +27,7 @@ _FAR_ENDS = (".name", ".namespace", ".kind")
 def _usual(
     columns: Sequence[Column], order: Sequence[str], options: Mapping[str, Any]
 ) -> Sequence[Column]:
-    """Return the columns that are shown where none are named, those of `order` first."""
+    """Return the default columns, those of `order` first."""
     places = {name: place for place, name in enumerate(order)}
     shown = output.shown_columns(columns, options)
     return sorted(shown, key=lambda column: places.get(column.name, len(places)))
@@ -44,7 +44,7 @@ def _family(columns: Sequence[Column], options: Mapping[str, Any]) -> list[str]:
 
 
 class DisplayOptions:
-    """How a command's events are shown: the columns, the mode, the filter."""
+    """How events are displayed: columns, output mode, filter."""
 
     def __init__(self, gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> None:
         columns = view.columns if view else gadget.columns
@@ -52,7 +52,7 @@ class DisplayOptions:
             columns = tuple(replace(c, read=c.resolved) if c.resolved else c for c in columns)
         mode = options.get("output") or "columns"
         self.named: list[Column] = []
-        """The columns that were asked for by name."""
+        """The columns that the user named."""
         if "=" in mode:
             self.named += output.parse_output(mode, columns)[1]
         relative = mode.partition("=")[2].lstrip().startswith(("+", "-"))
@@ -61,7 +61,7 @@ class DisplayOptions:
         self.keep = filters.parse(expressions, gadget.columns)
         self._filtered = filters.filtered(expressions, gadget.columns)
         self.withheld = 0
-        """How many events were withheld so far, those that the filter keeps."""
+        """The number of withheld events that match the filter."""
         if gadget.withheld and options.get(gadget.withheld.option):
             self.keep = self._withhold(find_column(gadget.withheld.column, gadget.columns))
         usual = _usual(columns, gadget.shown if view is None else (), options)
@@ -77,7 +77,7 @@ class DisplayOptions:
         """Whether owners of far ends are shown or filtered by."""
 
     def _withhold(self, column: Column) -> filters.Predicate:
-        """Return the filter, which leaves out, and counts, what has something in `column`."""
+        """Return a filter that omits and counts events with a non-zero `column`."""
         before = self.keep
 
         def keep(batch: Batch) -> Sequence[bool]:
@@ -97,7 +97,7 @@ class DisplayOptions:
         return bool(names and (structured or asked))
 
     def show_pods(self, containers: Iterable[Container]) -> None:
-        """Put the columns of Kubernetes' names in front where a container has any."""
+        """Prepend the Kubernetes columns if a container has Kubernetes names."""
         if self.mode == "columns" and not self.named and any(each.pod_name for each in containers):
             self.shown = (*(c for c in self.columns if c.name in OF_PODS), *self.shown)
 

@@ -1,4 +1,4 @@
-"""`ig doctor`: what this host can and cannot do, each line a check that was made."""
+"""`ig doctor`: checks whether this host supports tracing, one line per check."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def examine(options: Mapping[str, Any]) -> bool:
 
 
 def _findings(options: Mapping[str, Any], results: dict[str, str]) -> Iterator[Finding]:
-    """Yield what is found, each as soon as it is known; add each gadget's result to `results`."""
+    """Yield each finding as soon as it is known; add the result of each gadget to `results`."""
     tracepoints: dict[str, bool] = {}
     yield _tried("kernel's types (BTF)", _btf)
     yield _tried("BCC", _bcc)
-    # Programs are loaded by a fork, which wants no threads yet: those come with the runtimes.
+    # Programs are loaded by a fork, which must precede all threads; runtimes start threads.
     for gadget in declared().values():
         finding = _tried(f"gadget {gadget.name}", partial(_gadget, gadget, tracepoints))
         results[gadget.name] = finding[1]
@@ -91,7 +91,7 @@ def _tried(check: str, attempt: Callable[[], tuple[str, str]]) -> Finding:
 
 
 def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
-    """Load a gadget's program, and add its tracepoints and whether it is attached there."""
+    """Load a gadget's program; add its tracepoints, and whether it was attached to each."""
     if gadget.source != "program":
         return _sockets()
     from ig.bpf.loader import Loading, usual_tracepoints
@@ -123,7 +123,7 @@ def _compat() -> tuple[str, str]:
 
 
 def _sockets() -> tuple[str, str]:
-    """Ask for what a snapshot needs: sock_diag, and the way into other namespaces."""
+    """Check what a snapshot needs: sock_diag and access to other namespaces."""
     from ig.kernel import netns
 
     limits = []
@@ -174,7 +174,7 @@ def _self_test() -> list[Finding]:
 
 
 def _own_connects() -> tuple[int, int, int]:
-    """Count the events of our own connects, those with the right port, and the lost ones."""
+    """Return the number of events of own connects, of those with the right port, and of losses."""
     from ig.bpf.loader import Loading
     from ig.bpf.session import Source
 
@@ -233,7 +233,7 @@ def _tracefs(tracepoints: Mapping[str, bool]) -> tuple[str, str]:
 
 
 def _sock_diag() -> tuple[str, str]:
-    """Ask for the TCP sockets of this network namespace. Raises OSError."""
+    """Query the TCP sockets of this network namespace. Raises OSError."""
     from pyroute2 import DiagSocket
     from pyroute2.netlink.exceptions import NetlinkError
 

@@ -55,7 +55,7 @@ def _is_in(container: Container) -> bool:
 
 
 def _age(batch: Batch) -> Sequence[str]:
-    """Return how long each runs, in its two largest units."""
+    """Return the uptime of each, in its two largest units."""
     now = time.time_ns()
     return [_units(now - started) if started else "-" for started in batch.fields["started"]]
 
@@ -191,7 +191,7 @@ LIST = Gadget(
 
 
 def show(options: Mapping[str, Any]) -> None:
-    """List the chosen containers; with `watch` go on with a line for each change.
+    """List the selected containers; with `watch`, then print a line for each change.
 
     Raises IgError, once the list is printed, if it is not complete.
     """
@@ -226,7 +226,7 @@ def show(options: Mapping[str, Any]) -> None:
 def _print_list(
     display: DisplayOptions, stream: Stream, found: list[Container], watching: bool
 ) -> output.Formatter:
-    """Print the containers that there are; return what formats those that come."""
+    """Print the current containers; return the formatter for changes."""
     found.sort(key=lambda each: (each.runtime, each.name))
     display.show_pods(found)
     formatter = display.formatter(array=not watching)
@@ -248,7 +248,7 @@ def _need_whole(answered: Answers, failed: int) -> None:
 
 
 def _detailed(index: Index, containers: Sequence[Container]) -> tuple[list[Container], int]:
-    """Return the containers with their details, as far as these came, and how many did not."""
+    """Return the containers with details, and the number of those without."""
     wanted: queue.SimpleQueue[int] = queue.SimpleQueue()
     answered: queue.SimpleQueue[tuple[int, Container]] = queue.SimpleQueue()
     for place in range(len(containers)):
@@ -288,7 +288,7 @@ class Changes:
         self._lost = 0
 
     def put(self, change: Change) -> None:
-        """Take a change, from any thread."""
+        """Add a change, from any thread."""
         if change.kind in _TOLD:
             try:
                 self._queue.put_nowait(change)
@@ -296,7 +296,7 @@ class Changes:
                 self._lost += 1
 
     def next(self, stream: Stream) -> Change | None:
-        """Return the next change, None if there is none for a moment. Raises ReaderGone."""
+        """Return the next change, None if there is none within 0.1 s. Raises ReaderGone."""
         try:
             return self._queue.get(timeout=0.1)
         except queue.Empty:

@@ -1,4 +1,4 @@
-"""What commands do before they begin, and the file by which they say that they are ready."""
+"""The start of a command: select runtimes and containers, drop privileges; the ready file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ig.kernel import monitor
 from ig.kernel.capabilities import Capability, Use, drop, obstacle
 from ig.output.stream import say
 
-SYNC_TIMEOUT = 2.0  # seconds for the runtimes to list what they have
+SYNC_TIMEOUT = 2.0  # seconds for the runtimes to list their containers
 
 
 def selection(options: Mapping[str, Any]) -> Selection:
-    """Return the containers that the options choose."""
+    """Return the selection of containers of the options."""
     return select(
         options.get("containername") or (),
         pods=options.get("podname") or (),
@@ -40,13 +40,13 @@ def selection(options: Mapping[str, Any]) -> Selection:
 
 
 def split_names(values: Sequence[str] | None) -> list[str] | None:
-    """Return the names in texts that hold several each with commas between, None if none."""
+    """Return the names in comma-separated lists, None if there are none."""
     names = [name.strip() for value in values or () for name in value.split(",") if name.strip()]
     return names or None
 
 
 def selected_runtimes(options: Mapping[str, Any]) -> list[Runtime]:
-    """Return the runtimes that the options choose, each at its socket."""
+    """Return the runtimes that the options select, each with its socket."""
     return runtimes.discover(
         split_names(options.get("runtimes")),
         **_sockets(options),
@@ -60,14 +60,14 @@ def _sockets(options: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def asked_for(options: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names of the runtimes that the options, or the environment, ask for."""
+    """Return the names of the runtimes that the options or the environment name."""
     return runtimes.asked(split_names(options.get("runtimes")), **_sockets(options))
 
 
 def make_index(
     options: Mapping[str, Any], detailed: bool = False, consequence: str = NAMES_UNAVAILABLE
 ) -> Index:
-    """Return an index of the runtimes that the options choose, not started yet (see Index)."""
+    """Return an index of the selected runtimes, not started yet (see Index)."""
     return Index(selected_runtimes(options), say, asked_for(options), detailed, consequence)
 
 
@@ -92,7 +92,7 @@ def give_up_privileges(
 ) -> None:
     """Drop all privileges but those to `keep`, unless the user wants them all kept.
 
-    It comes before any other thread is started. Raises KernelRefused.
+    It must precede the start of other threads. Raises KernelRefused.
     """
     if not options.get("keep_privileges"):
         monitor.start()
@@ -100,7 +100,7 @@ def give_up_privileges(
 
 
 def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
-    """Yield the files that are opened after privileges were given up."""
+    """Yield the files that are opened after privileges are dropped."""
     if options.get("ready_file"):
         yield _ready_file_use(options["ready_file"])
     asked = asked_for(options)
@@ -111,7 +111,7 @@ def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
 
 
 def _certificates() -> Iterator[Use]:
-    """Yield the files that prove who we are to an engine that is asked over the network."""
+    """Yield the TLS files for an engine that is queried over the network."""
     if not os.environ.keys() & {"DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"}:
         return
     from ig.containers.runtimes.http_api import certificates
@@ -122,7 +122,7 @@ def _certificates() -> Iterator[Use]:
 
 
 def _modules() -> Iterator[Use]:
-    """Yield where Python's modules are: the runtimes' clients are imported late."""
+    """Yield the directories of Python modules: clients of runtimes are imported later."""
     for folder in filter(os.path.isdir, sys.path):
         yield Use(folder, os.R_OK | os.X_OK, lasting=False)
         if os.stat(folder).st_uid not in (0, os.geteuid()):
@@ -161,12 +161,12 @@ _KINDS = {
 
 
 def _ready_file_use(path: str) -> Use:
-    """Return what privileges must be kept for until the file is written."""
+    """Return the file access for which privileges are kept until the file is written."""
     return Use(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK, lasting=False)
 
 
 def check_ready_file(path: str | None) -> None:
-    """Raise IgError if the file, if one is wanted, cannot be written later."""
+    """Raise IgError if a file is requested and cannot be written later."""
     if not path:
         return
     try:
@@ -183,10 +183,10 @@ def check_ready_file(path: str | None) -> None:
 
 
 def write_ready_file(path: str | None) -> None:
-    """Write this process's number into the file, if one is wanted. Raises IgError.
+    """Write the PID to the file, if one is requested. Raises IgError.
 
-    A new file takes its place at once: what is there is not opened, followed or waited for, and
-    nobody reads half of it.
+    A new file replaces the old one atomically: an existing file is not opened or followed, and no
+    reader sees half of it.
     """
     check_ready_file(path)
     if not path:

@@ -1,4 +1,4 @@
-"""`ig snapshot ...`: show what exists now, once or again and again."""
+"""`ig snapshot ...`: show the current state, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ _SNAPSHOT = (
     Capability.CAP_DAC_READ_SEARCH,  # the same, and cgroups by their ids
     Capability.CAP_NET_ADMIN,  # sockets' marks
 )
-"""What a snapshot needs each time that it is taken."""
+"""The capabilities that each snapshot needs."""
 
 
 DEFAULT_ORDER = ("containername", "proto", "state", "src")
-"""What `ig.query.sort` is given where the user asked for no order."""
+"""The default sort order."""
 
 
 _CHOICES = ("containername", "podname", "namespace", "selector", "runtimes", "host_only")
 
 
 _RESOLVER = "127.0.0.11"
-"""Where Docker's engine answers names, in each container of a user's network."""
+"""The address of Docker's DNS resolver in containers of user-defined networks."""
 
 
 def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> None:
-    """Show what exists now, once or again and again."""
+    """Show the current state, once or repeatedly."""
     options = with_host(options)
     chosen = selection(options)
     sort = split_names(options.get("sort")) or list(DEFAULT_ORDER)
@@ -69,7 +69,7 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
     index = make_index(options, _tells_ends(display, options))
     answered = follow(index, options, _SNAPSHOT)
     configure_display(display, chosen, index, answered)
-    gc.disable()  # one pass over plain lists: nothing to collect, much to look at
+    gc.disable()  # one pass over plain lists: a collection would cost time and free nothing
     notes = Notes(say, again=os.isatty(1))
     name_ends = _name_ends(display, options, chosen, index)
     finish = _finish(gadget, display, {**options, "sort": sort}, notes.append)
@@ -89,7 +89,7 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
 
 
 def _tells_ends(display: DisplayOptions, options: Mapping[str, Any]) -> bool:
-    """Return whether the containers that addresses and published ports belong to are needed."""
+    """Return whether the containers of addresses and published ports are needed."""
     return display.resolves or bool(options.get("listening"))
 
 
@@ -146,7 +146,7 @@ def make_printer(
     stop: Stop,
     tell: Callable[[], None],
 ) -> Callable[[Batch], None]:
-    """Return a function that prints a snapshot, on a terminal in the last one's place."""
+    """Return a function that prints a snapshot; on a terminal it replaces the last one."""
     columns = [c for c in display.columns if c.show_if is None or c.show_if(options)]
     formatter = display.formatter(array=True, columns=columns)
 
@@ -164,19 +164,19 @@ def make_printer(
 
 
 def known_by(index: Index) -> Known:
-    """Return what an index of containers knows now."""
+    """Return the current containers of an index."""
     return Known(index.find, index.containers(), index.strays)
 
 
 def with_host(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the options: what listens is the host's too, unless somebody's sockets are chosen."""
+    """Return the options; --listening includes the host unless containers are selected."""
     if not options.get("listening") or any(map(options.get, _CHOICES)):
         return options
     return {**options, "host": True}
 
 
 def asked_by_columns(options: Mapping[str, Any], columns: Iterable[Column]) -> dict[str, Any]:
-    """Return the options, with those turned on that the columns named by the user need."""
+    """Return the options, plus those that columns named by the user need."""
     names = {column.name for column in columns}
     return {
         **options,
@@ -191,10 +191,10 @@ def watch(
     show: Callable[[Batch], None],
     wait: Callable[[float], bool],
 ) -> None:
-    """Take and show a snapshot every `seconds`, until `wait`, called with how long, gives true.
+    """Take and show a snapshot every `seconds`, until `wait(seconds)` returns true.
 
-    `threading.Event().wait` is such a function. A snapshot that takes longer than that delays the
-    next one; none are made up for.
+    `threading.Event().wait` is such a function. A slow snapshot delays the next one; missed ones
+    are not made up for.
     """
     while True:
         began = time.monotonic()
@@ -234,9 +234,9 @@ def portions(batch: Batch, size: int = 1024) -> Iterator[Batch]:
 
 
 def folded(batch: Batch, host: int, waiting: bool) -> tuple[Batch, str]:
-    """Return the sockets without those in TIME_WAIT and the engine's, and a line that counts these.
+    """Return the sockets without TIME_WAIT and Docker's resolver, and a message with their number.
 
-    `host` is the id of the host's network namespace. Those in TIME_WAIT stay where `waiting`.
+    `host` is the id of the host's network namespace. With `waiting`, TIME_WAIT is kept.
     """
     states, namespaces = batch.fields["state_raw"], batch.fields["netns_id"]
     waits = [state == TIME_WAIT and not waiting for state in states]

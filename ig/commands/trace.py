@@ -1,4 +1,4 @@
-"""`ig trace ...`: bring the kernel's programs, the runtimes and the output together."""
+"""`ig trace ...`: connects the BPF program, the runtimes and the output."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, display.resolves)
     peers = Peers(index).of_records if display.resolves else None
-    # Forks before the index has threads; compiles while the runtimes are asked.
+    # Forks before the index starts threads; compiles while the runtimes are queried.
     loading = Loading(gadget.program, defines(gadget, options))
     with closing(index), contextlib.closing(loading):
-        compat = compat_processes()  # while it may see them
+        compat = compat_processes()  # while it has the privilege to see them
         give_up_privileges(index, options, (Capability.CAP_BPF,))
         index.start()
         with _source(loading, index) as source:
@@ -83,7 +83,7 @@ def _source(loading: Any, index: Index) -> Iterator[Any]:
     for line in sorted(set(probes.refused)):
         say(f"warning: partial coverage: {line}")
     index.wait_synced(SYNC_TIMEOUT)
-    # What lives until the end need not be looked at by every collection.
+    # Objects that live until the end need not be scanned by every collection.
     gc.collect()
     gc.freeze()
     source = Source(probes)

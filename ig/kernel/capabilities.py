@@ -1,4 +1,4 @@
-"""What this process may do: whether that is enough to trace, and how the rest is given up.
+"""The capabilities of this process: whether they suffice to trace, and how the rest is dropped.
 
 Source: capabilities(7), capset(2), prctl(2), path_resolution(7).
 """
@@ -40,27 +40,27 @@ _given_up = False
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A file that is opened after privileges were given up."""
+    """A file that is opened after privileges are dropped."""
 
     path: str
     access: int = os.W_OK
     """W_OK to write there, and to connect to a socket; R_OK to read."""
     expected: bool = False
-    """Whether the user asked for it, so that it counts although it is not there yet."""
+    """Whether the user named it, so that it counts although it does not exist yet."""
     lasting: bool = True
     """Whether it is opened again later, when its owner may have changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Whether a file stays within reach once privileges were given up."""
+    """Whether a file stays accessible after privileges are dropped."""
 
     kept: str = ""
     """The capability that is kept for it: its name, or "" if none is needed."""
     why: str = ""
     """Why that one is kept."""
     problem: str = ""
-    """What keeps us from the file all the same, or "" if nothing does."""
+    """What denies access nevertheless, or "" if nothing does."""
 
 
 def need_privileges() -> None:
@@ -122,9 +122,9 @@ def drop(used: Iterable[Use], keep: Iterable[Capability] = (Capability.CAP_BPF,)
 
 
 def reach(path: str, access: int = os.W_OK, expected: bool = False, lasting: bool = True) -> Reach:
-    """Return whether a file stays within reach after `drop`, and what `drop` keeps for it.
+    """Return whether a file stays accessible after `drop`, and what `drop` keeps for it.
 
-    The parameters are those of `Use`. What is no path of a file (tcp://…) is within reach. Files
+    The parameters are those of `Use`. Anything but a path (tcp://…) is accessible. Files
     of another user, and expected ones that are not there yet, may become unreachable at any time:
     for those that are opened again later, the capability is kept that overcomes everything.
     """
@@ -167,9 +167,9 @@ def _least(
 
 
 def obstacle(path: str, access: int = os.W_OK) -> str:
-    """Return what keeps this thread from a file, as a phrase; "" where nothing does.
+    """Return what denies this thread access to a file, as a phrase; "" if nothing does.
 
-    What is no path of a file (tcp://…) nothing keeps us from.
+    Anything but a path (tcp://…) is accessible.
     """
     path = path.removeprefix("unix://")
     if "://" in path:
@@ -198,7 +198,7 @@ class _Obstacle:
 
 
 def _obstacle(path: str, access: int) -> _Obstacle:
-    """Return what keeps this thread from a file: the first folder, or the file itself."""
+    """Return what denies this thread access to a file: the first directory, or the file itself."""
     for place in (*reversed(Path(path).parents), Path(path)):
         wanted = access if str(place) == path else os.X_OK
         if os.access(place, wanted, effective_ids=True):

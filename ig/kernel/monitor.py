@@ -1,7 +1,7 @@
-"""Look up what /proc shows only to the privileged, once this process has given its privileges up.
+"""Read files of /proc that need a capability, after this process has dropped its own.
 
-A child process keeps the one capability that it takes, has nothing else open, and answers nothing
-but what a few files of a process hold. It ends with this process, however that ends.
+A child process keeps that one capability, has no other files open, and returns only the contents of
+a few files of a process. It ends with this process, however that ends.
 
 Source: proc(5), namespaces(7), ptrace(2) ("Ptrace access mode checking").
 """
@@ -83,7 +83,7 @@ def _ask(pid: int, name: str) -> bytes:
 
 
 def _serve(parent: socket.socket) -> None:
-    """Be the child: answer until the parent is gone."""
+    """Run the child: answer until the parent is gone."""
     try:
         # A terminal's Ctrl-C goes to all its processes.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):

@@ -1,4 +1,4 @@
-"""Where the kernel's own file systems are mounted."""
+"""Where cgroup file systems and tracefs are mounted; lockdown of the kernel."""
 
 from __future__ import annotations
 
@@ -58,10 +58,9 @@ def legacy_cgroup_controller() -> str | None:
 
 
 def reach_tracefs() -> None:
-    """Make tracefs reachable where BCC looks for it.
+    """Mount tracefs where BCC looks for it, unless it is mounted there.
 
-    Where it is not mounted it is mounted in a mount namespace of this process alone, so it is gone
-    with the process. Raises KernelRefused.
+    The mount is in a private mount namespace and ends with the process. Raises KernelRefused.
     """
     # BCC before 0.25 looks under debugfs only.
     wanted = {"/sys/kernel/tracing": b"tracefs", "/sys/kernel/debug": b"debugfs"}
@@ -106,7 +105,7 @@ _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 def lockdown_refusal() -> KernelRefused | None:
     """Return the refusal that a lockdown for confidentiality explains, None if none is known of.
 
-    It is asked to explain a refusal, never to foresee one. Source: security/lockdown/lockdown.c.
+    It is called to explain a refusal, not to predict one. Source: security/lockdown/lockdown.c.
     """
     try:
         said = _LOCKDOWN.read_text("ascii")

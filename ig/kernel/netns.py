@@ -1,4 +1,4 @@
-"""Find the network namespaces of this host, its own among them, and do something inside each.
+"""Find the network namespaces of this host, and run a function in each.
 
 Source: namespaces(7), setns(2), proc(5), include/linux/proc_ns.h (the inodes of the initial
 namespaces).
@@ -37,9 +37,9 @@ def sees_all_processes() -> bool:
 
 
 def join_cgroups() -> bool:
-    """Let this thread see the paths of cgroups as the first process sees them.
+    """Enter the first process's cgroup namespace, so that paths of cgroups are those of the host.
 
-    Returns whether it does now. Otherwise they begin at a cgroup whose own path is not known.
+    Returns whether that worked. Otherwise paths begin at a cgroup whose own path is unknown.
     """
     own = os.stat("/proc/thread-self/ns/cgroup").st_ino
     wanted = identifier("cgroup") or _CGROUP
@@ -123,7 +123,7 @@ class Found:
 
 
 def find() -> Found:
-    """Find the network namespaces that are alive.
+    """Find the existing network namespaces.
 
     Each has a thread in it, or is mounted in some mount namespace, or is held by a descriptor;
     sockets alone keep one alive too, and then there is no way to it.

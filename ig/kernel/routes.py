@@ -1,4 +1,4 @@
-"""Ask the kernel how this network namespace reaches an address.
+"""Query the kernel's route from this network namespace to an address.
 
 Source: rtnetlink(7), linux/rtnetlink.h.
 """

@@ -1,4 +1,4 @@
-"""What is printed: a table, JSON, YAML or CSV, as a function of columns and batches of events."""
+"""Output formats: tables, JSON, YAML and CSV, from columns and batches of events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WITH_COLUMNS = ("columns", "custom-columns", "csv")
 
 
 class Formatter(Protocol):
-    """Turns batches into text that always encodes to UTF-8 and has no raw controls but newlines."""
+    """Formats batches as UTF-8 text without control characters except newlines."""
 
     def header(self, batch: Batch | None = None) -> str:
         """Return what comes before the first event, and reset the formatter.

@@ -1,8 +1,8 @@
-"""Events as JSON (RFC 8259): one object a line, or one array, or spread out for reading.
+"""Events as JSON (RFC 8259): one object per line, one array, or indented.
 
-What is the same in every object is compiled once; values are encoded a column at a time, and put
-between it for many events at once. What depends on nothing but an event's owner is encoded once an
-owner, and what is the same in a whole batch once a batch.
+The constant text of objects is compiled once; values are encoded one column at a time and inserted
+for many events at once. Text that depends only on the owner is encoded once per owner, and text
+that is the same in a whole batch once per batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tree = dict[str, Union[Column, "Tree"]]
 
 
 class Slot(NamedTuple):
-    """A place in the object's text that values go to."""
+    """A place in the object's text for values."""
 
     read: Read
     encode: Encode = list
@@ -232,7 +232,7 @@ def _fragment(run: list[str | Slot]) -> list[str | Slot]:
 
 
 class _OwnerFragments:
-    """Encoded text, remembered by the owner's identity: cheaper than hashing all its fields."""
+    """Encoded text, cached by the owner's identity: cheaper than hashing all its fields."""
 
     _LIMIT = 4096
 

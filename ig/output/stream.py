@@ -191,7 +191,7 @@ class Stderr(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Write what waits, as far as there is room now."""
+        """Write buffered text, as far as there is room now."""
         with self._lock:
             try:
                 while self._pending:
@@ -206,7 +206,7 @@ class Stderr(io.TextIOBase):
                 self._pending = b""
 
     def drain(self, seconds: float) -> None:
-        """Write what waits, and wait so many seconds at most for somebody to read it."""
+        """Write buffered text, and wait that many seconds at most for the reader."""
         ends = time.monotonic() + seconds
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
@@ -253,7 +253,7 @@ def fill_standard_descriptors() -> list[int]:
 
 
 def make_standard_streams() -> Stderr:
-    """Let stdout be UTF-8 in every locale, and stderr wait for nobody; return the latter."""
+    """Make stdout UTF-8 in every locale, and stderr non-blocking; return the latter."""
     if not os.environ.get("IG_DEBUG"):
         warnings.simplefilter("ignore")  # of libraries: nothing that a user could do about
     if isinstance(sys.stdout, TextIOWrapper):

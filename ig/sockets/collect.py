@@ -48,7 +48,7 @@ _OTHER_NAMES = {  # as `ss` writes them
 
 
 def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) -> Batch:
-    """Return the sockets of the containers that are wanted (the host's if HOST is), in no order.
+    """Return the sockets of the wanted containers (of the host if HOST is wanted), unsorted.
 
     `options` are the gadget's: proto, state, listening, port, info, processes. `say` gets a
     line for each limitation. Raises UsageError for a state or
@@ -93,7 +93,7 @@ def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) ->
 
 
 def _limits(found: netns.Found, cgroups: Cgroups) -> Iterator[str]:
-    """Yield a line for each thing that cannot be known from where this process runs."""
+    """Yield a warning for each limitation of this process's namespaces and privileges."""
     if not found.complete:
         yield (
             "warning: not running as root: containers and network namespaces of other users are "
@@ -114,7 +114,7 @@ def _limits(found: netns.Found, cgroups: Cgroups) -> Iterator[str]:
 
 
 def asked(options: Mapping[str, Any]) -> dict[str, int]:
-    """Return the states that the options want of each protocol, as bits. Raises UsageError."""
+    """Return the requested states of each protocol, as bits. Raises UsageError."""
     names = [_state_name(state) for state in options.get("state") or ()]
     chosen = {"TCP": ALL_STATES, "UDP": ALL_STATES}
     if options.get("listening"):
@@ -159,7 +159,7 @@ def _with_listeners(wanted: Mapping[str, int]) -> dict[str, int]:
 def _attributed(
     sockets: Fields, whose: list[Container | None], residents: NamespaceOwners, wants: Wants
 ) -> tuple[Fields, list[Container]]:
-    """Return the sockets that are wanted with their owners; unknown ones if all who may be are."""
+    """Return the wanted sockets and owners; without an owner if all possible owners are wanted."""
     owners = [NOBODY if owner is None else owner for owner in whose]
     distinct = dict(zip(map(id, owners), owners, strict=True))
     verdict = {key: wants(owner) for key, owner in distinct.items()}
@@ -172,7 +172,7 @@ def _attributed(
 
 
 class _Rows:
-    """The rows of all namespaces, with what is looked up for those that are shown."""
+    """The rows of all namespaces, with the additional columns of shown rows."""
 
     def __init__(self, wanted: Mapping[str, int], info: bool, processes: bool) -> None:
         self.fields: Fields = empty(info)
@@ -219,7 +219,7 @@ _NO_MODULE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNO
 
 
 class Reader:
-    """Reads namespace after namespace; what it is not given by sock_diag it takes from /proc."""
+    """Reads one namespace after another, by sock_diag or else from /proc."""
 
     def __init__(self, asked: Mapping[str, int], info: bool) -> None:
         """Read the protocols in `asked` (TCP, UDP), each with a bit 1 << state for those wanted."""
@@ -245,7 +245,7 @@ class Reader:
         return namespace, fields
 
     def warnings(self) -> list[str]:
-        """Return a line for each thing that could not be read as it should be."""
+        """Return a warning for each limitation of what was read."""
         lines = [
             f"warning: no sock_diag for {proto} sockets ({why}): using "
             f"{_TABLES_OF_PROCESS}/{proto.lower()}, without mark, interface and tcp_info."

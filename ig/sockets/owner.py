@@ -17,7 +17,7 @@ Find = Callable[[Sequence[str], int | None], tuple[Container, bool]]
 unknown), to whose it is, and whether that is final."""
 
 NOBODY = Container(id="", name="", runtime="", scope="?")
-"""The owner of a socket that one of several may have: it cannot be known which."""
+"""The owner of a socket of one of several containers, unknown which."""
 
 _WILDCARDS = ("0.0.0.0", "::")
 
@@ -35,18 +35,18 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceOwners:
-    """Who lives in one network namespace."""
+    """The owners in one network namespace."""
 
     owners: tuple[Container, ...]
     """The containers in it; HOST first in the host's own, and alone where there is no container."""
     cgroup_is_sufficient: bool = True
     """Whether all of them are identified by their version 2 cgroups."""
     complete: bool = True
-    """Whether all who live there can be seen."""
+    """Whether all owners in it are visible."""
 
     @property
     def only_owner(self) -> Container | None:
-        """The only one who can own what is there, None if there may be several."""
+        """The only possible owner of its sockets, None if there are several."""
         return self.owners[0] if len(self.owners) == 1 and self.complete else None
 
 
@@ -56,7 +56,7 @@ def _identity(container: Container) -> tuple[str, str, str]:
 
 
 class Owners:
-    """Whose processes, cgroups and sockets are. It is asked once for each cgroup."""
+    """The owners of processes, cgroups and sockets; each cgroup is resolved once."""
 
     def __init__(self, known: Known, cgroups: Cgroups) -> None:
         self._known = known
@@ -171,7 +171,7 @@ class Owners:
 
 
 def _ask_listeners(fields: Fields, owners: list[Container | None]) -> None:
-    """Give half-open connections, which have no owner yet, that of the socket that listens."""
+    """Set the owner of half-open connections to that of their listener."""
     states, sources, ports = fields["state_raw"], fields["saddr"], fields["sport"]
     half_open = [
         place for place, owner in enumerate(owners) if owner is None and states[place] == SYN_RECV

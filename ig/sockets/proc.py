@@ -17,7 +17,7 @@ from typing import Any
 from ig.memo import Cache
 
 Fields = dict[str, list[Any]]
-"""One list a field, all of one length; the fields are those of FIELDS, and INFO's if asked for."""
+"""One list per field, all of one length; the fields are FIELDS, plus INFO if requested."""
 
 FIELDS = (
     *("proto", "version", "saddr", "sport", "daddr", "dport", "state_raw", "ifindex"),
@@ -44,7 +44,7 @@ STATES = {
 }
 """The states of net/tcp_states.h, as TCP sockets have them."""
 UDP_STATES = {ESTABLISHED: "ACTIVE", CLOSE: "INACTIVE"}
-"""A UDP socket is active where it is connected."""
+"""A connected UDP socket is active."""
 ALL_STATES = sum(1 << number for number in STATES)
 
 
@@ -80,7 +80,7 @@ ADDRESSES6: Cache[tuple[int, ...], str] = Cache(_address6)
 def show_mapped_as_ipv4(fields: Fields, start: int = 0) -> None:
     """Make IPv4 of the sockets, from place `start` on, whose addresses are `::ffff:a.b.c.d`.
 
-    Such a socket is IPv4's on the wire and everywhere else. A listener on `::` stays as it is.
+    Such a socket uses IPv4. A listener on `::` stays as it is.
     """
     ends = [fields["saddr"], fields["daddr"]]
     mapped = {text for end in ends for text in set(end[start:]) if text.startswith("::ffff:")}

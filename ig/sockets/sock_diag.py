@@ -1,4 +1,4 @@
-"""Ask the kernel for the sockets of a network namespace by sock_diag, decoded column by column.
+"""Read the sockets of a network namespace by sock_diag, decoded column by column.
 
 A dump has a hundred thousand messages, of few shapes. Messages of one shape are put side by side,
 and then each field is one strided slice: no Python code runs for a single socket.
@@ -61,7 +61,7 @@ class Dump:
         self.fields = empty(info)
         self.finished = False
         self.interrupted = False
-        """The table changed while it was read, or a message was cut off: better ask again."""
+        """Whether to repeat: the table changed during the read, or a message was truncated."""
         self.error = 0
         """The errno of a refusal."""
         self._proto = proto

@@ -1,7 +1,7 @@
 """From the kernel to the formatter: decode, attribute, order, filter and print, batch by batch.
 
-Events are printed by time within each cgroup. Those of a cgroup whose owner may still become known
-wait, for a second at most, and no others wait for them.
+Events are printed in order of time within each cgroup. Events of a cgroup whose owner is not known
+yet wait for a second at most; events of other cgroups do not wait for them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ig.kernel.cgroupfs import Paths
 from ig.output import Formatter
 from ig.output.stream import ReaderGone, Stream
 
-INTERVAL = 0.05  # seconds between looks into the ring
-_MANY = 4096  # records at once after which the next look follows at once: fewer come together first
-_SETTLED = 5_000_000  # ns; a record this old has none before it still on its way into the ring
+INTERVAL = 0.05  # seconds between reads of the ring
+_MANY = 4096  # records in a read after which the next one follows without a pause
+_SETTLED = 5_000_000  # ns after which no earlier record can still arrive
 _SUSPENDED = 1_000_000_000  # ns without a step after which changes from the runtimes may be late
-_CATCH_UP = 250_000_000  # ns that they are then given to be read
+_CATCH_UP = 250_000_000  # ns to wait for these changes
 _MOST_HELD = 8192  # events that wait for their owner to become known: some 10 MB
 _CLOCK_STEP = 10_000_000  # ns by which the wall clock must have moved against the kernel's
 _SLOW = (
@@ -41,18 +41,18 @@ Fields = Mapping[str, Sequence[Any]]
 
 
 class EventSource(Protocol):
-    """What gives events: ig.bpf.session.Source."""
+    """A source of events: ig.bpf.session.Source."""
 
     fields: Sequence[str]
 
     def records(self) -> Iterator[tuple[Any, ...]]:
-        """Unpack the records that came since the last call."""
+        """Unpack the records since the last call."""
 
     def cgroups(self) -> Iterator[tuple[int, Paths]]:
         """Yield the cgroups that were not reported before, and their paths."""
 
     def lost(self) -> Mapping[str, int]:
-        """Count what could not be delivered, by cause."""
+        """Return the number of lost events by cause."""
 
 
 @dataclass
@@ -85,8 +85,8 @@ class Pipeline:
     def run(self, seconds: float | None = None) -> None:
         """Print events until stopped, `seconds` have passed, or enough are printed.
 
-        What is in the ring by then is printed also if `seconds` is 0. Raises ReaderGone when nobody
-        reads stdout any more.
+        Records in the ring at that time are printed, also if `seconds` is 0. Raises ReaderGone when
+        the reader of stdout is gone.
         """
         ends = float("inf") if seconds is None else time.monotonic() + seconds
         self.stream.write(self.formatter.header())
@@ -174,7 +174,7 @@ class Pipeline:
             self._write(batch)
 
     def _write(self, batch: Batch) -> None:
-        """Write the events; count those that a reader has left when it was given up."""
+        """Write the events; count those that were not read when the reader was given up."""
         try:
             self.stream.write(self.formatter.format(batch))
         except ReaderGone:
@@ -186,7 +186,7 @@ class Pipeline:
             raise
 
     def _limited(self, batch: Batch) -> Batch:
-        """Return the events until enough are printed: a second one of an attempt is no other."""
+        """Return the events up to the limit; a second event of an attempt does not count."""
         repeated = batch.fields.get("update") or [0] * len(batch)
         first = [place for place, again in enumerate(repeated) if not again]
         left = self.max_events - self.printed
@@ -221,7 +221,7 @@ class Pipeline:
     def _locate_strays(
         self, fields: Mapping[str, Sequence[Any]], owners: Sequence[Container]
     ) -> None:
-        """Take the mount namespaces of strays from events of their first processes and children."""
+        """Set mount namespaces of strays from events of their first processes and children."""
         missing = self.attribution.stray_pids
         if not missing:
             return
@@ -232,7 +232,7 @@ class Pipeline:
                 self.attribution.locate_stray(first, mntns)
 
     def _wall_clock(self) -> int:
-        """Return what is added to the kernel's clock; steady, so that times keep their order."""
+        """Return the offset from the kernel's clock to the wall clock, steady to keep the order."""
         offset = time.time_ns() - time.monotonic_ns()
         if abs(offset - self._offset) > _CLOCK_STEP:
             self._offset = offset
