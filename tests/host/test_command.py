@@ -171,7 +171,9 @@ def test_a_reader_that_has_enough_ends_it_quietly() -> None:
     ],
 )
 @pytest.mark.anywhere
-def test_a_command_line_without_sense_is_told_what_would_have(arguments: str, said: str) -> None:
+def test_command_line_that_is_invalid_is_refused_with_what_is_valid(
+    arguments: str, said: str
+) -> None:
     done = run(*arguments.split())
     assert done.returncode == 2
     assert said.lower() in done.stderr.lower()

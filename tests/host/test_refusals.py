@@ -87,7 +87,7 @@ def test_a_tracepoint_that_a_gadget_cannot_do_without_is_named(
     assert "Traceback" not in done.stderr
 
 
-def test_a_hook_that_a_gadget_can_do_without_is_missed_aloud(
+def test_hook_that_is_optional_is_reported_if_refused(
     namespace: Namespace,
 ) -> None:
     command = f"trace tcpconnect --host -o json -F netns=={namespace.inode} --max-events 1 -t 5"

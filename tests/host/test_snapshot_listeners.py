@@ -95,7 +95,7 @@ def test_what_listens_is_chosen_by_options(town: Town) -> None:
     assert len({row[1] for row in ports}) > 2
 
 
-def test_what_hardly_anybody_asks_for_is_counted_below_a_table(town: Town) -> None:
+def test_table_of_sockets_counts_time_wait_below(town: Town) -> None:
     everything = town.rows()
     waiting = [row for row in everything if row["state"] == "TIME_WAIT"]
     shown, said = town.table()
@@ -131,7 +131,7 @@ def test_resolving_keeps_the_address_that_is_bound(town: Town) -> None:
     ]
 
 
-def test_the_engines_resolver_is_counted_below_a_table(make_cgroup: Make) -> None:
+def test_table_of_sockets_counts_the_dns_resolver_below(make_cgroup: Make) -> None:
     group = make_cgroup()
     server = " ".join(program("serve", "127.0.0.11", 0))
     inside = ["unshare", "--net", "sh", "-c", f"ip link set lo up; exec {server}"]
@@ -157,7 +157,7 @@ def test_the_listeners_of_the_host_are_shown_unless_containers_are_chosen() -> N
         assert rows("--port", port) == []
 
 
-def test_listening_and_states_exclude_each_other() -> None:
+def test_listening_and_states_are_mutually_exclusive() -> None:
     words = [str(IG), "snapshot", "socket", "-l", "--state", "established"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (done.returncode, "mutually exclusive" in done.stderr) == (2, True)

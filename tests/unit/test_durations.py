@@ -116,7 +116,7 @@ def test_a_bare_number_counts_in_the_unit_that_is_named() -> None:
     assert parse_duration("2m", SECOND) == 120_000_000_000
 
 
-def test_a_missing_unit_is_named() -> None:
+def test_duration_without_a_unit_is_refused_with_units() -> None:
     with pytest.raises(UsageError, match="10ms or 10s"):
         parse_duration("10")
 

@@ -151,7 +151,9 @@ def test_a_columns_own_name_comes_before_a_shorthand() -> None:
         ("comm:~(", "regular expression"),
     ],
 )
-def test_what_makes_no_sense_is_told_with_what_would(expression: str, message: str) -> None:
+def test_filter_that_is_invalid_is_refused_with_what_is_valid(
+    expression: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         filters.parse([expression], COLUMNS)
 

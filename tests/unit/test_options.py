@@ -60,13 +60,13 @@ def test_values_are_taken_with_a_unit_or_a_name_or_as_bare_numbers(
         ("uid", "nobody-there", "Unknown user 'nobody-there'"),
     ],
 )
-def test_values_that_make_no_sense_are_refused(kind: str, text: str, message: str) -> None:
+def test_option_values_that_are_invalid_are_refused(kind: str, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         options.CONVERSIONS[kind](text)
 
 
 @pytest.mark.parametrize("name", options.FOREIGN)
-def test_other_commands_options_are_answered_with_ours(name: str) -> None:
+def test_options_of_other_commands_are_refused_with_ours(name: str) -> None:
     done = run("trace", "tcpconnect", f"{name}=x")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"Unknown option {name}" in done.stderr

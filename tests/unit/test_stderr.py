@@ -35,7 +35,7 @@ def read(descriptor: int) -> str:
     return b"".join(pieces).decode()
 
 
-def test_lines_that_nobody_reads_are_kept_up_to_a_bound_then_dropped_and_counted(
+def test_stderr_lines_that_nobody_reads_are_kept_up_to_a_bound_then_dropped_and_counted(
     pipe: tuple[int, int],
 ) -> None:
     reading, writing = pipe

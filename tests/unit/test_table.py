@@ -71,7 +71,9 @@ def test_modes_are_known(mode: str) -> None:
         ("", "Unknown output mode ''"),
     ],
 )
-def test_what_makes_no_sense_is_told_with_what_would(text: str, message: str) -> None:
+def test_output_option_that_is_invalid_is_refused_with_what_is_valid(
+    text: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         output.parse_output(text, COLUMNS)
 
