@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -163,6 +164,8 @@ def bcc_version() -> str:
 
 def _fork() -> int:
     """Fork a child that ends with this process, or by a signal, and return as os.fork does."""
+    # A lock that another thread holds would stay locked in the child.
+    assert threading.active_count() == 1, "the loader must fork before there are threads"
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child == 0:

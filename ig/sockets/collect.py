@@ -57,7 +57,8 @@ def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) ->
     wanted = asked(options)
     ports = frozenset(options.get("port") or ())
     found = netns.find()
-    batch = _Rows(wanted, bool(options.get("info")), bool(options.get("processes")))
+    processes = bool(options.get("processes"))
+    batch = _Rows(wanted, bool(options.get("info")), processes)
     left_out = 0
     with Cgroups() as cgroups:
         for line in _limits(found, cgroups):
@@ -78,10 +79,11 @@ def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) ->
 
         for namespace, sockets in netns.visit(spaces, read):
             residents = namespace_owners[namespace.id]
-            whose = owners.of_sockets(sockets, residents, namespace)
+            held = proc.holders(namespace.pids, set(sockets["ino"]) - {0}) if processes else None
+            whose = owners.of_sockets(sockets, residents, namespace, held)
             chosen, its = _attributed(sockets, whose, residents, wants)
             left_out += whose.count(None) - its.count(NOBODY)
-            batch.add(namespace, chosen, its, cgroups)
+            batch.add(namespace, chosen, its, cgroups, held)
     for line in reader.warnings():
         say(line)
     if left_out and not (options.get("filter") or options.get("port")):
@@ -182,10 +184,14 @@ class _Rows:
             self.fields |= {name: [] for name in PROCESS_FIELDS}
         self.owners: list[Container] = []
         self._wanted = wanted
-        self._processes = processes
 
     def add(
-        self, namespace: Namespace, sockets: Fields, owners: list[Container], cgroups: Cgroups
+        self,
+        namespace: Namespace,
+        sockets: Fields,
+        owners: list[Container],
+        cgroups: Cgroups,
+        held: proc.Holders | None,
     ) -> None:
         """Append the sockets of one namespace."""
         if self._wanted != _with_listeners(self._wanted):
@@ -199,16 +205,14 @@ class _Rows:
         paths = {each: cgroups.path(each) or "" for each in set(sockets["cgroup"])}
         sockets["cgroup"] = list(map(paths.__getitem__, sockets["cgroup"]))
         sockets["netns_id"] = [namespace.id] * len(owners)
-        if self._processes:
-            _add_processes(sockets, namespace)
+        if held is not None:
+            _add_processes(sockets, held)
         extend(self.fields, sockets)
         self.owners += owners
 
 
-def _add_processes(sockets: Fields, namespace: Namespace) -> None:
-    inodes = sockets["ino"]
-    holders = proc.holders(namespace.pids, set(inodes) - {0})
-    held = [holders.get(inode, ()) for inode in inodes]
+def _add_processes(sockets: Fields, holders: proc.Holders) -> None:
+    held = [holders.get(inode, ()) for inode in sockets["ino"]]
     sockets["processes"] = held
     sockets["pid"] = [each[0][0] if each else 0 for each in held]
     sockets["comm"] = [each[0][1] if each else "" for each in held]

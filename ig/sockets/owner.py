@@ -121,13 +121,17 @@ class Owners:
         return NamespaceOwners(tuple(owners), told, complete)
 
     def of_sockets(
-        self, fields: Fields, residents: NamespaceOwners, namespace: Namespace
+        self,
+        fields: Fields,
+        residents: NamespaceOwners,
+        namespace: Namespace,
+        held: proc.Holders | None = None,
     ) -> list[Container | None]:
         """Return the owner of each socket of one namespace, None where it cannot be known."""
         known = {each: self._of_cgroup(each, residents) for each in set(fields["cgroup"])}
         owners = list(map(known.__getitem__, fields["cgroup"]))
         if residents.only_owner is None:
-            self._ask_processes(fields, owners, residents, namespace)
+            self._ask_processes(fields, owners, residents, namespace, held)
             _ask_listeners(fields, owners)
         return owners
 
@@ -149,12 +153,13 @@ class Owners:
         owners: list[Container | None],
         residents: NamespaceOwners,
         namespace: Namespace,
+        held: proc.Holders | None,
     ) -> None:
         inodes = fields["ino"]
         unknown = {inodes[place] for place, owner in enumerate(owners) if owner is None} - {0}
         if not unknown:
             return
-        holders = proc.holders(namespace.pids, unknown)
+        holders = proc.holders(namespace.pids, unknown) if held is None else held
         for place, owner in enumerate(owners):
             if owner is None and inodes[place] in holders:
                 found = {id(each): each for each in map(self._holder, holders[inodes[place]])}
