@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -191,7 +190,7 @@ def write_ready_file(path: str | None) -> None:
     check_ready_file(path)
     if not path:
         return
-    new = f".ig-{secrets.token_hex(8)}"
+    new = f".ig-{os.urandom(8).hex()}"
     try:
         folder = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import compress
 from typing import Any
@@ -82,7 +82,7 @@ def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) ->
             held = proc.holders(namespace.pids, set(sockets["ino"]) - {0}) if processes else None
             whose = owners.of_sockets(sockets, residents, namespace, held)
             chosen, its = _attributed(sockets, whose, residents, wants)
-            left_out += whose.count(None) - its.count(NOBODY)
+            left_out += _times(None, whose) - _times(NOBODY, its)
             batch.add(namespace, chosen, its, cgroups, held)
     for line in reader.warnings():
         say(line)
@@ -92,6 +92,11 @@ def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) ->
             "container in the network namespace. Use --host without -c to show them."
         )
     return Batch(batch.fields, batch.owners)
+
+
+def _times(wanted: object, values: Iterable[object]) -> int:
+    """Return how often the very object is among the values; list.count() would compare fields."""
+    return list(map(id, values)).count(id(wanted))
 
 
 def _limits(found: netns.Found, cgroups: Cgroups) -> Iterator[str]:
