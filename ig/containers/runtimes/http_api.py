@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import re
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urlsplit
+
+if TYPE_CHECKING:
+    import ssl
 
 PORT, TLS_PORT = 2375, 2376
 """Docker's ports without and with TLS."""
@@ -202,6 +205,8 @@ def certificates() -> Path | None:
 
 def _tls() -> ssl.SSLContext:
     """Return what Docker's own client does with DOCKER_CERT_PATH and DOCKER_TLS_VERIFY."""
+    import ssl  # 5 MB, which hardly any host needs
+
     folder = certificates()
     if folder is None:
         return ssl.create_default_context()
