@@ -14,9 +14,9 @@ from ig.answers import Answers
 from ig.commands.display import DisplayOptions
 from ig.containers import runtimes
 from ig.containers.container import Runtime
-from ig.containers.follower import NAMES_UNAVAILABLE
 from ig.containers.index import Index
 from ig.containers.selection import Selection, select
+from ig.containers.watcher import NAMES_UNAVAILABLE
 from ig.errors import IgError
 from ig.kernel import monitor
 from ig.kernel.capabilities import Capability, Use, drop, obstacle

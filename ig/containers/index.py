@@ -8,13 +8,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ig.containers import processes, sources
 from ig.containers.container import HOST, Change, Container, Runtime
-from ig.containers.detailer import Detailer
-from ig.containers.follower import NAMES_UNAVAILABLE, Follower
 from ig.containers.lookup import Lookup
 from ig.containers.processes import Path
-from ig.containers.registry import Registry, key_of
 from ig.containers.sources import ROOT
+from ig.containers.store import Registry, key_of
 from ig.containers.strays import Strays, has_own_cgroup
+from ig.containers.watcher import NAMES_UNAVAILABLE, Detailer, Follower
 from ig.errors import RuntimeUnavailable
 
 CLOSING = 1.0

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from ig.containers.cgroup import container_id, normalised, recognised
 from ig.containers.container import HOST, UNKNOWN_RUNTIME, Container, Listing, Runtime
 from ig.containers.processes import Path
-from ig.containers.registry import Key, Registry
 from ig.containers.sources import ROOT
+from ig.containers.store import Key, Registry
 from ig.containers.strays import is_proven
 
 DOCKERS = ("", "moby")

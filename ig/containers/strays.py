@@ -9,8 +9,8 @@ from ig.containers import processes
 from ig.containers.cgroup import container_id
 from ig.containers.container import Container
 from ig.containers.processes import Path
-from ig.containers.registry import Key, key_of
 from ig.containers.sources import ROOT
+from ig.containers.store import Key, key_of
 
 _Key = tuple[int, Key]
 

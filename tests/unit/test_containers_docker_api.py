@@ -18,7 +18,7 @@ from ig.containers.container import Change, Container
 from ig.containers.index import Index
 from ig.containers.runtimes import docker_api
 from ig.containers.runtimes.docker_api import LARGEST_RECORD, Engine
-from ig.containers.seen import MOST
+from ig.containers.store import MOST
 from ig.errors import RuntimeUnavailable
 
 ID = "a" * 64

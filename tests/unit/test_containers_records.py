@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ig.containers import answers
 from ig.containers.container import Container
 from ig.containers.runtimes.docker_records import detailed, listed, told
-from ig.containers.seen import Seen
+from ig.containers.store import Seen
 
 ID = "a" * 64
 JSON = st.recursive(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ig.containers.cgroup import container_id
 from ig.containers.container import HOST, Change, Container
 from ig.containers.index import Index
-from ig.containers.registry import Registry
+from ig.containers.store import Registry
 from ig.errors import RuntimeUnavailable
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64

@@ -15,7 +15,7 @@ from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
 from ig.containers.runtimes import cri
 from ig.containers.runtimes.grpc_api import PATIENCE, Connection, Metadata, connected, unavailable
-from ig.containers.seen import MOST, Seen
+from ig.containers.store import MOST, Seen
 from ig.errors import RuntimeUnavailable
 
 NAME = "containerd"

@@ -15,7 +15,7 @@ from ig.containers import answers, processes
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
 from ig.containers.runtimes.grpc_api import Connection, connected
-from ig.containers.seen import MOST, Seen
+from ig.containers.store import MOST, Seen
 
 NAME = "cri-o"
 SOCKET = "/run/crio/crio.sock"

@@ -19,7 +19,7 @@ from ig.containers.runtimes import http_api
 from ig.containers.runtimes.docker_records import MOVES, detailed, listed, told
 from ig.containers.runtimes.http_api import Malformed, Reply
 from ig.containers.runtimes.json_stream import decoded, items, lines
-from ig.containers.seen import MOST, Seen
+from ig.containers.store import MOST, Seen
 from ig.errors import RuntimeUnavailable
 
 DOCKER_SOCKET = "/var/run/docker.sock"

@@ -8,7 +8,7 @@ from typing import Any
 from ig.containers import answers, processes
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
-from ig.containers.seen import Seen
+from ig.containers.store import Seen
 
 KINDS = {
     "create": "created",

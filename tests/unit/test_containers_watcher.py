@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from ig.containers import detailer
+from ig.containers import watcher
 from ig.containers.container import Change, Container
-from ig.containers.detailer import Detailer
+from ig.containers.watcher import Detailer
 
 BOUND = 10.0
 WEB = Container("a" * 64, "web", "docker", running=True)
@@ -20,7 +20,7 @@ Start = Callable[[Callable[[Container], bool]], Detailer]
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    monkeypatch.setattr(detailer, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(watcher, "FIRST_RETRY", 0.01)
     started: list[Detailer] = []
 
     def begin(ask: Callable[[Container], bool]) -> Detailer:
