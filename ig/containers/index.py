@@ -8,11 +8,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ig.containers import processes, sources
 from ig.containers.container import HOST, Change, Container, Runtime
-from ig.containers.lookup import Lookup
+from ig.containers.lookup import Lookup, Strays, has_own_cgroup
 from ig.containers.processes import Path
 from ig.containers.sources import ROOT
 from ig.containers.store import Registry, key_of
-from ig.containers.strays import Strays, has_own_cgroup
 from ig.containers.watcher import NAMES_UNAVAILABLE, Detailer, Follower
 from ig.errors import RuntimeUnavailable
 

@@ -8,9 +8,9 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 
-from ig.containers.answers import CONTAINERS
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
+from ig.containers.untrusted import CONTAINERS
 
 MOST = 16384
 """How many containers one runtime is believed to have."""

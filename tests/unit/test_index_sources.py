@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ig.containers import processes, sources, strays
+from ig.containers import lookup, processes, sources
 from ig.containers.container import HOST, Change, Container
 from ig.containers.index import Index
 from ig.errors import RuntimeUnavailable
@@ -195,10 +195,10 @@ def test_cgroups_above_ones_own_namespace_prove_nothing() -> None:
     found = processes.paths(lines)
     assert found == (("docker", A), ("..", f"docker-{A}.scope", "init"))
     web = Container(A, "web", "docker", cgroups=found)
-    assert strays.has_own_cgroup(web, found[1:])
-    assert strays.is_proven(web, ("docker", A))
-    assert not strays.is_proven(web, (*SESSION, f"docker-{A}.scope"))
-    assert not strays.is_proven(web, ("docker",) * 2)
+    assert lookup.has_own_cgroup(web, found[1:])
+    assert lookup.is_proven(web, ("docker", A))
+    assert not lookup.is_proven(web, (*SESSION, f"docker-{A}.scope"))
+    assert not lookup.is_proven(web, ("docker",) * 2)
 
 
 def test_a_first_process_is_where_its_runtime_says() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from ig.containers import answers, processes
+from ig.containers import processes, untrusted
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
 from ig.containers.runtimes import cri
@@ -98,7 +98,7 @@ class Containerd:
         with connected(NAME, self.socket) as connection:
             method = f"{_SERVICES}.version.v1.Version/Version"
             answer = connection.ask(method, messages.Empty(), messages.VersionResponse)
-        return answers.text(answer.version)
+        return untrusted.text(answer.version)
 
     def _watched(self, connection: Connection, stopped: Callable[[], bool]) -> Iterator[Change]:
         from ig.containers.runtimes.messages import containerd_pb2 as messages
@@ -128,7 +128,7 @@ class Containerd:
         found = connection.ask_items(
             f"{_SERVICES}.namespaces.v1.Namespaces/List", messages.Empty(), messages.Namespace
         )
-        names = [answers.text(each.name) for each in islice(found, answers.NAMESPACES)]
+        names = [untrusted.text(each.name) for each in islice(found, untrusted.NAMESPACES)]
         self.namespaces = {self._namespace} if self._namespace else set(names)
         for namespace in [self._namespace] if self._namespace else names:
             tasks = connection.ask_items(
@@ -139,7 +139,7 @@ class Containerd:
             )
             # Some versions fill only one of a task's two ids.
             pids = {
-                answers.text(each.container_id or each.id): each.pid
+                untrusted.text(each.container_id or each.id): each.pid
                 for each in islice(tasks, MOST)
                 if _runs(each)
             }
@@ -169,8 +169,8 @@ class Containerd:
 
         from ig.containers.runtimes.messages import containerd_pb2 as messages
 
-        scope, content = answers.text(envelope.namespace), envelope.event.value
-        if len(self.namespaces) < answers.NAMESPACES:
+        scope, content = untrusted.text(envelope.namespace), envelope.event.value
+        if len(self.namespaces) < untrusted.NAMESPACES:
             self.namespaces.add(scope)
         try:
             if envelope.topic in ("/containers/create", "/containers/update"):
@@ -220,26 +220,26 @@ class Containerd:
         return Change("updated" if container.name == known.name else "renamed", container)
 
     def _known(self, scope: str, identifier: str) -> Container:
-        found = self._seen.get(answers.text(identifier), scope)
-        return found or _nameless(scope, answers.text(identifier))
+        found = self._seen.get(untrusted.text(identifier), scope)
+        return found or _nameless(scope, untrusted.text(identifier))
 
 
 def container_of(scope: str, record: Any) -> Container:
     """Return the container that a record of that namespace describes, without its process."""
-    labels = answers.labels(record.labels)
-    container = _nameless(scope, answers.text(record.id)).copy(
-        image=answers.text(record.image),
+    labels = untrusted.labels(record.labels)
+    container = _nameless(scope, untrusted.text(record.id)).copy(
+        image=untrusted.text(record.image),
         labels=labels,
     )
     kind = _cri_kind(scope, record, labels)
     if kind:
-        pod = answers.pod(labels, sandbox=kind == "sandbox")
+        pod = untrusted.pod(labels, sandbox=kind == "sandbox")
         # A pause has no name but its pod's.
         name = pod["pod_container"] or pod["pod_name"] or container.name
-        return container.copy(name=answers.text(name), **pod)
+        return container.copy(name=untrusted.text(name), **pod)
     # nerdctl's ids are hexadecimal. Whoever runs an image by `ctr` has all its labels too.
     if ID.match(container.id) and labels.get("nerdctl/namespace") == scope:
-        return container.copy(name=answers.text(labels.get("nerdctl/name")) or container.name)
+        return container.copy(name=untrusted.text(labels.get("nerdctl/name")) or container.name)
     return container
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from ig.containers import answers, processes
+from ig.containers import processes, untrusted
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
 from ig.containers.runtimes.grpc_api import Connection, connected
@@ -96,7 +96,7 @@ class Cri:
                 running = found.status.state == _RUNNING
             sandbox = container.id if container.sandbox else _sandbox(found.info)
             addresses = _addresses(connection, sandbox) if running and sandbox else ()
-        pid = answers.number(_info(found.info).get("pid")) if running else 0
+        pid = untrusted.number(_info(found.info).get("pid")) if running else 0
         return container.copy(
             running=running,
             pid=pid,
@@ -112,7 +112,7 @@ class Cri:
         with connected(NAME, self.socket) as connection:
             method = f"{_SERVICE}/Version"
             answer = connection.ask(method, messages.Empty(), messages.VersionResponse)
-        return answers.text(f"{answer.runtime_name} {answer.runtime_version}")
+        return untrusted.text(f"{answer.runtime_name} {answer.runtime_version}")
 
 
 def _own_name(connection: Connection) -> str:
@@ -122,7 +122,7 @@ def _own_name(connection: Connection) -> str:
     answer = connection.ask_briefly(
         f"{_SERVICE}/Version", messages.Empty(), messages.VersionResponse, ()
     )
-    return answers.text(answer.runtime_name) if answer and answer.runtime_name else NAME
+    return untrusted.text(answer.runtime_name) if answer and answer.runtime_name else NAME
 
 
 class _Events:
@@ -179,28 +179,28 @@ def _note(seen: Seen, found: dict[str, Container], container: Container) -> None
 
 def _pause(pod: Any, runtime: str) -> Container:
     return Container(
-        id=answers.text(pod.id),
-        name=answers.text(pod.metadata.name),
+        id=untrusted.text(pod.id),
+        name=untrusted.text(pod.metadata.name),
         runtime=runtime,
         running=pod.state == _READY,
-        labels=answers.labels(pod.labels),
+        labels=untrusted.labels(pod.labels),
         sandbox=True,
-        pod_namespace=answers.text(pod.metadata.namespace),
-        pod_name=answers.text(pod.metadata.name),
-        pod_uid=answers.text(pod.metadata.uid),
+        pod_namespace=untrusted.text(pod.metadata.namespace),
+        pod_name=untrusted.text(pod.metadata.name),
+        pod_uid=untrusted.text(pod.metadata.uid),
     )
 
 
 def _container(record: Any, pod: Container | None, runtime: str) -> Container:
-    name = answers.text(record.metadata.name)
+    name = untrusted.text(record.metadata.name)
     image = record.image.user_specified_image or record.image.image or record.image_ref
-    labels = answers.labels(record.labels)
-    told = {**answers.pod(labels, sandbox=False), **(_pod(pod) if pod is not None else {})}
+    labels = untrusted.labels(record.labels)
+    told = {**untrusted.pod(labels, sandbox=False), **(_pod(pod) if pod is not None else {})}
     return Container(
-        id=answers.text(record.id),
-        name=name or answers.text(record.id)[:12],
+        id=untrusted.text(record.id),
+        name=name or untrusted.text(record.id)[:12],
         runtime=runtime,
-        image=answers.text(image),
+        image=untrusted.text(image),
         running=record.state == _RUNNING,
         labels=labels,
         **{**told, "pod_container": name},
@@ -231,23 +231,23 @@ def _differences(before: dict[str, Container], now: dict[str, Container]) -> Ite
 def _info(info: Any) -> dict[str, Any]:
     # What `verbose` adds is JSON of the runtime's own; containerd's and CRI-O's both have `pid`.
     try:
-        return dict(answers.mapping(json.loads(info["info"])))
+        return dict(untrusted.mapping(json.loads(info["info"])))
     except (KeyError, ValueError, RecursionError):
         return {}
 
 
 def _network_file(info: Any) -> str:
     """Return where the network namespace is mounted that a pod or a container was made in."""
-    specification = answers.mapping(_info(info).get("runtimeSpec"))
-    namespaces = answers.mapping(specification.get("linux")).get("namespaces")
-    for each in map(answers.mapping, namespaces if isinstance(namespaces, list) else ()):
+    specification = untrusted.mapping(_info(info).get("runtimeSpec"))
+    namespaces = untrusted.mapping(specification.get("linux")).get("namespaces")
+    for each in map(untrusted.mapping, namespaces if isinstance(namespaces, list) else ()):
         if each.get("type") == "network":
-            return answers.text(each.get("path"))
+            return untrusted.text(each.get("path"))
     return ""
 
 
 def _sandbox(info: Any) -> str:
-    return answers.text(_info(info).get("sandboxID"))
+    return untrusted.text(_info(info).get("sandboxID"))
 
 
 def _addresses(connection: Connection, sandbox: str) -> tuple[str, ...]:
@@ -258,12 +258,12 @@ def _addresses(connection: Connection, sandbox: str) -> tuple[str, ...]:
         messages.StatusRequest(id=sandbox),
         messages.PodSandboxStatusResponse,
     ).status.network
-    given = (network.ip, *(each.ip for each in network.additional_ips[: answers.ADDRESSES]))
-    return tuple(dict.fromkeys(filter(None, map(answers.address, given))))
+    given = (network.ip, *(each.ip for each in network.additional_ips[: untrusted.ADDRESSES]))
+    return tuple(dict.fromkeys(filter(None, map(untrusted.address, given))))
 
 
 def pod_addresses(connection: Connection, container: Container) -> tuple[str, ...]:
-    """Return the addresses of the pod that a container is of; none where no CRI answers."""
+    """Return the addresses of the pod that a container is of; none where no CRI untrusted."""
     import grpc
 
     from ig.containers.runtimes.messages import cri_pb2 as messages

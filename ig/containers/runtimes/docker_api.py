@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 
-from ig.containers import answers
+from ig.containers import untrusted
 from ig.containers.container import Change, Container
 from ig.containers.runtimes import http_api
 from ig.containers.runtimes.docker_records import MOVES, detailed, listed, told
@@ -78,12 +78,12 @@ class Engine:
 
     def details(self, container: Container) -> Container:
         """Return the container as it is now, with its pid, start, addresses and ports."""
-        found = answers.mapping(self._answer(f"/containers/{container.id}/json"))
+        found = untrusted.mapping(self._answer(f"/containers/{container.id}/json"))
         return self._seen.fitted(detailed(container, found))
 
     def version(self) -> str:
         """Return the engine's version, as it calls it."""
-        return answers.text(answers.mapping(self._answer("/version")).get("Version"))
+        return untrusted.text(untrusted.mapping(self._answer("/version")).get("Version"))
 
     def _listed(self) -> Iterator[Change]:
         self._seen.clear()
@@ -213,5 +213,5 @@ def reason(error: BaseException) -> str:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, OSError) and error.filename is not None:
         words = f"{error.filename}: {words}"
-    plain = "".join(each if each.isprintable() else "?" for each in answers.text(words, 200))
+    plain = "".join(each if each.isprintable() else "?" for each in untrusted.text(words, 200))
     return plain or type(error).__name__
