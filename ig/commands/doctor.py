@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ig import output
-from ig.answers import closing, is_there
+from ig.commands.answers import closing, is_there
 from ig.commands.setup import asked_for, selected_runtimes
 from ig.containers.container import HOST, Runtime
 from ig.containers.index import Index

@@ -10,9 +10,10 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
-from ig import answers, output
-from ig.answers import Answers, Hint, closing
+from ig import output
 from ig.columns import owner_columns
+from ig.commands import answers
+from ig.commands.answers import Answers, Hint, closing
 from ig.commands.display import DisplayOptions
 from ig.commands.setup import check_ready_file, follow, make_index, selection, write_ready_file
 from ig.containers.container import Change, Container

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ig import answers
-from ig.answers import Answers
+from ig.commands import answers
+from ig.commands.answers import Answers
 from ig.commands.display import DisplayOptions
 from ig.containers import runtimes
 from ig.containers.container import Runtime

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ig import answers, query
-from ig.answers import Hint, closing
+from ig import query
+from ig.commands import answers
+from ig.commands.answers import Hint, closing
 from ig.commands.display import DisplayOptions
 from ig.commands.setup import (
     configure_display,
@@ -21,12 +22,12 @@ from ig.commands.setup import (
 )
 from ig.containers.container import HOST
 from ig.containers.index import Index
+from ig.containers.peers import Peers
 from ig.containers.selection import Selection
 from ig.gadget import Batch, Column, CompatView, Gadget
 from ig.kernel import netns
 from ig.kernel.capabilities import Capability
 from ig.output.stream import Stream, say
-from ig.peers import Peers
 from ig.query import find_column
 from ig.sockets.collect import PROCESS_FIELDS, Say, collect
 from ig.sockets.owner import Known

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ig import answers
-from ig.answers import Hint, closing
-from ig.attribution import Attribution
 from ig.bpf.loader import Loading
 from ig.bpf.session import Source
+from ig.commands import answers
+from ig.commands.answers import Hint, closing
 from ig.commands.display import DisplayOptions
 from ig.commands.setup import (
     SYNC_TIMEOUT,
@@ -26,13 +25,14 @@ from ig.commands.setup import (
     write_ready_file,
 )
 from ig.containers.index import Index
+from ig.containers.peers import Peers
 from ig.gadget import CompatView, Gadget
 from ig.kernel.capabilities import Capability, need_privileges
 from ig.kernel.cgroupfs import look_up
 from ig.output.stream import Stream, say
-from ig.peers import Peers
 from ig.sockets.proc import COMPAT, compat_processes
 from ig.stop import Stop
+from ig.trace.attribution import Attribution
 from ig.trace.pipeline import Pipeline, defines
 
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Protocol
 
-from ig.attribution import Attribution
 from ig.bpf.session import RING_FULL
 from ig.containers.container import HOST, Container
 from ig.gadget import Batch, Gadget
 from ig.kernel.cgroupfs import Paths
 from ig.output import Formatter
 from ig.output.stream import ReaderGone, Stream
+from ig.trace.attribution import Attribution
 
 INTERVAL = 0.05  # seconds between reads of the ring
 _MANY = 4096  # records in a read after which the next one follows without a pause

@@ -15,12 +15,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ig.attribution import Attribution
 from ig.containers import runtimes
 from ig.containers.container import Change, Container
 from ig.containers.index import Index
+from ig.containers.peers import Peers
 from ig.kernel.cgroupfs import CgroupPath, Paths
-from ig.peers import Peers
+from ig.trace.attribution import Attribution
 
 CONTAINERS, EVENTS, PASSING = 500, 1_000_000, 10_000
 CGROUPS, CHANGES = 16_000, 1_009

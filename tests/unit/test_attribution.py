@@ -4,11 +4,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pytest
 
-from ig import attribution
-from ig.attribution import PATIENCE, Attribution
 from ig.containers.cgroup import container_id
 from ig.containers.container import HOST, UNKNOWN_RUNTIME, Change, Container
 from ig.kernel.cgroupfs import CgroupPath, Paths
+from ig.trace import attribution
+from ig.trace.attribution import PATIENCE, Attribution
 
 WEB = Container("a" * 64, "web", "docker", running=True)
 DB = Container("b" * 64, "db", "docker", running=True)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
-from ig.attribution import Attribution
 from ig.bpf.session import RING_FULL
 from ig.containers.container import HOST, Change, Container
 from ig.gadget import Batch, Column, Kind
@@ -15,6 +14,7 @@ from ig.output import stream
 from ig.output.csv import CsvFormatter
 from ig.output.stream import ReaderGone, Stream
 from ig.trace import pipeline
+from ig.trace.attribution import Attribution
 from ig.trace.pipeline import Pipeline
 from tests.unit.test_attribution import Filter, Runtimes
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from ig.containers import endpoints as module
+from ig.containers import addresses as module
+from ig.containers.addresses import Endpoints
 from ig.containers.container import Change, Container
-from ig.containers.endpoints import Endpoints
 from ig.containers.history import FORMER
 
 HOST, INNER, STRANGE = 1, 2, 3
