@@ -16,17 +16,23 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
-from itertools import zip_longest
 
 from ig.containers import processes
-from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
-from ig.containers.history import FOREVER, FORMER, SLACK, History, Holding
-
-Identity = tuple[str, str, str]
+from ig.containers.holdings import (
+    FOREVER,
+    FORMER,
+    Held,
+    History,
+    Holding,
+    Identity,
+    engine_of,
+    holdings_of,
+    identity_of,
+    was_restarted,
+)
 
 HELD = 65536
 """How many containers are remembered altogether."""
@@ -37,20 +43,6 @@ ATTEMPTS = 64
 """How many addresses of one container are asked for: it may bind sockets to any number of them."""
 CACHED = 4096
 """How many addresses are remembered to be, or not to be, the host's own."""
-
-
-@dataclass(slots=True)
-class _Held:
-    """What one container holds: by history and key."""
-
-    container: Container
-    began: int = 0
-    ended: int = FOREVER
-    holdings: dict[tuple[str, object], Holding] = field(default_factory=dict)
-    assumed: bool = False
-    """Whether its network namespace was seen, not told."""
-    attempts: int = 0
-    """How many addresses were asked for that it might have."""
 
 
 class Endpoints:
@@ -81,7 +73,7 @@ class Endpoints:
         self._published: History[tuple[str, int]] = History()
         self._namespaces: History[int] = History()
         self._joined: History[str] = History()
-        self._held: dict[Identity, _Held] = {}
+        self._held: dict[Identity, Held] = {}
         self._ended: OrderedDict[Identity, None] = OrderedDict()
         self._listeners: OrderedDict[tuple[int, int], Identity] = OrderedDict()
         self._learners: dict[Identity, int] = {}
@@ -103,21 +95,25 @@ class Endpoints:
         if change.kind == "synced":
             return
         container = change.container
-        identity = _identity(container)
+        identity = identity_of(container)
         with self._lock:
             held = self._held.get(identity)
             running = container.running and change.kind not in ("exited", "removed")
             if held is not None and held.ended == FOREVER and not running:
                 self._end(identity, held, container.addressed)
             elif running:
-                if held is None or held.ended != FOREVER or _restarted(held.container, container):
+                if (
+                    held is None
+                    or held.ended != FOREVER
+                    or was_restarted(held.container, container)
+                ):
                     if held is not None and held.ended == FOREVER:
                         self._end(identity, held)
                     self._ended.pop(identity, None)
                     began = min(container.addressed or container.started, self._now())
-                    held = self._held[identity] = _Held(container, began)
+                    held = self._held[identity] = Held(container, began)
                 if container.base:
-                    self._inner[_engine(container)] = container.base
+                    self._inner[engine_of(container)] = container.base
                 self._update(held, container)
                 if len(self._held) > HELD:
                     oldest = next(iter(self._held))
@@ -136,7 +132,7 @@ class Endpoints:
                 inner = [self._held.get((each, "", owner.nested)) for each in sources]
                 held = next((each for each in inner if each and each.container.base), None)
             else:
-                held = self._held.get(_identity(owner))
+                held = self._held.get(identity_of(owner))
             if held is None or held.container.netns or held.container.joined or held.assumed:
                 return False
             held.assumed = True
@@ -151,7 +147,7 @@ class Endpoints:
     def listens(self, owner: Container, namespace: int, port: int) -> None:
         """Note that a container listens on a port of a network namespace."""
         with self._lock:
-            self._listeners[(namespace, port)] = _identity(owner)
+            self._listeners[(namespace, port)] = identity_of(owner)
             self._listeners.move_to_end((namespace, port))
             if len(self._listeners) > LISTENERS:
                 self._listeners.popitem(last=False)
@@ -167,7 +163,7 @@ class Endpoints:
         It is the container's if the namespace is known to be, and has that address. Where somebody
         had it before, it is from then on, else since the container began.
         """
-        identity, key = _identity(owner), ("learned", address)
+        identity, key = identity_of(owner), ("learned", address)
         with self._lock:
             held = self._held.get(identity)
             if held is None or held.ended != FOREVER or held.container.netns != namespace:
@@ -247,12 +243,12 @@ class Endpoints:
                 return None
             return self._listening(found.container, found.port or port, moment)
 
-    def _update(self, held: _Held, container: Container) -> None:
+    def _update(self, held: Held, container: Container) -> None:
         """Begin and end what the container has and has not any more."""
         now = self._now()
         changed = min(container.addressed or now, now)
         first = not any(key[0] == "address" for key in held.holdings)
-        identity, wanted = _identity(container), self._wanted(held, container)
+        identity, wanted = identity_of(container), self._wanted(held, container)
         altered = container.name != held.container.name
         held.container = container
         for key in [key for key in held.holdings if key not in wanted]:
@@ -275,19 +271,19 @@ class Endpoints:
         if altered:
             self.version += 1
 
-    def _wanted(self, held: _Held, container: Container) -> dict[tuple[str, object], Holding]:
+    def _wanted(self, held: Held, container: Container) -> dict[tuple[str, object], Holding]:
         """Return what a running container has: what is told of it, and what was seen."""
-        wanted, kept = dict(_told(container)), []
+        wanted, kept = dict(holdings_of(container)), []
         if held.assumed and not container.netns:
             kept.append("namespace")
-        self._learners.pop(_identity(container), None)
+        self._learners.pop(identity_of(container), None)
         if self._learns(container):
-            self._learners[_identity(container)] = container.netns
+            self._learners[identity_of(container)] = container.netns
             if container.netns == held.container.netns:
                 kept.append("learned")
         return wanted | {key: each for key, each in held.holdings.items() if key[0] in kept}
 
-    def _end(self, identity: Identity, held: _Held, moment: int = 0) -> None:
+    def _end(self, identity: Identity, held: Held, moment: int = 0) -> None:
         """Note that a container has ended, at the `moment` that its runtime tells or now."""
         now = self._now()
         held.ended = now = moment if held.began < moment < now else now
@@ -326,13 +322,13 @@ class Endpoints:
             return [each for each in holders if not each.container.base]
         clients = self._tenants(namespace, moment)
         networks = {network for each in clients for network in each.networks}
-        engines = {_engine(each) for each in clients}
+        engines = {engine_of(each) for each in clients}
         return [
             each
             for each in holders
             if each.container.base == namespace
             or (
-                _engine(each.container) in engines
+                engine_of(each.container) in engines
                 and (not each.network or not networks or each.network in networks)
             )
         ]
@@ -350,7 +346,7 @@ class Endpoints:
             self._on_link[address] = self._is_on_link(address)
         if namespace == self._host or not self._on_link[address]:
             return self._on_link[address]
-        clients = (self._held.get(_identity(each)) for each in self._tenants(namespace, moment))
+        clients = (self._held.get(identity_of(each)) for each in self._tenants(namespace, moment))
         return any(key[0] == "learned" for held in clients if held for key in held.holdings)
 
     def _may_publish(self, address: str, namespace: int, moment: int) -> bool:
@@ -378,15 +374,17 @@ class Endpoints:
 
     def _tenants(self, namespace: int, moment: int) -> list[Container]:
         """Return the containers in a network namespace."""
-        found = {_identity(each.container): each for each in self._namespaces.at(namespace, moment)}
+        found = {
+            identity_of(each.container): each for each in self._namespaces.at(namespace, moment)
+        }
         for identity in list(found):
             for each in self._joined.at(identity[2], moment):
-                found.setdefault(_identity(each.container), each)
+                found.setdefault(identity_of(each.container), each)
         return [each.container for each in found.values()]
 
     def _namespace(self, container: Container) -> int:
         """Return the network namespace of a container, 0 if it is not known."""
-        held = self._held.get(_identity(container))
+        held = self._held.get(identity_of(container))
         seen = [key[1] for key in held.holdings if key[0] == "namespace"] if held else []
         return container.netns or int(str(seen[0])) if seen else container.netns
 
@@ -394,11 +392,11 @@ class Endpoints:
         """Return the containers in a container's network namespace that open sockets there."""
         if container.pod_uid:
             return [container]
-        found = {_identity(container): container}
+        found = {identity_of(container): container}
         for each in self._tenants(self._namespace(container), moment):
-            found.setdefault(_identity(each), each)
+            found.setdefault(identity_of(each), each)
         for holding in self._joined.at(container.id, moment):
-            found.setdefault(_identity(holding.container), holding.container)
+            found.setdefault(identity_of(holding.container), holding.container)
         return [each for each in found.values() if not each.sandbox] or [container]
 
     def _listening(self, container: Container, port: int, moment: int) -> Container | None:
@@ -408,7 +406,7 @@ class Endpoints:
             return sharing[0]
         seen = self._listeners.get((self._namespace(container), port))
         for each in sharing:
-            if _identity(each) == seen:
+            if identity_of(each) == seen:
                 return each
         exposing = [each for each in sharing if port in each.exposed]
         return exposing[0] if len(exposing) == 1 else None
@@ -421,7 +419,7 @@ class Endpoints:
         first, *others = (each.container for each in holders)
         namespace = self._namespace(first)
         alike = all(
-            _identity(each) == _identity(first)
+            identity_of(each) == identity_of(first)
             or (first.pod_uid and each.pod_uid == first.pod_uid)
             or (namespace and self._namespace(each) == namespace)
             or (first.joined or first.id) == (each.joined or each.id)
@@ -444,34 +442,6 @@ def _is_usual(address: str) -> bool:
     return not (
         found.is_loopback or found.is_unspecified or found.is_link_local or found.is_multicast
     )
-
-
-def _told(container: Container) -> Iterator[tuple[tuple[str, object], Holding]]:
-    """Yield what is told of a running container: the history and the key, and the holding."""
-    for address, network in zip_longest(container.addresses, container.networks, fillvalue=""):
-        if address and not (ip_address(address).is_loopback or ip_address(address).is_unspecified):
-            yield ("address", address), Holding(container, 0, network=network)
-    for address, port, inside in container.ports:
-        key = (address or "0.0.0.0", port)
-        yield ("port", key), Holding(container, 0, port=inside)
-    if container.netns:
-        yield ("namespace", container.netns), Holding(container, 0)
-    if container.joined:
-        yield ("joined", container.joined), Holding(container, 0)
-
-
-def _identity(container: Container) -> Identity:
-    # Docker's containers are containerd's too: whoever told of one first, it is the same.
-    return (container.source, "" if ID.match(container.id) else container.scope, container.id)
-
-
-def _engine(container: Container) -> str:
-    return container.source or container.runtime
-
-
-def _restarted(before: Container, now: Container) -> bool:
-    """Return whether a container was started anew, its end unheard."""
-    return bool(before.started and now.started > before.started + SLACK and now.pid != before.pid)
 
 
 def _can_bind(address: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from ig.containers import addresses as module
 from ig.containers.addresses import Endpoints
 from ig.containers.container import Change, Container
-from ig.containers.history import FORMER
+from ig.containers.holdings import FORMER
 
 HOST, INNER, STRANGE = 1, 2, 3
 SECOND = 1_000_000_000

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from itertools import zip_longest
 from typing import Generic, TypeVar
 
+from ig.containers.cgroup import ID
 from ig.containers.container import Container
 
 Key = TypeVar("Key")
+Identity = tuple[str, str, str]
+"""Who told of a container, what its id is unique in, and the id."""
 
 FOREVER = 1 << 63
 SLACK = 100_000_000
@@ -33,6 +38,20 @@ class Holding:
     """The port of the container's that a published port leads to."""
     learned: bool = False
     """Whether an address was seen to be used, not told."""
+
+
+@dataclass(slots=True)
+class Held:
+    """What one container holds: by history and key."""
+
+    container: Container
+    began: int = 0
+    ended: int = FOREVER
+    holdings: dict[tuple[str, object], Holding] = field(default_factory=dict)
+    assumed: bool = False
+    """Whether its network namespace was seen, not told."""
+    attempts: int = 0
+    """How many addresses were asked for that it might have."""
 
 
 class History(Generic[Key]):
@@ -81,3 +100,33 @@ class History(Generic[Key]):
             return []
         there = [each for each in holdings if each.begin <= moment < each.end]
         return there or [each for each in holdings if each.begin - SLACK <= moment < each.end]
+
+
+def holdings_of(container: Container) -> Iterator[tuple[tuple[str, object], Holding]]:
+    """Yield what is told of a running container: the history and the key, and the holding."""
+    for address, network in zip_longest(container.addresses, container.networks, fillvalue=""):
+        if address and not (ip_address(address).is_loopback or ip_address(address).is_unspecified):
+            yield ("address", address), Holding(container, 0, network=network)
+    for address, port, inside in container.ports:
+        key = (address or "0.0.0.0", port)
+        yield ("port", key), Holding(container, 0, port=inside)
+    if container.netns:
+        yield ("namespace", container.netns), Holding(container, 0)
+    if container.joined:
+        yield ("joined", container.joined), Holding(container, 0)
+
+
+def identity_of(container: Container) -> Identity:
+    """Return what tells a container from all others."""
+    # Docker's containers are containerd's too: whoever told of one first, it is the same.
+    return (container.source, "" if ID.match(container.id) else container.scope, container.id)
+
+
+def engine_of(container: Container) -> str:
+    """Return the source of the engine that told of a container."""
+    return container.source or container.runtime
+
+
+def was_restarted(before: Container, now: Container) -> bool:
+    """Return whether a container was started anew, its end unheard."""
+    return bool(before.started and now.started > before.started + SLACK and now.pid != before.pid)
