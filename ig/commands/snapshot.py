@@ -108,7 +108,7 @@ def _name_ends(
         if _tells_ends(display, options):
             ports = Published(index.containers(sandboxes=True), host)
             batch = ports.add(batch, silent(options, chosen.wants(HOST)))
-        return peers.told(batch) if peers else batch
+        return peers.with_peers(batch) if peers else batch
 
     return name
 

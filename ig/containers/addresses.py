@@ -90,7 +90,7 @@ class Endpoints:
         """Return whether any address or port is known."""
         return bool(self._addresses or self._published)
 
-    def told(self, change: Change) -> None:
+    def on_change(self, change: Change) -> None:
         """Take note of a change of a container."""
         if change.kind == "synced":
             return

@@ -15,7 +15,7 @@ from ig.containers.store import Registry, key_of
 from ig.containers.watcher import NAMES_UNAVAILABLE, Detailer, Follower
 from ig.errors import RuntimeUnavailable
 
-CLOSING = 1.0
+SHUTDOWN_TIMEOUT = 1.0
 """Seconds that the threads are given to end; they are daemons and hold nothing that outlives us."""
 _STRAYING = frozenset(("podman",))
 """The runtimes that start containers without a cgroup of their own, if asked."""
@@ -68,7 +68,7 @@ class Index:
         self._seeking = False
         """Whether a first process was asked for, since it may be in no cgroup of its own."""
         if detailed:
-            self.subscribe(self._detailer.told)
+            self.subscribe(self._detailer.on_change)
         self._followers = [
             Follower(
                 runtime,
@@ -155,7 +155,7 @@ class Index:
         self._detailer.stop()
         for follower in self._followers:
             follower.stop()
-        deadline = time.monotonic() + CLOSING
+        deadline = time.monotonic() + SHUTDOWN_TIMEOUT
         for follower in self._followers:
             follower.join(max(0.0, deadline - time.monotonic()))
         for failure in (self._detailer.failure, *(each.failure for each in self._followers)):
@@ -221,14 +221,14 @@ class Index:
             return None
         self._keep(source, container, detailed)
         if self._users[source] != ROOT:
-            kept = self._registries[self._users[source]].told(source, key_of(container))
+            kept = self._registries[self._users[source]].of_runtime(source, key_of(container))
             return detailed.copy(pid=kept.pid if kept else 0)  # not one that is not theirs
         return detailed
 
     def _keep(self, source: str, asked: Container, detailed: Container) -> None:
         with self._changed:
             registry = self._registries[self._users[source]]
-            now = registry.told(source, key_of(asked))
+            now = registry.of_runtime(source, key_of(asked))
             if now is None or not (now.running and detailed.running):
                 return
             if (now.started, now.addressed) != (asked.started, asked.addressed):
@@ -247,18 +247,20 @@ class Index:
             changes = self._taken_in(source, Change("detailed", found))
             self._publish(changes)
 
-    def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
-        """Call `told` with every change from now on; give a function that ends this.
+    def subscribe(self, on_change: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `on_change` with every change from now on; give a function that ends this.
 
         It is called in the thread that follows the runtime, before the next change is taken in,
         so it must not block.
         """
         with self._changed:
-            self._subscribers += (told,)
+            self._subscribers += (on_change,)
 
         def unsubscribe() -> None:
             with self._changed:
-                self._subscribers = tuple(each for each in self._subscribers if each is not told)
+                self._subscribers = tuple(
+                    each for each in self._subscribers if each is not on_change
+                )
 
         return unsubscribe
 
@@ -345,8 +347,8 @@ class Index:
         # The lock is held, so that everybody is told of changes in their order.
         subscribers = self._subscribers
         for change in changes:
-            for told in subscribers:
-                told(change)
+            for on_change in subscribers:
+                on_change(change)
 
     def _set_answering(self, answering: frozenset[str]) -> None:
         if answering != self._lookup.answering:

@@ -28,8 +28,8 @@ class Containers(Protocol):
     def containers(self, stopped: bool = False, sandboxes: bool = False) -> list[Container]:
         """Return the containers that run now."""
 
-    def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
-        """Call `told` for each change from now on."""
+    def subscribe(self, on_change: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `on_change` for each change from now on."""
 
 
 class Peers:
@@ -38,9 +38,9 @@ class Peers:
     def __init__(self, containers: Containers, host: int = 0) -> None:
         """`host` is the inode of the host's network namespace."""
         self._endpoints = Endpoints(host or netns.host(), routes.is_on_link)
-        containers.subscribe(self._endpoints.told)
+        containers.subscribe(self._endpoints.on_change)
         for container in containers.containers(sandboxes=True):
-            self._endpoints.told(Change("exists", container))
+            self._endpoints.on_change(Change("exists", container))
         self._seen = -1
         self._depends = False
         """Whether any answer that is remembered depends on the port."""
@@ -89,7 +89,7 @@ class Peers:
                 found[place] = self._endpoints.find(*end) or HOST
         return found
 
-    def told(self, batch: Batch) -> Batch:
+    def with_peers(self, batch: Batch) -> Batch:
         """Return the sockets of a snapshot with a field `peer`: the owners of their far ends."""
         fields = batch.fields
         addresses, ports, namespaces = (fields[name] for name in ("daddr", "dport", "netns_id"))

@@ -14,7 +14,7 @@ from ig.containers.container import Change, Container, Runtime
 
 ROOT = 0
 """The user whose runtimes are believed what they tell."""
-_PATIENCE = 1.0
+_CONNECT_TIMEOUT = 1.0
 """Seconds that a connection may take which is made to see who serves."""
 _PEER = struct.Struct("=3i")  # struct ucred of linux/socket.h: pid, uid, gid
 _OF_USER = re.compile(r"(?:/var)?/run/user/(\d{1,10})/")
@@ -97,7 +97,7 @@ def network(socket: str) -> int:
         return 0
     try:
         with sockets.socket(sockets.AF_UNIX) as probe:
-            probe.settimeout(_PATIENCE)
+            probe.settimeout(_CONNECT_TIMEOUT)
             probe.connect(socket)
             peer = probe.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _PEER.size)
     except OSError:

@@ -151,15 +151,15 @@ class Registry:
         }
         self._unconfirmed: dict[str, set[Key]] = {name: set() for name in runtimes}
         self._known: dict[Key, Container] = {}
-        self._gone: OrderedDict[Key, Container] = OrderedDict()
+        self._removed: OrderedDict[Key, Container] = OrderedDict()
         self._limit = limit
-        self._removed = removed
+        self._most_removed = removed
 
     def get(self, key: Key) -> Container | None:
         """Return the container, also if it was removed lately."""
-        return self._known.get(key) or self._gone.get(key)
+        return self._known.get(key) or self._removed.get(key)
 
-    def told(self, runtime: str, key: Key) -> Container | None:
+    def of_runtime(self, runtime: str, key: Key) -> Container | None:
         """Return the container as one runtime told of it; None if it did not."""
         return self._told[runtime].get(key)
 
@@ -195,7 +195,7 @@ class Registry:
             return self._remove(runtime, key)
         if change.kind in ("updated", "detailed") and key not in told:
             return []
-        container = _carried(told.get(key), container, change.kind)
+        container = _merge_details(told.get(key), container, change.kind)
         self._unconfirmed[runtime].discard(key)
         told[key] = container
         changes = self._merged(key, change.kind)
@@ -213,7 +213,7 @@ class Registry:
         tellings = [told[key] for told in self._told.values() if key in told]
         before = self._known.get(key)
         if not tellings:
-            return [Change("removed", self._bury(key, before))] if before else []
+            return [Change("removed", self._mark_removed(key, before))] if before else []
         # Docker's containers are containerd's too, where they have no name.
         now = next((each for each in tellings if each.named), tellings[0])
         if not now.cgroups:
@@ -227,18 +227,18 @@ class Registry:
             kind = "updated"
         return [Change(kind, now)]
 
-    def _bury(self, key: Key, container: Container) -> Container:
-        buried = container.copy(running=False, mntns=0)
+    def _mark_removed(self, key: Key, container: Container) -> Container:
+        removed = container.copy(running=False, mntns=0)
         # First the new place, then the old one: a reader must find it in either.
-        self._gone[key] = buried
-        self._gone.move_to_end(key)
+        self._removed[key] = removed
+        self._removed.move_to_end(key)
         del self._known[key]
-        if len(self._gone) > self._removed:
-            self._gone.popitem(last=False)
-        return buried
+        if len(self._removed) > self._most_removed:
+            self._removed.popitem(last=False)
+        return removed
 
 
-def _carried(before: Container | None, now: Container, kind: str) -> Container:
+def _merge_details(before: Container | None, now: Container, kind: str) -> Container:
     """Keep what an event did not repeat: a running container's details, and its cgroups.
 
     A container has the same cgroups whenever it runs, and events of it come after its end.

@@ -192,7 +192,7 @@ class Detailer:
                 not question.pause for question in self._questions.values()
             )
 
-    def told(self, change: Change) -> None:
+    def on_change(self, change: Change) -> None:
         """Take note of a change."""
         container = change.container
         if threading.current_thread() is self._thread:

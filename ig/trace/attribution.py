@@ -16,7 +16,7 @@ from ig.containers.cgroup import container_id
 from ig.containers.container import HOST, UNKNOWN_RUNTIME, Change, Container
 from ig.kernel.cgroupfs import Paths, socket_only, unified_id
 
-PATIENCE = 1_000_000_000
+OWNER_TIMEOUT = 1_000_000_000
 """ns that the events of a cgroup wait, once, for a runtime to report its container."""
 MOST_CGROUPS = 16384
 """As many as the kernel's map holds (`cgroups` in ig.h)."""
@@ -53,8 +53,8 @@ class Containers(Protocol):
     def find(self, path: Sequence[str], trusted: int | None = None) -> tuple[Container, bool]:
         """Return whose a cgroup is, and whether that is final."""
 
-    def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
-        """Call `told` for each change from now on."""
+    def subscribe(self, on_change: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `on_change` for each change from now on."""
 
 
 class Kernel(Protocol):
@@ -124,7 +124,7 @@ class Attribution:
     def undecided(self, cgroups: Collection[int], now: int) -> set[int]:
         """Return the cgroups of new events whose owner is not known yet but may become known.
 
-        `now` is the kernel's time, in ns. A cgroup is among them for `PATIENCE` at most, once.
+        `now` is the kernel's time, in ns. A cgroup is among them for `OWNER_TIMEOUT` at most, once.
         """
         waiting = set()
         for cgroup in cgroups:
@@ -133,7 +133,7 @@ class Attribution:
             state = self._state(cgroup)
             self._states.move_to_end(cgroup)
             if not state.final:
-                state.deadline = state.deadline or now + PATIENCE
+                state.deadline = state.deadline or now + OWNER_TIMEOUT
                 waiting.add(cgroup)
         self._ask_paths(waiting, now)
         return {cgroup for cgroup in waiting if not self._over(cgroup, now)}
@@ -142,7 +142,7 @@ class Attribution:
         """Stop waiting for the owner of a cgroup."""
         state = self._state(cgroup)
         state.final = True
-        self._decide(cgroup, state)
+        self._write_verdict(cgroup, state)
 
     def wanted(self, cgroups: Iterable[int]) -> dict[int, bool]:
         """Return of each cgroup whether its events are to be shown."""
@@ -222,9 +222,9 @@ class Attribution:
             owner = _nobody(cgroup)  # its version 1 cgroup may be a container's
         state.owner = self.owners[cgroup] = owner
         state.final = state.final or final
-        self._decide(cgroup, state)
+        self._write_verdict(cgroup, state)
 
-    def _decide(self, cgroup: int, state: CgroupState) -> None:
+    def _write_verdict(self, cgroup: int, state: CgroupState) -> None:
         """Write the verdict to the kernel if it differs from the last one."""
         if not (state.paths and state.final):
             return

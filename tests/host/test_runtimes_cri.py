@@ -194,8 +194,8 @@ def test_pods_that_were_there_are_known_at_once(kubelet: Kubelet) -> None:
 def test_a_cri_without_events_is_asked_at_once_for_a_container_that_is_wanted(
     kubelet: Kubelet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cri, "OFTEN", 600.0)
-    monkeypatch.setattr(cri, "SELDOM", 600.0)
+    monkeypatch.setattr(cri, "POLL_INTERVAL", 600.0)
+    monkeypatch.setattr(cri, "POLL_INTERVAL_WITH_EVENTS", 600.0)
     with followed(Cri(kubelet.socket)) as following:
         pod, config = kubelet.pod("api-2")
         try:

@@ -8,7 +8,7 @@ from ig.containers.cgroup import container_id
 from ig.containers.container import HOST, UNKNOWN_RUNTIME, Change, Container
 from ig.kernel.cgroupfs import CgroupPath, Paths
 from ig.trace import attribution
-from ig.trace.attribution import PATIENCE, Attribution
+from ig.trace.attribution import OWNER_TIMEOUT, Attribution
 
 WEB = Container("a" * 64, "web", "docker", running=True)
 DB = Container("b" * 64, "db", "docker", running=True)
@@ -123,19 +123,19 @@ def test_patience_is_had_once_a_cgroup() -> None:
     bench = Bench()
     bench.send(1, "docker", DB.id)
     assert bench.undecided(1, now=10) == {1}
-    assert bench.undecided(1, now=9 + PATIENCE) == {1}
-    assert bench.undecided(1, now=10 + PATIENCE) == set()
+    assert bench.undecided(1, now=9 + OWNER_TIMEOUT) == {1}
+    assert bench.undecided(1, now=10 + OWNER_TIMEOUT) == set()
     assert bench.kernel.verdicts == {1: False}
     bench.runtimes.tell("created", WEB)  # of another container
     bench.attribution.update([])
-    assert bench.undecided(1, now=11 + PATIENCE) == set()
+    assert bench.undecided(1, now=11 + OWNER_TIMEOUT) == set()
 
 
 def test_a_name_that_comes_late_corrects_owner_and_verdict() -> None:
     bench = Bench()
     bench.send(1, "docker", WEB.id)
     bench.undecided(1, now=10)
-    bench.undecided(1, now=10 + PATIENCE)
+    bench.undecided(1, now=10 + OWNER_TIMEOUT)
     assert bench.kernel.verdicts == {1: False}
     bench.runtimes.tell("created", WEB)
     bench.attribution.update([])
@@ -152,7 +152,7 @@ def test_no_verdict_is_written_while_a_runtime_has_not_answered() -> None:
     bench.attribution.update([])
     bench.send(1, "docker", DB.id)
     bench.undecided(1, now=10)
-    assert bench.undecided(1, now=10 + PATIENCE) == set()
+    assert bench.undecided(1, now=10 + OWNER_TIMEOUT) == set()
     assert bench.kernel.verdicts == {}
     assert bench.attribution.unsure(1)
     bench.runtimes.unheard = frozenset()
@@ -177,14 +177,14 @@ def test_a_runtime_that_is_lost_makes_nobody_wait() -> None:
 def test_a_cgroup_without_a_path_is_looked_up() -> None:
     bench = Bench(WEB)
     bench.file_system[1] = (CgroupPath(("docker", WEB.id), 16),)
-    assert bench.undecided(1, now=PATIENCE) == set()
+    assert bench.undecided(1, now=OWNER_TIMEOUT) == set()
     assert bench.owner(1) is WEB
 
 
 def test_a_cgroup_without_a_path_is_unknown_and_gets_no_verdict() -> None:
     bench = Bench(WEB)
-    assert bench.undecided(7, now=PATIENCE) == {7}
-    assert bench.undecided(7, now=2 * PATIENCE) == set()
+    assert bench.undecided(7, now=OWNER_TIMEOUT) == {7}
+    assert bench.undecided(7, now=2 * OWNER_TIMEOUT) == set()
     owner = bench.owner(7)
     assert (owner.runtime, owner.id) == (UNKNOWN_RUNTIME, "cgroup:7")
     assert bench.kernel.written == 0
@@ -199,16 +199,16 @@ def test_a_path_that_is_cut_short_is_looked_up() -> None:
     cut = CgroupPath(("docker-" + DB.id + ".scope",), 0, complete=False)
     bench.attribution.update([(1, (cut,))])
     bench.file_system[1] = (CgroupPath(("docker", WEB.id, "docker-" + DB.id + ".scope"), 16),)
-    assert bench.undecided(1, now=PATIENCE) == set()
+    assert bench.undecided(1, now=OWNER_TIMEOUT) == set()
     assert bench.owner(1) is WEB
 
 
 def test_lookups_are_rare_however_many_are_missing() -> None:
     bench = Bench()
     for number in range(100):
-        bench.undecided(number + 1, now=PATIENCE + number)
+        bench.undecided(number + 1, now=OWNER_TIMEOUT + number)
     assert len(bench.looked_up) == 1
-    bench.undecided(*range(1, 101), now=2 * PATIENCE + 1)
+    bench.undecided(*range(1, 101), now=2 * OWNER_TIMEOUT + 1)
     assert len(bench.looked_up) == 2
 
 

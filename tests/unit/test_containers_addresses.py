@@ -49,7 +49,7 @@ def endpoints(*containers: Container) -> Endpoints:
     CLOCK.now = 1000 * SECOND
     found = Endpoints(HOST, lambda address: address.startswith("10.4."), CLOCK)
     for container in containers:
-        found.told(Change("exists", container))
+        found.on_change(Change("exists", container))
     return found
 
 
@@ -181,7 +181,7 @@ def test_an_address_that_is_learned_of_two_is_nobodys(addresses: dict[int, set[s
     found.learn(BOX, BOX.netns, "10.4.0.7")
     found.learn(JOB, JOB.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST) is None
-    found.told(Change("exited", replace(JOB, running=False)))
+    found.on_change(Change("exited", replace(JOB, running=False)))
     assert found.find("10.4.0.7", 80, HOST) == BOX
 
 
@@ -190,18 +190,18 @@ def test_a_learned_address_is_whose_it_was_at_the_time(addresses: dict[int, set[
     found.learn(BOX, BOX.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST, 9 * SECOND) is None
     assert found.find("10.4.0.7", 80, HOST, 11 * SECOND) == BOX
-    found.told(Change("updated", replace(BOX, image="image")))
-    found.told(Change("exited", replace(BOX, running=False)))
+    found.on_change(Change("updated", replace(BOX, image="image")))
+    found.on_change(Change("exited", replace(BOX, running=False)))
     assert found.find("10.4.0.7", 80, HOST) is None
     assert found.find("10.4.0.7", 80, HOST, 999 * SECOND) is not None
     CLOCK.now = 1010 * SECOND
     addresses[8].add("10.4.0.7")
     early = replace(JOB, started=20 * SECOND)  # another had it until 1,000 s
-    found.told(Change("exists", early))
+    found.on_change(Change("exists", early))
     found.learn(early, early.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST) == early
     assert found.find("10.4.0.7", 80, HOST, 30 * SECOND) == replace(BOX, image="image")
-    found.told(Change("updated", replace(early, addresses=("10.4.0.8",))))
+    found.on_change(Change("updated", replace(early, addresses=("10.4.0.8",))))
     assert found.find("10.4.0.7", 80, HOST) is None
     assert found.find("10.4.0.8", 80, HOST) is not None
 
@@ -224,7 +224,7 @@ def test_memory_stays_bounded_over_many_learned_addresses(addresses: dict[int, s
     assert len(found._learned) == module.ATTEMPTS
     for number in range(module.LEARNED):
         each = replace(BOX, id=f"{number:064x}", pid=100 + number, netns=100 + number)
-        found.told(Change("exists", each))
+        found.on_change(Change("exists", each))
         addresses[each.pid] = {f"10.4.{number >> 8}.{number & 255}"}
         found.learn(each, each.netns, *addresses[each.pid])
     assert len(found._learned) == module.LEARNED
@@ -242,7 +242,7 @@ def test_a_container_that_acts_before_its_runtime_answers_is_where_it_was_seen()
     assert not found.assume(fresh, STRANGE)
     assert not found.assume(WEB, STRANGE)
     assert not found.assume(API, STRANGE)
-    found.told(Change("updated", CLIENT))
+    found.on_change(Change("updated", CLIENT))
     assert found.find("172.17.0.2", 80, INNER) is None
     assert found.find("172.17.0.2", 80, CLIENT.netns) == WEB
 
@@ -277,11 +277,13 @@ def test_an_address_is_whose_it_was_at_the_time() -> None:
     old = replace(WEB, started=10 * SECOND)
     found = endpoints(old)
     CLOCK.now = 20 * SECOND
-    found.told(Change("exited", replace(old, running=False, addresses=(), ports=())))
+    found.on_change(Change("exited", replace(old, running=False, addresses=(), ports=())))
     new = replace(WEB, id=C, name="new", started=30 * SECOND)
     CLOCK.now = 31 * SECOND
-    found.told(Change("started", replace(new, addresses=(), ports=(), networks=(), netns=0, pid=0)))
-    found.told(Change("updated", new))
+    found.on_change(
+        Change("started", replace(new, addresses=(), ports=(), networks=(), netns=0, pid=0))
+    )
+    found.on_change(Change("updated", new))
     names = {}
     for second in (5, 15, 25, 35):
         whose = found.find("172.17.0.2", 80, HOST, second * SECOND)
@@ -297,14 +299,14 @@ def test_an_address_that_moves_to_another_container_is_whose_it_is_then() -> Non
     found = endpoints(WEB, CLIENT)
     CLOCK.now = 2000 * SECOND
     left = replace(WEB, addresses=("fd00::2",), networks=("bridge",), addressed=1990 * SECOND)
-    found.told(Change("updated", left))
+    found.on_change(Change("updated", left))
     got = replace(
         CLIENT,
         addresses=("172.17.0.3", "172.17.0.2"),
         networks=("bridge", "bridge"),
         addressed=1995 * SECOND,
     )
-    found.told(Change("updated", got))
+    found.on_change(Change("updated", got))
     assert found.find("172.17.0.2", 80, HOST) == got
     assert found.find("172.17.0.2", 80, HOST, 1985 * SECOND) == WEB
     assert found.find("172.17.0.2", 80, HOST, 1992 * SECOND) is None
@@ -321,7 +323,7 @@ def test_a_container_that_was_renamed_has_its_new_name() -> None:
     found = endpoints(WEB)
     version = found.version
     shop = replace(WEB, name="shop")
-    found.told(Change("renamed", shop))
+    found.on_change(Change("renamed", shop))
     assert found.find("172.17.0.2", 80, HOST) == shop
     assert found.version > version
 
@@ -329,9 +331,9 @@ def test_a_container_that_was_renamed_has_its_new_name() -> None:
 def test_what_does_not_concern_addresses_changes_no_answer() -> None:
     found = endpoints(WEB)
     version = found.version
-    found.told(Change("created", Container(C, "made", "docker")))
-    found.told(Change("updated", replace(WEB, started=5)))
-    found.told(Change("synced"))
+    found.on_change(Change("created", Container(C, "made", "docker")))
+    found.on_change(Change("updated", replace(WEB, started=5)))
+    found.on_change(Change("synced"))
     assert found.version == version
 
 
@@ -357,7 +359,7 @@ def test_of_several_in_a_namespace_the_one_that_listens_is_meant() -> None:
     assert found.find("172.17.0.2", 80, CLIENT.netns) == joined
     assert found.find("127.0.0.1", 8080, HOST) == joined
     assert found.depends_on_port("172.17.0.2", HOST)
-    found.told(Change("removed", replace(joined, running=False)))
+    found.on_change(Change("removed", replace(joined, running=False)))
     assert found.find("172.17.0.2", 80, HOST) == vpn
 
 
@@ -397,7 +399,7 @@ def test_an_address_that_two_claim_is_nobodys_but_for_a_pods_containers() -> Non
 def test_a_container_of_two_runtimes_is_one() -> None:
     containerds = Container(A, A[:12], "containerd", running=True, scope="moby", pid=7)
     found = endpoints(containerds, WEB)
-    found.told(Change("removed", replace(WEB, running=False)))
+    found.on_change(Change("removed", replace(WEB, running=False)))
     assert found.find("172.17.0.2", 80, HOST) is None
     assert len(found._held) == 1
 
@@ -406,8 +408,8 @@ def test_memory_stays_bounded_over_many_containers() -> None:
     found = endpoints(WEB)
     for number in range(3 * FORMER):
         passing = replace(CLIENT, id=f"{number:064x}", started=number * SECOND)
-        found.told(Change("exists", passing))
-        found.told(Change("removed", replace(passing, running=False)))
+        found.on_change(Change("exists", passing))
+        found.on_change(Change("removed", replace(passing, running=False)))
     kept = (found._addresses, found._namespaces)
     assert all(sum(map(len, each._holdings.values())) <= FORMER + 2 for each in kept)
     assert len(found._held) <= FORMER + 1

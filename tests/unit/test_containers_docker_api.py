@@ -76,7 +76,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     def start(answer: Answer) -> Engine:
         path = tmp_path / "engine.sock"
         engines.append(BadEngine(path, answer))
-        return Engine("docker", str(path), ("create",), patience=1)
+        return Engine("docker", str(path), ("create",), timeout=1)
 
     yield start
     for engine in engines:

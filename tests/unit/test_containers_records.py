@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ig.containers import untrusted
 from ig.containers.container import Container
-from ig.containers.runtimes.docker_records import detailed, listed, told
+from ig.containers.runtimes.docker_records import parse_event, parse_inspect, parse_list_entry
 from ig.containers.store import Seen
 
 ID = "a" * 64
@@ -49,7 +49,7 @@ def event(action: str, **attributes: str) -> dict[str, object]:
 
 
 def test_a_listed_container_has_its_name_image_addresses_and_ports() -> None:
-    container = listed("docker", LISTED)
+    container = parse_list_entry("docker", LISTED)
     assert container is not None
     assert (container.name, container.image, container.running) == ("web", "nginx:1.27", True)
     assert container.addresses == ("172.17.0.2", "fd00::2")
@@ -58,7 +58,7 @@ def test_a_listed_container_has_its_name_image_addresses_and_ports() -> None:
 
 
 def test_a_stopped_container_has_no_addresses() -> None:
-    container = listed("docker", {**LISTED, "State": "exited"})
+    container = parse_list_entry("docker", {**LISTED, "State": "exited"})
     assert container is not None
     assert not container.running
     assert not container.addresses
@@ -75,7 +75,7 @@ def test_the_events_of_a_container_tell_its_life() -> None:
         ("die", "shop"),
         ("destroy", "shop"),
     ]:
-        change = told(event(action, name=name, image="nginx", tier="front"), seen)
+        change = parse_event(event(action, name=name, image="nginx", tier="front"), seen)
         assert change is not None
         seen.note(change.container)
         kinds.append((change.kind, change.container.name, change.container.running))
@@ -90,7 +90,7 @@ def test_the_events_of_a_container_tell_its_life() -> None:
 
 
 def test_a_start_tells_when() -> None:
-    change = told(event("start", name="web"), Seen("docker"))
+    change = parse_event(event("start", name="web"), Seen("docker"))
     assert change is not None
     assert change.container.started == 1_700_000_000_123_456_789
 
@@ -103,24 +103,24 @@ def network_event(action: str, moment: int, podman: bool = False) -> dict[str, o
 @pytest.mark.parametrize("podman", [False, True])
 def test_a_networks_events_tell_that_a_containers_addresses_have_changed(podman: bool) -> None:
     seen = Seen("docker")
-    assert told(network_event("connect", 5, podman), seen) is None
-    running = listed("docker", LISTED)
+    assert parse_event(network_event("connect", 5, podman), seen) is None
+    running = parse_list_entry("docker", LISTED)
     assert running is not None
     seen.note(running)
     for action in ("connect", "disconnect"):
-        change = told(network_event(action, 7, podman), seen)
+        change = parse_event(network_event(action, 7, podman), seen)
         assert change is not None
         container = change.container
         assert (change.kind, container.moved, container.addressed) == ("updated", True, 7)
         assert not container.addresses
-    assert told(network_event("create", 7, podman), seen) is None
+    assert parse_event(network_event("create", 7, podman), seen) is None
 
 
 def test_a_start_has_the_time_at_which_its_addresses_came() -> None:
     seen = Seen("docker")
 
     def next_one(record: dict[str, object]) -> Container:
-        change = told(record, seen)
+        change = parse_event(record, seen)
         assert change is not None
         return seen.note(change.container)
 
@@ -131,7 +131,7 @@ def test_a_start_has_the_time_at_which_its_addresses_came() -> None:
     next_one(network_event("connect", 2))
     assert next_one(at("start", 3)).addressed == 2
     assert next_one(at("die", 4)).addressed == 4
-    assert told(network_event("disconnect", 5), seen) is None
+    assert parse_event(network_event("disconnect", 5), seen) is None
     assert next_one(at("start", 6)).addressed == 0
     assert next_one(at("die", 7)).addressed == 7
     next_one(network_event("connect", 8))
@@ -151,18 +151,18 @@ def test_an_inspected_container_has_its_networks_and_what_it_exposes() -> None:
         "Config": {"ExposedPorts": ports},
         "HostConfig": {"NetworkMode": f"container:{ID}"},
     }
-    container = detailed(Container(ID, "web", "docker", moved=True), record)
+    container = parse_inspect(Container(ID, "web", "docker", moved=True), record)
     assert container.networks == ("n1", "n1", "two")
     assert container.exposed == (80, 0, 443)
     assert (container.joined, container.moved) == (ID, False)
     assert container.netns == Path("/proc/self/ns/net").stat().st_ino
     wrong = {**record, "NetworkSettings": {"SandboxKey": "/etc/passwd"}}
-    assert detailed(Container(ID, "web", "docker"), wrong).netns == 0
+    assert parse_inspect(Container(ID, "web", "docker"), wrong).netns == 0
 
 
 def test_other_events_tell_nothing() -> None:
-    assert told(event("exec_create: sh"), Seen("docker")) is None
-    assert told({**event("create"), "Actor": {"ID": "system.slice"}}, Seen("docker")) is None
+    assert parse_event(event("exec_create: sh"), Seen("docker")) is None
+    assert parse_event({**event("create"), "Actor": {"ID": "system.slice"}}, Seen("docker")) is None
 
 
 def test_an_inspected_container_has_its_pid_start_and_ports() -> None:
@@ -170,7 +170,7 @@ def test_an_inspected_container_has_its_pid_start_and_ports() -> None:
     networks = {"bridge": {"IPAddress": "172.17.0.2"}}
     state = {"Running": True, "Pid": 4242, "StartedAt": "2026-11-20T20:33:04.123456789Z"}
     record = {"State": state, "NetworkSettings": {"Ports": ports, "Networks": networks}}
-    container = detailed(Container(ID, "web", "docker"), record)
+    container = parse_inspect(Container(ID, "web", "docker"), record)
     assert (container.pid, container.started) == (4242, 1_795_206_784_123_456_789)
     assert container.ports == (("127.0.0.1", 8080, 80),)
     assert container.addresses == ("172.17.0.2",)
@@ -187,11 +187,13 @@ PAUSE = {**POD, "io.kubernetes.container.name": "POD"}
 
 def test_a_docker_container_is_a_pods_only_where_its_name_says_so_too() -> None:
     record = {**LISTED, "Names": ["/k8s_api_api-0_shop_5a1f_3"], "Labels": POD}
-    container = listed("docker", record)
+    container = parse_list_entry("docker", record)
     assert container is not None
     assert (container.pod_namespace, container.pod_name) == ("shop", "api-0")
     assert (container.pod_container, container.pod_uid, container.sandbox) == ("api", "5a1f", False)
-    pause = listed("docker", {**record, "Names": ["/k8s_POD_api-0_shop_5a1f_0"], "Labels": PAUSE})
+    pause = parse_list_entry(
+        "docker", {**record, "Names": ["/k8s_POD_api-0_shop_5a1f_0"], "Labels": PAUSE}
+    )
     assert pause is not None
     assert (pause.pod_name, pause.pod_container, pause.sandbox) == ("api-0", "", True)
 
@@ -201,18 +203,18 @@ def test_an_images_labels_make_no_pod_of_a_docker_container() -> None:
     others = ("k8s_web_web-0_shop_5a1f_0", "k8s_POD_api-0_shop_other_0", "k8s_api", "k8s_")
     for name in ("web", *others):
         for labels in ({**POD, **marks}, {**PAUSE, **marks}):
-            container = listed("docker", {**LISTED, "Names": [name], "Labels": labels})
+            container = parse_list_entry("docker", {**LISTED, "Names": [name], "Labels": labels})
             assert container is not None
             assert (container.pod_name, container.sandbox) == ("", False)
 
 
 def test_a_renamed_docker_container_is_a_pods_no_more() -> None:
     seen = Seen("docker")
-    made = told(event("create", name="k8s_api_api-0_shop_5a1f_0", **POD), seen)
+    made = parse_event(event("create", name="k8s_api_api-0_shop_5a1f_0", **POD), seen)
     assert made is not None
     assert made.container.pod_name == "api-0"
     seen.note(made.container)
-    renamed = told(event("rename", name="mine", **POD), seen)
+    renamed = parse_event(event("rename", name="mine", **POD), seen)
     assert renamed is not None
     assert (renamed.container.name, renamed.container.pod_name) == ("mine", "")
 
@@ -234,13 +236,13 @@ def test_no_record_of_an_engine_breaks_the_reader(record: object, inner: object)
     seen = Seen("docker")
     wrong = dict.fromkeys(LISTED, inner)
     for each in (record, wrong, {**LISTED, "Ports": [inner], "Labels": inner, "Names": [inner]}):
-        listed("docker", each)
-        detailed(Container(ID, "web", "docker"), each)
+        parse_list_entry("docker", each)
+        parse_inspect(Container(ID, "web", "docker"), each)
     actor = {"ID": ID, "Attributes": inner}
     for action in ("create", "start", "destroy", inner):
-        told({"Action": action, "Actor": actor, "timeNano": record}, seen)
+        parse_event({"Action": action, "Actor": actor, "timeNano": record}, seen)
     networks = {"Networks": {"a": inner, "b": {"IPAddress": inner}}, "Ports": {"80/tcp": [inner]}}
-    detailed(
+    parse_inspect(
         Container(ID, "web", "docker"),
         {"State": {"Running": True, "Pid": inner, "StartedAt": inner}, "NetworkSettings": networks},
     )

@@ -41,7 +41,7 @@ def test_a_question_that_failed_is_asked_again(start: Start) -> None:
         asked.put(container)
         return next(answers)
 
-    start(ask).told(Change("started", WEB))
+    start(ask).on_change(Change("started", WEB))
     assert [asked.get(timeout=BOUND) for _ in range(3)] == [WEB] * 3
 
 
@@ -54,13 +54,13 @@ def test_a_container_that_ended_is_asked_about_no_more(start: Start) -> None:
         return container is other
 
     questions = start(ask)
-    questions.told(Change("started", WEB))
+    questions.on_change(Change("started", WEB))
     asked.get(timeout=BOUND)
-    questions.told(Change("exited", replace(WEB, running=False)))
+    questions.on_change(Change("exited", replace(WEB, running=False)))
     assert not questions.busy
     while not asked.empty():
         asked.get()
-    questions.told(Change("started", other))
+    questions.on_change(Change("started", other))
     assert asked.get(timeout=BOUND) == other
 
 
@@ -77,7 +77,7 @@ def test_a_burst_of_five_thousand_containers_is_asked_about_whole(start: Start) 
 
     questions = start(ask)
     for number in range(5003):
-        questions.told(Change("started", replace(WEB, id=f"{number:064x}")))
+        questions.on_change(Change("started", replace(WEB, id=f"{number:064x}")))
     held.set()
     assert all_asked.wait(BOUND)
 
@@ -91,8 +91,8 @@ def test_a_runtime_that_gives_no_answer_delays_no_other(start: Start) -> None:
 
     questions = start(ask)
     for number in range(101):
-        questions.told(Change("started", replace(WEB, id=f"{number:064x}")))
-    questions.told(Change("started", replace(WEB, runtime="podman")))
+        questions.on_change(Change("started", replace(WEB, id=f"{number:064x}")))
+    questions.on_change(Change("started", replace(WEB, runtime="podman")))
     before = 0
     while asked.get(timeout=BOUND) != "podman":
         before += 1
@@ -107,7 +107,7 @@ def test_a_bug_while_asking_is_kept() -> None:
 
     questions = Detailer(ask, failed.set)
     questions.start()
-    questions.told(Change("started", WEB))
+    questions.on_change(Change("started", WEB))
     assert failed.wait(BOUND)
     assert isinstance(questions.failure, ZeroDivisionError)
     assert not questions.busy

@@ -14,7 +14,13 @@ from ig.containers import processes, untrusted
 from ig.containers.cgroup import ID
 from ig.containers.container import Change, Container
 from ig.containers.runtimes import cri
-from ig.containers.runtimes.grpc_api import PATIENCE, Connection, Metadata, connected, unavailable
+from ig.containers.runtimes.grpc_api import (
+    REQUEST_TIMEOUT,
+    Connection,
+    Metadata,
+    connected,
+    unavailable,
+)
 from ig.containers.store import MOST, Seen
 from ig.errors import RuntimeUnavailable
 
@@ -113,15 +119,15 @@ class Containerd:
         try:
             if stopped():
                 return
-            yield from self._listed(connection)
+            yield from self._list_all(connection)
             yield Change("synced")
-            yield from self._told(connection, stream)
+            yield from self._read_events(connection, stream)
         finally:
             self._stream = None
             stream.cancel()
         raise unavailable(NAME, self.socket, "it closed the event stream")
 
-    def _listed(self, connection: Connection) -> Iterator[Change]:
+    def _list_all(self, connection: Connection) -> Iterator[Change]:
         from ig.containers.runtimes.messages import containerd_pb2 as messages
 
         self._seen.clear()
@@ -148,7 +154,7 @@ class Containerd:
                 messages.Empty(),
                 messages.ContainerResponse,
                 _in(namespace),
-                PATIENCE,
+                REQUEST_TIMEOUT,
             )
             for message in islice(stream, MOST):
                 pid = pids.get(message.container.id, 0)
@@ -157,7 +163,7 @@ class Containerd:
                 yield from self._seen.noted(Change("exists", found_one))
             stream.cancel()
 
-    def _told(self, connection: Connection, stream: Any) -> Iterator[Change]:
+    def _read_events(self, connection: Connection, stream: Any) -> Iterator[Change]:
         for envelope in stream:
             if not self._namespace or envelope.namespace == self._namespace:
                 change = self._change(connection, envelope)

@@ -19,10 +19,10 @@ from ig.containers.store import MOST, Seen
 
 NAME = "cri-o"
 SOCKET = "/run/crio/crio.sock"
-OFTEN = 1.0
-SELDOM = 15.0
+POLL_INTERVAL = 1.0
+POLL_INTERVAL_WITH_EVENTS = 15.0
 """Seconds between lists: often while no event was ever seen, since many runtimes send none."""
-PAUSE = 0.05
+MIN_POLL_INTERVAL = 0.05
 """Seconds between lists at least, however many containers are wanted."""
 WANTED = 4096
 """How many ids are remembered that were wanted, so that each makes for one list only."""
@@ -53,13 +53,16 @@ class Cri:
             events = _Events(connection, self._news)
             runtime = _own_name(connection)
             try:
-                seen = _listed(connection, runtime)
+                seen = _list_all(connection, runtime)
                 yield from (Change("exists", container) for container in seen.values())
                 yield Change("synced")
-                while not (stopped() or self._ended.wait(PAUSE)):
-                    self._news.wait((SELDOM if events.seen else OFTEN) - PAUSE)
+                while not (stopped() or self._ended.wait(MIN_POLL_INTERVAL)):
+                    self._news.wait(
+                        (POLL_INTERVAL_WITH_EVENTS if events.seen else POLL_INTERVAL)
+                        - MIN_POLL_INTERVAL
+                    )
                     self._news.clear()
-                    now = _listed(connection, runtime)
+                    now = _list_all(connection, runtime)
                     yield from _differences(seen, now)
                     seen = now
             finally:
@@ -153,7 +156,7 @@ class _Events:
         self.seen = False
 
 
-def _listed(connection: Connection, runtime: str) -> dict[str, Container]:
+def _list_all(connection: Connection, runtime: str) -> dict[str, Container]:
     """Return the pods' pauses and the containers by their ids, as told by that runtime."""
     from ig.containers.runtimes.messages import cri_pb2 as messages
 

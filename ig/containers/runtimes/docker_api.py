@@ -16,7 +16,12 @@ from itertools import islice
 from ig.containers import untrusted
 from ig.containers.container import Change, Container
 from ig.containers.runtimes import http_api
-from ig.containers.runtimes.docker_records import MOVES, detailed, listed, told
+from ig.containers.runtimes.docker_records import (
+    MOVES,
+    parse_event,
+    parse_inspect,
+    parse_list_entry,
+)
 from ig.containers.runtimes.http_api import Malformed, Reply
 from ig.containers.runtimes.json_stream import decoded, items, lines
 from ig.containers.store import MOST, Seen
@@ -24,7 +29,7 @@ from ig.errors import RuntimeUnavailable
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 PODMAN_SOCKET = "/run/podman/podman.sock"
-PATIENCE = 5
+REQUEST_TIMEOUT = 5
 """Seconds that the engine may take for a next sign of life while it answers a question."""
 LONGEST_ANSWER = 30.0
 """Seconds that a whole answer may take, its header too."""
@@ -32,16 +37,16 @@ LARGEST_ANSWER = 64 << 20
 LARGEST_RECORD = 1 << 20
 """Bytes: of a list, and of an item of it, an event, or another answer. More than that is not read,
 or left out. The list of 1,000 containers with many labels is 4 MB, an event a few KB."""
-SILENCE = 600.0
+IDLE_TIMEOUT = 600.0
 """Seconds without events after which the engine is asked anew: it could hang, or have lost us."""
-PIECE = 65536
+CHUNK = 65536
 
 
 class Engine:
     """An engine at one address (`unix://…`, `tcp://…`, or a path): a `Runtime`."""
 
     def __init__(
-        self, runtime: str, address: str, events: Sequence[str], patience: int = PATIENCE
+        self, runtime: str, address: str, events: Sequence[str], timeout: int = REQUEST_TIMEOUT
     ) -> None:
         """Ask the engine there; `events` are the actions of containers that it is listened to."""
         self.name = runtime
@@ -49,7 +54,7 @@ class Engine:
         self.socket = address if path == address or not path else f"/{path.lstrip('/')}"
         self._address = address
         self._kinds = events
-        self._patience = patience
+        self._timeout = timeout
         self._seen = Seen(runtime)
         self._stream: sockets.socket | None = None
         self._stopped = False
@@ -60,9 +65,9 @@ class Engine:
         with self._asked("/_ping"):
             pass
         filters = {"type": ["container", "network"], "event": [*self._kinds, *MOVES]}
-        with self._asked("/events", SILENCE, filters=json.dumps(filters)) as stream:
+        with self._asked("/events", IDLE_TIMEOUT, filters=json.dumps(filters)) as stream:
             if not stopped():
-                yield from self._listed()
+                yield from self._list_all()
                 yield Change("synced")
                 yield from self._changes(stream, stopped)
 
@@ -79,17 +84,17 @@ class Engine:
     def details(self, container: Container) -> Container:
         """Return the container as it is now, with its pid, start, addresses and ports."""
         found = untrusted.mapping(self._answer(f"/containers/{container.id}/json"))
-        return self._seen.fitted(detailed(container, found))
+        return self._seen.fitted(parse_inspect(container, found))
 
     def version(self) -> str:
         """Return the engine's version, as it calls it."""
         return untrusted.text(untrusted.mapping(self._answer("/version")).get("Version"))
 
-    def _listed(self) -> Iterator[Change]:
+    def _list_all(self) -> Iterator[Change]:
         self._seen.clear()
         with self._asked("/containers/json", all="1") as reply:
             for record in islice(self._records(reply), MOST):
-                container = listed(self.name, record)
+                container = parse_list_entry(self.name, record)
                 if container is not None:
                     yield from self._seen.noted(Change("exists", container))
 
@@ -98,7 +103,7 @@ class Engine:
 
         def read() -> bytes:
             nonlocal size
-            piece = _read(reply, PIECE)
+            piece = _read(reply, CHUNK)
             size += len(piece)
             if size > LARGEST_ANSWER:
                 raise self._unavailable("its list of containers is too large")
@@ -113,14 +118,14 @@ class Engine:
         for event in self._events(stream):
             if stopped():
                 return
-            change = told(event, self._seen)
+            change = parse_event(event, self._seen)
             if change is not None:
                 yield from self._seen.noted(change)
 
     def _events(self, stream: Reply) -> Iterator[object]:
         def read() -> bytes:
             try:
-                piece = stream.read1(PIECE)
+                piece = stream.read1(CHUNK)
             except TimeoutError:
                 return b""
             except Malformed:  # it ended within a piece
@@ -161,8 +166,8 @@ class Engine:
         except ValueError as error:
             raise self._unavailable(reason(error)) from None
         try:
-            with http_api.connection(address, self._patience) as connected:
-                reply = http_api.ask(connected, path, query, silence or self._patience, within)
+            with http_api.connection(address, self._timeout) as connected:
+                reply = http_api.ask(connected, path, query, silence or self._timeout, within)
                 if reply.status != 200:
                     raise self._unavailable(f"it answered {path} with status {reply.status}")
                 self._stream = connected if silence else self._stream
@@ -199,7 +204,7 @@ class Podman(Engine):
 def _read(reply: Reply, most: int) -> bytes:
     """Return `most` bytes, fewer at the end; no more is read, whatever sizes are announced."""
     body = bytearray()
-    while len(body) < most and (piece := reply.read1(min(PIECE, most - len(body)))):
+    while len(body) < most and (piece := reply.read1(min(CHUNK, most - len(body)))):
         body += piece
     return bytes(body)
 

@@ -30,7 +30,7 @@ _NOT_LABELS = frozenset(
 )
 
 
-def listed(runtime: str, record: object) -> Container | None:
+def parse_list_entry(runtime: str, record: object) -> Container | None:
     """Return the container of a record of `/containers/json`; None if it makes no sense."""
     found = untrusted.mapping(record)
     identifier = untrusted.text(found.get("Id"))
@@ -54,7 +54,7 @@ def listed(runtime: str, record: object) -> Container | None:
     )
 
 
-def told(record: object, seen: Seen) -> Change | None:
+def parse_event(record: object, seen: Seen) -> Change | None:
     """Return the change that a record of `/events` tells; None if it is none.
 
     The record has no pid and no addresses, so neither has the container.
@@ -101,7 +101,7 @@ def _moved(found: Mapping[str, Any], seen: Seen) -> Change | None:
     return Change("updated", known.copy(**{**_UNTOLD, "moved": True}, addressed=addressed))
 
 
-def detailed(container: Container, record: object) -> Container:
+def parse_inspect(container: Container, record: object) -> Container:
     """Return the container with what a record of `/containers/{id}/json` tells of it as it runs."""
     found = untrusted.mapping(record)
     state = untrusted.mapping(found.get("State"))

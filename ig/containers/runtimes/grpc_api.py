@@ -10,9 +10,9 @@ from typing import Any
 from ig.errors import RuntimeUnavailable
 from ig.kernel.capabilities import is_missing
 
-PATIENCE = 10.0
+REQUEST_TIMEOUT = 10.0
 """Seconds that an answer may take."""
-BRIEF = 2.0
+EVENT_RPC_TIMEOUT = 2.0
 """The same, while events wait."""
 LARGEST_MESSAGE = 16 << 20
 """Bytes, as the kubelet takes them. The list of 1,000 containers with many labels is 4 MB."""
@@ -37,7 +37,7 @@ class Connection:
         request: Any,
         answer: Any,
         metadata: Metadata = (),
-        timeout: float = PATIENCE,
+        timeout: float = REQUEST_TIMEOUT,
     ) -> Any:
         """Return the answer, a message of the class `answer`, to one question."""
         call = self._channel.unary_unary(
@@ -56,7 +56,7 @@ class Connection:
         `LARGEST_RECORD` are left out. Raises ValueError for what is no such list.
         """
         call = self._channel.unary_unary(method, request_serializer=type(request).SerializeToString)
-        for content in _items(call(request, timeout=PATIENCE, metadata=metadata)):
+        for content in _items(call(request, timeout=REQUEST_TIMEOUT, metadata=metadata)):
             if len(content) <= LARGEST_RECORD:
                 yield item.FromString(content)
 
@@ -65,7 +65,7 @@ class Connection:
         import grpc
 
         try:
-            return self.ask(method, request, answer, metadata, BRIEF)
+            return self.ask(method, request, answer, metadata, EVENT_RPC_TIMEOUT)
         except grpc.RpcError:
             return None
 

@@ -67,18 +67,18 @@ def parse(address: str) -> Address:
 
 
 @contextmanager
-def connection(address: Address, patience: float) -> Iterator[socket.socket]:
-    """Connect, waiting `patience` seconds at most for each step. Raises OSError."""
+def connection(address: Address, timeout: float) -> Iterator[socket.socket]:
+    """Connect, waiting `timeout` seconds at most for each step. Raises OSError."""
     if address.path:
         connected = socket.socket(socket.AF_UNIX)
         try:
-            connected.settimeout(patience)
+            connected.settimeout(timeout)
             connected.connect(address.path)
         except BaseException:
             connected.close()
             raise
     else:
-        connected = socket.create_connection((address.host, address.port), patience)
+        connected = socket.create_connection((address.host, address.port), timeout)
     with connected:
         if not address.tls:
             yield connected
@@ -89,11 +89,11 @@ def connection(address: Address, patience: float) -> Iterator[socket.socket]:
 
 
 def ask(
-    connected: socket.socket, path: str, query: dict[str, str], patience: float, within: float
+    connected: socket.socket, path: str, query: dict[str, str], timeout: float, within: float
 ) -> Reply:
     """Ask for `path` and return the answer, its header read, its body not.
 
-    No read waits longer than `patience` seconds, and none goes on `within` seconds after the
+    No read waits longer than `timeout` seconds, and none goes on `within` seconds after the
     question. Raises OSError (TimeoutError when it is late).
     """
     deadline = time.monotonic() + within
@@ -102,7 +102,7 @@ def ask(
         f"GET {quote(path)}{words} HTTP/1.1\r\nHost: docker\r\nUser-Agent: ig\r\n"
         "Accept-Encoding: identity\r\nConnection: close\r\n\r\n".encode("ascii")
     )
-    return Reply(connected, patience, deadline)
+    return Reply(connected, timeout, deadline)
 
 
 class Malformed(ConnectionError):
@@ -116,10 +116,10 @@ class Reply:
     than a container's change does altogether.
     """
 
-    def __init__(self, connected: socket.socket, patience: float, deadline: float) -> None:
+    def __init__(self, connected: socket.socket, timeout: float, deadline: float) -> None:
         """Read the header. Raises OSError."""
         self._connected = connected
-        self._patience = patience
+        self._timeout = timeout
         self._deadline = deadline
         self._waits = -1.0
         self._buffer = b""
@@ -186,7 +186,7 @@ class Reply:
         self._buffer += piece
 
     def _received(self) -> bytes:
-        remaining = min(self._patience, self._deadline - time.monotonic())
+        remaining = min(self._timeout, self._deadline - time.monotonic())
         if remaining <= 0:
             raise TimeoutError("timed out")
         if remaining != self._waits:
