@@ -10,7 +10,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.gadget import Batch, Column, Kind, Param, of_each
 from ig.memo import Cache
 

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from ig.columns import STRINGS, integer
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.gadget import Address, Batch, Column, End, Kind, Param, of_each
 from ig.memo import Cache
 

@@ -8,7 +8,7 @@ from enum import Enum
 from itertools import compress
 from typing import Any
 
-from ig.containers.container import Container
+from ig.container import Container
 from ig.memo import Value
 
 

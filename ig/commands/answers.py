@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ig.containers.container import Container, Runtime
+from ig.container import Container, Runtime
 from ig.containers.index import Index
 from ig.containers.selection import Selection
 from ig.errors import IgError

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ig import filters, output
-from ig.containers.container import Container
+from ig.container import Container
 from ig.durations import SECOND
 from ig.errors import UsageError
 from ig.gadget import Batch, Column, CompatView, Gadget

@@ -13,7 +13,7 @@ from typing import Any
 from ig import output
 from ig.commands.answers import closing, is_there
 from ig.commands.setup import asked_for, selected_runtimes
-from ig.containers.container import HOST, Runtime
+from ig.container import HOST, Runtime
 from ig.containers.index import Index
 from ig.errors import IgError, RuntimeUnavailable
 from ig.gadget import Batch, Column, Gadget

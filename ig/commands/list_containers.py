@@ -16,7 +16,7 @@ from ig.commands import answers
 from ig.commands.answers import Answers, Hint, closing
 from ig.commands.display import DisplayOptions
 from ig.commands.setup import check_ready_file, follow, make_index, selection, write_ready_file
-from ig.containers.container import Change, Container
+from ig.container import Change, Container
 from ig.containers.index import Index
 from ig.durations import SECOND
 from ig.errors import IgError

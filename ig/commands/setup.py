@@ -12,8 +12,8 @@ from typing import Any
 from ig.commands import answers
 from ig.commands.answers import Answers
 from ig.commands.display import DisplayOptions
+from ig.container import Runtime
 from ig.containers import runtimes
-from ig.containers.container import Runtime
 from ig.containers.index import Index
 from ig.containers.selection import Selection, select
 from ig.containers.watcher import NAMES_UNAVAILABLE

@@ -20,7 +20,7 @@ from ig.commands.setup import (
     split_names,
     write_ready_file,
 )
-from ig.containers.container import HOST
+from ig.container import HOST
 from ig.containers.index import Index
 from ig.containers.peers import Peers
 from ig.containers.selection import Selection

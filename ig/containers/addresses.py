@@ -19,8 +19,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
+from ig.container import Change, Container
 from ig.containers import processes
-from ig.containers.container import Change, Container
 from ig.containers.holdings import (
     FOREVER,
     FORMER,

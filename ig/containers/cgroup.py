@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ig.containers.container import UNKNOWN_RUNTIME, Container
+from ig.container import UNKNOWN_RUNTIME, Container
 
 ID_LENGTH = 64
 ID = re.compile(r"[0-9a-f]{64}\Z")

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 from itertools import zip_longest
 from typing import Generic, TypeVar
 
+from ig.container import Container
 from ig.containers.cgroup import ID
-from ig.containers.container import Container
 
 Key = TypeVar("Key")
 Identity = tuple[str, str, str]

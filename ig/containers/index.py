@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from ig.container import HOST, Change, Container, Runtime
 from ig.containers import processes, sources
-from ig.containers.container import HOST, Change, Container, Runtime
 from ig.containers.lookup import Lookup, Strays, has_own_cgroup
 from ig.containers.processes import Path
 from ig.containers.sources import ROOT

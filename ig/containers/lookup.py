@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ig.container import HOST, UNKNOWN_RUNTIME, Container, Listing, Runtime
 from ig.containers import processes
 from ig.containers.cgroup import container_id, normalised, recognised
-from ig.containers.container import HOST, UNKNOWN_RUNTIME, Container, Listing, Runtime
 from ig.containers.processes import Path
 from ig.containers.sources import ROOT
 from ig.containers.store import Key, Registry, key_of

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from ig.attempts import TYPES
+from ig.container import HOST, Change, Container
 from ig.containers.addresses import LEARNED, Endpoints
-from ig.containers.container import HOST, Change, Container
 from ig.ends import ADDRESSES
 from ig.gadget import Batch
 from ig.kernel import netns, routes

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.errors import UsageError
 
 _ID = re.compile(r"[0-9a-f]{4,64}\Z")

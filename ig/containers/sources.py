@@ -9,8 +9,8 @@ import struct
 from collections.abc import Sequence
 from typing import Protocol
 
+from ig.container import Change, Container, Runtime
 from ig.containers import processes
-from ig.containers.container import Change, Container, Runtime
 
 ROOT = 0
 """The user whose runtimes are believed what they tell."""

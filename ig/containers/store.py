@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 
+from ig.container import Change, Container
 from ig.containers.cgroup import ID
-from ig.containers.container import Change, Container
 from ig.containers.untrusted import CONTAINERS
 
 MOST = 16384

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ig.containers.container import Change, Container, Runtime
+from ig.container import Change, Container, Runtime
 from ig.errors import RuntimeUnavailable
 from ig.kernel.capabilities import is_missing, obstacle
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from ig.columns import integer, owner_columns
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.ends import PROTOCOLS, RESOLVE, end_columns, named_end, text_end_columns
 from ig.gadget import Batch, Column, Gadget, Kind, Param
 from ig.memo import Cache

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from tabulate import tabulate
 
-from ig.containers.container import HOST
+from ig.container import HOST
 from ig.gadget import Batch, Column, Gadget, Kind
 from ig.output.layout import watch
 from ig.output.table import TableFormatter

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ig.columns import STRINGS
-from ig.containers.container import Container
+from ig.container import Container
 from ig.durations import SECOND, format_duration
 from ig.ends import ADDRESSES, end_kind, end_name
 from ig.gadget import Address, Batch, End, of_each

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Union
 
-from ig.containers.container import Container
+from ig.container import Container
 from ig.gadget import Batch, Column, Kind
 from ig.memo import Cache
 from ig.output import encode

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from itertools import compress
 from typing import Any
 
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.errors import UsageError
 from ig.gadget import Batch
 from ig.kernel import netns

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ig.container import HOST, Container
 from ig.containers import processes
-from ig.containers.container import HOST, Container
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.netns import Found, Namespace
 from ig.sockets import proc

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.gadget import Batch
 from ig.sockets import proc
 from ig.sockets.proc import LISTEN

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Protocol
 
+from ig.container import HOST, UNKNOWN_RUNTIME, Change, Container
 from ig.containers.cgroup import container_id
-from ig.containers.container import HOST, UNKNOWN_RUNTIME, Change, Container
 from ig.kernel.cgroupfs import Paths, socket_only, unified_id
 
 OWNER_TIMEOUT = 1_000_000_000

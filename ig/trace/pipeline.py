@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from ig.bpf.session import RING_FULL
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.gadget import Batch, Gadget
 from ig.kernel.cgroupfs import Paths
 from ig.output import Formatter

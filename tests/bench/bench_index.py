@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from ig.container import Change, Container
 from ig.containers import runtimes
-from ig.containers.container import Change, Container
 from ig.containers.index import Index
 from ig.containers.peers import Peers
 from ig.kernel.cgroupfs import CgroupPath, Paths

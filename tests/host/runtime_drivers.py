@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ig.containers.container import Runtime
+from ig.container import Runtime
 from ig.containers.runtimes.containerd import Containerd
 from ig.containers.runtimes.docker_api import Docker, Podman
 from tests.host.runtimes import BRIEF, IMAGE, SLEEP, Server, command, need

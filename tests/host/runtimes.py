@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from ig.containers.container import Change, Container, Runtime
+from ig.container import Change, Container, Runtime
 from ig.containers.index import Index
 from tests.host.waiting import PATIENCE
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ig.container import Change, Container
 from ig.containers import processes
-from ig.containers.container import Change, Container
 from ig.containers.index import Index
 from tests.host.cgroups import new_cgroup, unified
 from tests.host.engine import Engine

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ig.containers.container import Change
+from ig.container import Change
 from ig.containers.runtimes import cri
 from ig.containers.runtimes.containerd import Containerd
 from ig.containers.runtimes.cri import Cri

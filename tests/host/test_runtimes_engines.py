@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ig.containers.container import HOST
+from ig.container import HOST
 from ig.errors import RuntimeUnavailable
 from tests.host.runtime_drivers import ContainerdEngine, DockerEngine, Engine, PodmanEngine
 from tests.host.runtimes import BOUND, archive, cgroup_of, followed, unmount

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.kernel import netns
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.mounts import mounts
@@ -184,7 +184,7 @@ def test_a_cgroup_that_a_user_could_make_proves_nothing(make_cgroup: Make) -> No
 
 def _finding(told: Container) -> Callable[..., tuple[Container, bool]]:
     """Return what finds a container that a runtime told of, and others by their cgroup's name."""
-    from ig.containers.container import Change
+    from ig.container import Change
     from ig.containers.index import Index
     from ig.containers.runtimes.docker_api import Docker
 

@@ -19,7 +19,7 @@ import pytest
 
 from ig import query
 from ig.commands.snapshot import DEFAULT_ORDER
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.containers.index import Index
 from ig.errors import UsageError
 from ig.gadget import Batch
@@ -253,7 +253,7 @@ def test_a_namespace_that_has_vanished_is_left_out() -> None:
 UNPRIVILEGED = """
 import json, os, sys
 from ig.sockets.collect import collect
-from ig.containers.container import HOST
+from ig.container import HOST
 from ig.sockets.owner import Known
 os.setgroups([])
 os.setgid(65534)

@@ -13,7 +13,7 @@ import pytest
 
 from ig import query
 from ig.commands.snapshot import DEFAULT_ORDER
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.containers.index import Index
 from ig.gadget import Batch
 from ig.gadgets.snapshot_socket import GADGET

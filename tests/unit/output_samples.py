@@ -5,7 +5,7 @@ from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
 
 from ig.columns import TIMESTAMP, integer, owner_columns, process_columns
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.ends import endpoint_columns
 from ig.gadget import Batch, Column, Kind
 

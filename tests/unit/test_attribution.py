@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pytest
 
+from ig.container import HOST, UNKNOWN_RUNTIME, Change, Container
 from ig.containers.cgroup import container_id
-from ig.containers.container import HOST, UNKNOWN_RUNTIME, Change, Container
 from ig.kernel.cgroupfs import CgroupPath, Paths
 from ig.trace import attribution
 from ig.trace.attribution import OWNER_TIMEOUT, Attribution

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ig.container import HOST, Change, Container
 from ig.containers import lookup
 from ig.containers.cgroup import normalised, recognised
-from ig.containers.container import HOST, Change, Container
 from ig.containers.index import Index
 from tests.unit.test_index import A, B, Script, quiet
 

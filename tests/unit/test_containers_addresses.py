@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from ig.container import Change, Container
 from ig.containers import addresses as module
 from ig.containers.addresses import Endpoints
-from ig.containers.container import Change, Container
 from ig.containers.holdings import FORMER
 
 HOST, INNER, STRANGE = 1, 2, 3

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ig.containers.container import Change, Container
+from ig.container import Change, Container
 from ig.containers.index import Index
 from ig.containers.runtimes import docker_api
 from ig.containers.runtimes.docker_api import LARGEST_RECORD, Engine

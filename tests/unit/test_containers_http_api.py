@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from ig.containers.container import Container
+from ig.container import Container
 from ig.containers.runtimes.http_api import Malformed, Reply
 
 BODY = b'{"Id": 1}'

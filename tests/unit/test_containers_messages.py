@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ig.containers.container import Change, Runtime
+from ig.container import Change, Runtime
 from ig.containers.runtimes.containerd import Containerd
 from ig.containers.runtimes.cri import Cri
 from ig.containers.runtimes.messages import containerd_pb2, cri_pb2

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ig.container import Container
 from ig.containers import untrusted
-from ig.containers.container import Container
 from ig.containers.runtimes.docker_records import parse_event, parse_inspect, parse_list_entry
 from ig.containers.store import Seen
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ig.container import Container, Runtime
 from ig.containers import runtimes
-from ig.containers.container import Container, Runtime
 from ig.containers.runtimes import containerd
 from ig.containers.runtimes.containerd import Containerd
 from ig.containers.runtimes.cri import Cri

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.containers.container import HOST, UNKNOWN_RUNTIME, Container
+from ig.container import HOST, UNKNOWN_RUNTIME, Container
 from ig.containers.selection import Selection, select
 from ig.errors import UsageError
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from ig.container import Change, Container
 from ig.containers import watcher
-from ig.containers.container import Change, Container
 from ig.containers.watcher import Detailer
 
 BOUND = 10.0

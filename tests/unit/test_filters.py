@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ig import filters
-from ig.containers.container import HOST
+from ig.container import HOST
 from ig.errors import UsageError
 from ig.gadget import Column, Kind
 from ig.gadgets.snapshot_socket import GADGET as SNAPSHOT

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ig.container import HOST, Change, Container
 from ig.containers.cgroup import container_id
-from ig.containers.container import HOST, Change, Container
 from ig.containers.index import Index
 from ig.containers.store import Registry
 from ig.errors import RuntimeUnavailable

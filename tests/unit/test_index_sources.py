@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from ig.container import HOST, Change, Container
 from ig.containers import lookup, processes, sources
-from ig.containers.container import HOST, Change, Container
 from ig.containers.index import Index
 from ig.errors import RuntimeUnavailable
 from tests.host.waiting import until

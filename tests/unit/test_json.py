@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ig import output
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.gadget import Batch, Column, Kind
 from ig.output.json import compile_objects
 from tests.unit.output_samples import COLUMNS, WEB, WHEN, events, named, strings

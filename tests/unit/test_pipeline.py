@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pytest
 
 from ig.bpf.session import RING_FULL
-from ig.containers.container import HOST, Change, Container
+from ig.container import HOST, Change, Container
 from ig.gadget import Batch, Column, Kind
 from ig.kernel.cgroupfs import CgroupPath, Paths
 from ig.output import stream

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ig.columns import integer
 from ig.commands import snapshot
-from ig.containers.container import HOST, Container
+from ig.container import HOST, Container
 from ig.errors import UsageError
 from ig.gadget import Batch, Column
 from ig.query import first, sort

@@ -16,7 +16,7 @@ import pytest
 
 from ig.commands.display import DisplayOptions
 from ig.commands.list_containers import LIST
-from ig.containers.container import Container
+from ig.container import Container
 from ig.gadget import Batch
 from ig.gadgets import declared
 from ig.output.describe import sections

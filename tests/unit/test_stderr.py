@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ig.commands.list_containers import Changes
-from ig.containers.container import Change, Container
+from ig.container import Change, Container
 from ig.output.stream import ReaderGone, Stderr, Stream
 from ig.stop import Stop, Stopped
 

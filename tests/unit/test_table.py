@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ig import output
-from ig.containers.container import HOST
+from ig.container import HOST
 from ig.errors import UsageError
 from ig.gadget import Batch, Column, Kind
 from ig.output.layout import Screen

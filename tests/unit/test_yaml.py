@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ig import output
-from ig.containers.container import HOST
+from ig.container import HOST
 from ig.gadget import Batch, Column
 from tests.unit.output_samples import COLUMNS, events, strings
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Sequence
 from importlib import import_module
 
-from ig.containers.container import Runtime
+from ig.container import Runtime
 from ig.errors import UsageError
 
 KNOWN = {

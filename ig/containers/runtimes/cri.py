@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from ig.container import Change, Container
 from ig.containers import processes, untrusted
 from ig.containers.cgroup import ID
-from ig.containers.container import Change, Container
 from ig.containers.runtimes.grpc_api import Connection, connected
 from ig.containers.store import MOST, Seen
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 
+from ig.container import Change, Container
 from ig.containers import untrusted
-from ig.containers.container import Change, Container
 from ig.containers.runtimes import http_api
 from ig.containers.runtimes.docker_records import (
     MOVES,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ig.container import Change, Container
 from ig.containers import processes, untrusted
 from ig.containers.cgroup import ID
-from ig.containers.container import Change, Container
 from ig.containers.store import Seen
 
 KINDS = {
