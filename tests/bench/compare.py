@@ -272,6 +272,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9, help="as few as one; %(default)s")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every run compiles what was never cached
     comparisons: list[Comparison] = []
     left_out: list[str] = []
     now = Path(sys.executable).with_name("ig")
