@@ -4,9 +4,9 @@ An address is a container's within the network namespaces that reach it: the hos
 the containers on the same network of the same engine. Elsewhere (an engine within a container, a
 VPN) the same address is something else.
 
-Some runtimes tell no addresses. Those of their containers are learned from the sockets that these
+Some runtimes report no addresses. Those of their containers are learned from the sockets that these
 use, where the kernel confirms that the address is the namespace's, and believed where it says that
-the host is attached to the network: less is known of them than of what is told.
+the host is attached to the network: less is known of them than of what is reported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HELD = 65536
 """How many containers are remembered altogether."""
 LISTENERS = 4096
 LEARNED = 4096
-"""How many addresses that no runtime tells are remembered, of more the latest."""
+"""How many addresses that no runtime reports are remembered, of more the latest."""
 ATTEMPTS = 64
 """How many addresses of one container are asked for: it may bind sockets to any number of them."""
 CACHED = 4096
@@ -46,9 +46,9 @@ CACHED = 4096
 
 
 class Endpoints:
-    """The containers behind addresses and published ports, now and lately, by what runtimes tell.
+    """The containers behind addresses and published ports, now and lately, by what runtimes report.
 
-    One thread asks; others tell.
+    One thread queries; others report changes.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Endpoints:
         return bool(self._addresses or self._published)
 
     def on_change(self, change: Change) -> None:
-        """Take note of a change of a container."""
+        """Apply a change of a container."""
         if change.kind == "synced":
             return
         container = change.container
@@ -124,7 +124,8 @@ class Endpoints:
         """Note that a container without a known network namespace acts in this one.
 
         A container acts before its runtime can be asked about it. An engine within a container
-        tells its containers' first processes as they are numbered there. Return whether it is new.
+        reports its containers' first processes as they are numbered there. Return whether it is
+        new.
         """
         with self._lock:
             if owner.nested:
@@ -153,7 +154,7 @@ class Endpoints:
                 self._listeners.popitem(last=False)
 
     def learning(self) -> set[int]:
-        """Return the network namespaces of containers whose runtimes tell no addresses."""
+        """Return the network namespaces of containers whose runtimes report no addresses."""
         with self._lock:
             return set(self._learners.values())
 
@@ -189,9 +190,9 @@ class Endpoints:
         self._addresses.end(address, holding, self._now())
 
     def _learns(self, container: Container) -> bool:
-        """Return whether a container's addresses are to be learned: the runtime tells none.
+        """Return whether a container's addresses are to be learned: the runtime reports none.
 
-        A pod's are told later. A user's engine may claim none: it tells of no namespace.
+        A pod's are reported later. A user's engine may claim none: it reports no namespace.
         """
         told = container.addresses or container.pod_uid or container.base or container.moved
         return bool(container.pid and container.netns not in (0, self._host) and not told)
@@ -272,7 +273,7 @@ class Endpoints:
             self.version += 1
 
     def _wanted(self, held: Held, container: Container) -> dict[tuple[str, object], Holding]:
-        """Return what a running container has: what is told of it, and what was seen."""
+        """Return what a running container has: what is reported of it, and what was seen."""
         wanted, kept = dict(holdings_of(container)), []
         if held.assumed and not container.netns:
             kept.append("namespace")
@@ -284,7 +285,7 @@ class Endpoints:
         return wanted | {key: each for key, each in held.holdings.items() if key[0] in kept}
 
     def _end(self, identity: Identity, held: Held, moment: int = 0) -> None:
-        """Note that a container has ended, at the `moment` that its runtime tells or now."""
+        """Note that a container has ended, at the `moment` that its runtime reports or now."""
         now = self._now()
         held.ended = now = moment if held.began < moment < now else now
         self._learners.pop(identity, None)
@@ -415,7 +416,7 @@ class Endpoints:
         """Return the only holder, or one of several in one namespace; None for others."""
         if len(holders) < 2:
             return holders[0] if holders else None
-        # Podman tells the addresses of a namespace for each container in it, as a CRI does.
+        # Podman reports the addresses of a namespace for each container in it, as a CRI does.
         first, *others = (each.container for each in holders)
         namespace = self._namespace(first)
         alike = all(
@@ -437,7 +438,7 @@ class Endpoints:
 
 
 def _is_usual(address: str) -> bool:
-    """Return whether an address can be told from those of other network namespaces."""
+    """Return whether an address can be distinguished from those of other network namespaces."""
     found = ip_address(address)
     return not (
         found.is_loopback or found.is_unspecified or found.is_link_local or found.is_multicast

@@ -14,7 +14,7 @@ from ig.containers.cgroup import ID
 
 Key = TypeVar("Key")
 Identity = tuple[str, str, str]
-"""Who told of a container, what its id is unique in, and the id."""
+"""Who reported a container, what its id is unique in, and the id."""
 
 FOREVER = 1 << 63
 SLACK = 100_000_000
@@ -37,7 +37,7 @@ class Holding:
     port: int = 0
     """The port of the container's that a published port leads to."""
     learned: bool = False
-    """Whether an address was seen to be used, not told."""
+    """Whether an address was seen to be used, not reported."""
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Held:
     ended: int = FOREVER
     holdings: dict[tuple[str, object], Holding] = field(default_factory=dict)
     assumed: bool = False
-    """Whether its network namespace was seen, not told."""
+    """Whether its network namespace was seen, not reported."""
     attempts: int = 0
     """How many addresses were asked for that it might have."""
 
@@ -103,7 +103,7 @@ class History(Generic[Key]):
 
 
 def holdings_of(container: Container) -> Iterator[tuple[tuple[str, object], Holding]]:
-    """Yield what is told of a running container: the history and the key, and the holding."""
+    """Yield what is reported of a running container: the history and the key, and the holding."""
     for address, network in zip_longest(container.addresses, container.networks, fillvalue=""):
         if address and not (ip_address(address).is_loopback or ip_address(address).is_unspecified):
             yield ("address", address), Holding(container, 0, network=network)
@@ -117,13 +117,13 @@ def holdings_of(container: Container) -> Iterator[tuple[tuple[str, object], Hold
 
 
 def identity_of(container: Container) -> Identity:
-    """Return what tells a container from all others."""
-    # Docker's containers are containerd's too: whoever told of one first, it is the same.
+    """Return what identifies a container."""
+    # Docker's containers are containerd's too: whoever reported one first, it is the same.
     return (container.source, "" if ID.match(container.id) else container.scope, container.id)
 
 
 def engine_of(container: Container) -> str:
-    """Return the source of the engine that told of a container."""
+    """Return the source of the engine that reported a container."""
     return container.source or container.runtime
 
 

@@ -1,4 +1,4 @@
-"""Say which container a cgroup belongs to, kept current by the runtimes' own events."""
+"""Say which container a cgroup belongs to, kept current by the runtimes' events."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _STRAYING = frozenset(("podman",))
 class Index:
     """The containers of all runtimes, found by their cgroups.
 
-    One thread a runtime follows what it tells. What a lost runtime told stays valid until it
-    tells anew. Reading takes no lock, so it never waits for a runtime.
+    One thread a runtime follows what it reports. What a lost runtime reported stays valid until it
+    reports anew. Reading takes no lock, so it never waits for a runtime.
 
-    A runtime is told from others by its `source`: its name, or name and socket where an earlier one
-    has that name. What a runtime of an ordinary user's tells is kept apart from root's: it may name
-    no cgroup but those that its containers' first processes are in.
+    A runtime is distinguished from others by its `source`: its name, or name and socket where an
+    earlier one has that name. What a runtime of an ordinary user's reports is kept apart from
+    root's: it may name no cgroup but those that its containers' first processes are in.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class Index:
         The line for a lost one ends with the `consequence`.
 
         Those whose names are `asked` for are missed also if they never were there. `detailed`
-        asks for pid, addresses and ports of each running container that was told without, so
+        asks for pid, addresses and ports of each running container that was reported without, so
         that `containers()` has them soon after.
         """
         self.version = 0
         """Grows with every change that could alter an answer of `find`, `strays` or `telling`."""
         self.telling: frozenset[str] = frozenset(runtime.name for runtime in runtimes)
-        """The names of the runtimes that could yet tell of a container; replaced as a whole."""
+        """The names of the runtimes that could yet report a container; replaced as a whole."""
         self._sources = sources.named(runtimes)
         self._users = dict.fromkeys(self._sources, ROOT)
         self._networks: dict[str, int] = {}
@@ -59,7 +59,7 @@ class Index:
         self._subscribers: tuple[Callable[[Change], None], ...] = ()
         self._changed = threading.Condition()
         self.synced: frozenset[str] = frozenset()
-        """The sources that have told all they have, once at least; replaced as a whole."""
+        """The sources that have listed all their containers, once at least; replaced as a whole."""
         self._detailer = Detailer(self._detail, self._notify)
         everybody = frozenset(self._sources)
         registries = {ROOT: Registry(list(self._sources))}
@@ -91,7 +91,7 @@ class Index:
 
     @property
     def unheard(self) -> frozenset[str]:
-        """The sources that have neither told all they have nor failed yet; replaced as a whole."""
+        """The sources that have neither listed their containers nor failed; replaced as a whole."""
         return self._lookup.unheard
 
     @property
@@ -104,7 +104,7 @@ class Index:
         """The running containers whose first process has no cgroup of its own, by mount namespace.
 
         The keys are inodes. Replaced as a whole with each change. Where two have one namespace, or
-        where it is the host's, it tells nothing.
+        where it is the host's, it identifies nothing.
         """
         return self._strays.by_mntns
 
@@ -131,11 +131,11 @@ class Index:
             follower.start()
 
     def wait_synced(self, timeout: float) -> frozenset[str]:
-        """Wait until each runtime has told all it has or has failed once, or `timeout` seconds.
+        """Wait until each runtime has listed its containers or failed once, or `timeout` seconds.
 
         With `detailed`, wait also until it was asked once about each of its containers, and
         without about those that seem to be in no cgroup of their own. Return the sources that have
-        told all they have.
+        listed all their containers.
         """
         with self._changed:
             self._changed.wait_for(
@@ -168,13 +168,13 @@ class Index:
         `path` is the names of the cgroup's ancestors from the root down, then its own; `trusted` is
         how many of them, from the root down, only root could have made, None if all. A trusted
         name is believed, the outermost first, as with an engine inside a container. Any other, and
-        any below a container that nobody told of, is believed if a runtime told of that container
+        any below a container that nobody reported, is believed if a runtime reported that container
         and its first process is there.
 
-        A trusted cgroup that looks like a container's but that nobody told of belongs to a
-        container whose runtime is told by its name, else `unknown`. An untrusted one is a container
-        called `unproven-…`, whose id is the path, unless it has the id of one that a runtime told
-        of. All else is the host's.
+        A trusted cgroup that looks like a container's but that nobody reported belongs to a
+        container whose runtime is known by its name, else `unknown`. An untrusted one is a
+        container called `unproven-…`, whose id is the path, unless it has the id of one that a
+        runtime reported. All else is the host's.
         """
         return self._lookup.find(path, trusted)
 
@@ -190,7 +190,7 @@ class Index:
         ]
 
     def unnamed(self) -> int:
-        """Return how many containers there are that no runtime told of, by all processes' cgroups.
+        """Return how many containers there are that no runtime reported, by all processes' cgroups.
 
         10,000 processes take some 200 ms.
         """
@@ -282,7 +282,7 @@ class Index:
             self._publish(changes)
 
     def apply(self, source: str, change: Change) -> None:
-        """Take in a change that a runtime told."""
+        """Apply a change that a runtime reported."""
         if source not in self._networks:  # only now does it surely serve its socket
             self._networks[source] = sources.network(self._sources[source].socket)
         with self._changed:
@@ -344,7 +344,7 @@ class Index:
             self._changed.notify_all()
 
     def _publish(self, changes: Sequence[Change]) -> None:
-        # The lock is held, so that everybody is told of changes in their order.
+        # The lock is held, so that all subscribers see the changes in their order.
         subscribers = self._subscribers
         for change in changes:
             for on_change in subscribers:

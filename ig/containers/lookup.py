@@ -15,7 +15,7 @@ from ig.containers.sources import ROOT
 from ig.containers.store import Key, Registry, key_of
 
 DOCKERS = ("", "moby")
-"""What a container's id is unique in where Docker may yet tell its name."""
+"""What a container's id is unique in where Docker may yet report its name."""
 RUNC_STATES = {"runc": "/run/runc", "crun": "/run/crun"}
 """Where runc and crun, run by root, keep a folder for each container."""
 _UNITS = (".slice", ".scope", ".service")
@@ -61,9 +61,9 @@ class Strays:
         self._seen: dict[_Key, int] = {}
 
     def looked_up(self, container: Container, user: int) -> Container:
-        """Return a container with where its first process is, if its runtime told of that one.
+        """Return a container with where its first process is, if its runtime reported it.
 
-        A runtime of an ordinary user's may tell of that user's processes only.
+        A runtime of an ordinary user's may report that user's processes only.
         """
         if not (container.running and container.pid):
             return container
@@ -123,11 +123,11 @@ class Lookup:
     sources: Mapping[str, Runtime]
     """The runtimes, by source."""
     registries: Mapping[int, Registry]
-    """What was told of containers, by the user whose runtimes told it."""
+    """The containers that were reported, by the user whose runtimes reported them."""
     unheard: frozenset[str]
-    """The sources that have neither told all they have nor failed yet."""
+    """The sources that have neither listed all their containers nor failed yet."""
     answering: frozenset[str]
-    """The sources that could yet tell of a container."""
+    """The sources that could yet report a container."""
     ask: Callable[[Container], None]
     """Has a runtime asked for a container's first process."""
     _asked: set[tuple[int, Key, int]] = field(default_factory=set)
@@ -157,22 +157,22 @@ class Lookup:
         if guess is None:
             return HOST, sure and not self._may_be_told(names, limit)
         place, owner = guess
-        # Who is named by the name of its cgroup alone is of no runtime that could tell more.
+        # Who is named by the name of its cgroup alone is of no runtime that could report more.
         final = sure and (not self.answering or owner.runtime != UNKNOWN_RUNTIME)
         if not final:
             self._want(owner)
         return _with_nested(owner, names[place + 1 :]), final
 
     def is_told(self, key: Key) -> bool:
-        """Return whether a runtime told of a container with that key."""
+        """Return whether a runtime reported a container with that key."""
         return any(registry.get(key) is not None for registry in self.registries.values())
 
     def is_taken(self, user: int, key: Key) -> bool:
-        """Return whether a user's runtime told of a container that has the id of one of root's."""
+        """Return whether a user's runtime reported a container that has the id of one of root's."""
         return user != ROOT and self.registries[ROOT].get(key) is not None
 
     def _claimed(self, key: Key, path: Path, trusted: bool) -> tuple[Container | None, bool]:
-        """Return whose a cgroup is by its own name, and whether no runtime could tell otherwise."""
+        """Return whose a cgroup is by its own name, and whether no runtime could change that."""
         sure = True
         for user, registry in self.registries.items():
             found = registry.get(key)
@@ -185,7 +185,7 @@ class Lookup:
         return None, sure
 
     def _guessed(self, key: Key, path: Path, trusted: bool) -> Container | None:
-        """Return the container that a cgroup must be that of, though no runtime told of it."""
+        """Return the container that a cgroup must be that of, though no runtime reported it."""
         looks = recognised(path[-2] if len(path) > 1 else "", path[-1])
         if trusted:
             return looks or _of_runc(path[-1])
@@ -202,7 +202,7 @@ class Lookup:
         return self.answering <= {found.source or found.runtime}
 
     def _prove(self, user: int, key: Key, container: Container) -> bool:
-        """Have a container's first process asked for, once; return whether it may yet be told."""
+        """Have a container's first process asked for, once; return whether it may be reported."""
         mark = (user, key, container.started)
         if mark not in self._asked:
             if len(self._asked) >= _REMEMBERED:
@@ -212,9 +212,9 @@ class Lookup:
         return (container.source or container.runtime) in self.answering
 
     def _may_be_told(self, path: Path, trusted: int) -> bool:
-        """Return whether containerd could yet tell that a cgroup without an id is a container's.
+        """Return whether containerd could yet report that a cgroup without an id is a container's.
 
-        It makes `/NAMESPACE/ID` unless told otherwise.
+        It makes `/NAMESPACE/ID` unless configured otherwise.
         """
         if len(path) < 2 or trusted < 2 or path[0].endswith(_UNITS):
             return False

@@ -1,4 +1,4 @@
-"""What the kernel tells of processes: when they began, their cgroups, their namespaces."""
+"""What the kernel reports of processes: when they began, their cgroups, their namespaces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Path = tuple[str, ...]
 
 
 def started(pid: int) -> int:
-    """Return when the process began, in ns since the epoch; 0 if it cannot be told.
+    """Return when the process began, in ns since the epoch; 0 if it cannot be determined.
 
     Fields of `/proc/PID/stat` and `/proc/stat`: proc(5). Exact to 10 ms.
     """
@@ -39,7 +39,7 @@ def cgroups(pid: int) -> tuple[Path, ...] | None:
     """Return the cgroups of a process, of every hierarchy; None if it is gone or not ours to see.
 
     The roots are left out. A path outside of this process's own cgroup namespace begins with `..`:
-    the names above it are not told (cgroups(7)).
+    the names above it are not reported (cgroups(7)).
     """
     text = monitor.read(pid, "cgroup") if sees_host() else ""
     return paths(text) if text else None
@@ -47,7 +47,7 @@ def cgroups(pid: int) -> tuple[Path, ...] | None:
 
 @lru_cache(maxsize=1)
 def sees_host() -> bool:
-    """Return whether processes have the numbers here that runtimes on the host tell."""
+    """Return whether processes have the numbers here that runtimes on the host report."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino == _HOST_PID_NAMESPACE
     except OSError:
@@ -76,12 +76,12 @@ def _read(path: str) -> str:
 
 
 def mount_namespace(pid: int | str) -> int:
-    """Return the inode of a process's mount namespace; 0 if it cannot be told."""
+    """Return the inode of a process's mount namespace; 0 if it cannot be determined."""
     return monitor.namespace(pid, "mnt")
 
 
 def network_namespace(pid: int, identifier: str, file: str = "") -> int:
-    """Return the inode of a container's network namespace; 0 if it cannot be told.
+    """Return the inode of a container's network namespace; 0 if it cannot be determined.
 
     `file` is where its engine mounted it, if it did. The first process is asked if its cgroup has
     the container's id: an engine elsewhere counts otherwise.
@@ -112,7 +112,7 @@ def has_address(pid: int, address: str) -> bool:
 def other_network(pid: int) -> int:
     """Return the inode of a process's network namespace; 0 if that is the host's, or not known.
 
-    -1 stands for another one than the host's whose inode cannot be told.
+    -1 stands for another one than the host's whose inode cannot be determined.
     """
     if not pid:
         return 0

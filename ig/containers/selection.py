@@ -92,7 +92,7 @@ class Selection:
 
     By default every container's and nothing of the host's. `host` adds the host's processes, also
     beside a choice of containers; `host_only` leaves nothing else. Everything that is given must
-    hold. A container that no runtime told of passes `runtimes`, since it may be one of theirs
+    hold. A container that no runtime reported passes `runtimes`, since it may be one of theirs
     that could not be asked; it has no pod and no labels.
     """
 

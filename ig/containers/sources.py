@@ -13,7 +13,7 @@ from ig.container import Change, Container, Runtime
 from ig.containers import processes
 
 ROOT = 0
-"""The user whose runtimes are believed what they tell."""
+"""The user whose runtimes are trusted."""
 _CONNECT_TIMEOUT = 1.0
 """Seconds that a connection may take which is made to see who serves."""
 _PEER = struct.Struct("=3i")  # struct ucred of linux/socket.h: pid, uid, gid
@@ -21,20 +21,20 @@ _OF_USER = re.compile(r"(?:/var)?/run/user/(\d{1,10})/")
 
 
 class Sources(Protocol):
-    """Who takes in what runtimes tell, each by the name of its source."""
+    """Receives what runtimes report, each by the name of its source."""
 
     def begin(self, source: str) -> None:
         """Note that the runtime is asked for all it has."""
 
     def apply(self, source: str, change: Change) -> None:
-        """Take in a change that the runtime told."""
+        """Apply a change that the runtime reported."""
 
     def lost(self, source: str) -> None:
         """Note that the runtime does not answer."""
 
 
 class Source:
-    """What a follower tells of one runtime, under the name of its source instead of its own."""
+    """What a follower reports of one runtime, under the name of its source instead of its own."""
 
     def __init__(self, sources: Sources, name: str) -> None:
         self._sources = sources
@@ -45,7 +45,7 @@ class Source:
         self._sources.begin(self._name)
 
     def apply(self, _runtime: str, change: Change) -> None:
-        """Take in a change that the runtime told."""
+        """Apply a change that the runtime reported."""
         self._sources.apply(self._name, change)
 
     def lost(self, _runtime: str) -> None:
@@ -84,7 +84,7 @@ def owner(socket: str) -> int:
     try:
         return _root_if_own(os.stat(socket).st_uid)
     except OSError:
-        return ROOT  # Nothing is told there.
+        return ROOT  # Nothing is reported there.
 
 
 def network(socket: str) -> int:

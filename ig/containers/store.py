@@ -1,4 +1,4 @@
-"""Keep what runtimes told of their containers, within bounds of number and memory."""
+"""Keep what runtimes reported of their containers, within bounds of number and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST = 16384
 """How many containers one runtime is believed to have."""
 _LABELS = 8 << 10
 _ALL = 32 << 20
-"""Bytes of memory: of one container's labels, and of all that one runtime told."""
+"""Bytes of memory: of one container's labels, and of all that one runtime reported."""
 _TEXTS = attrgetter("id", "name", "image", "pod_namespace", "pod_name", "pod_container", "pod_uid")
 
 REMOVED = 4096
@@ -29,7 +29,7 @@ _ScopedId = tuple[str, str]
 
 
 class Seen:
-    """The containers that one runtime told of, within bounds of number and memory."""
+    """The containers that one runtime reported, within bounds of number and memory."""
 
     def __init__(self, runtime: str) -> None:
         self.runtime = runtime
@@ -98,7 +98,7 @@ class Seen:
             yield oldest
 
     def clear(self) -> None:
-        """Forget all: the runtime tells anew what it has."""
+        """Forget all: the runtime reports anew what it has."""
         self._known.clear()
         with self._lock:
             self._sizes.clear()
@@ -106,7 +106,7 @@ class Seen:
 
 
 def _size(container: Container) -> int:
-    """Return about how many bytes of memory a container takes by what its runtime told."""
+    """Return about how many bytes of memory a container takes by what its runtime reported."""
     texts = sum(map(sys.getsizeof, _TEXTS(container)))
     return (
         sum(map(_label_size, container.labels.items()))
@@ -141,7 +141,7 @@ def key_of(container: Container) -> Key:
 
 
 class Registry:
-    """What the runtimes told. One writer at a time; reading needs no lock, from any thread."""
+    """What the runtimes reported. One writer at a time; reading needs no lock, from any thread."""
 
     def __init__(
         self, runtimes: Sequence[str], limit: int = CONTAINERS, removed: int = REMOVED
@@ -160,7 +160,7 @@ class Registry:
         return self._known.get(key) or self._removed.get(key)
 
     def of_runtime(self, runtime: str, key: Key) -> Container | None:
-        """Return the container as one runtime told of it; None if it did not."""
+        """Return the container as one runtime reported it; None if it did not."""
         return self._told[runtime].get(key)
 
     def __iter__(self) -> Iterator[Container]:
@@ -171,14 +171,14 @@ class Registry:
         return len(self._known)
 
     def begin(self, runtime: str) -> None:
-        """Note that the runtime tells all anew; what it leaves out until `synced` is gone."""
+        """Note that the runtime reports all anew; what it leaves out until `synced` is gone."""
         self._unconfirmed[runtime] = set(self._told[runtime])
 
     def apply(self, runtime: str, change: Change) -> list[Change]:
-        """Take in what a runtime told and give what is different now, all runtimes taken together.
+        """Apply what a runtime reported; return what differs now, all runtimes taken together.
 
-        A change of kind `detailed` has all that the runtime tells of a container when it is asked;
-        others are completed by what was told before.
+        A change of kind `detailed` has all that the runtime reports of a container when asked;
+        others are completed by what was reported before.
 
         Raises KeyError for a runtime that was not announced.
         """

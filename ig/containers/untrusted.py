@@ -81,7 +81,7 @@ def timestamp(value: object) -> int:
 
 
 def pod(found: Mapping[str, str], sandbox: bool) -> dict[str, Any]:
-    """Return the fields of a Container that the kubelet's labels tell.
+    """Return the fields of a Container that the kubelet's labels hold.
 
     The labels are `io.kubernetes.*` (kubelet's pkg/kubelet/types/labels.go). An image may have the
     same ones: this is for labels that a kubelet's runtime has put, and `sandbox` is what says of
@@ -97,7 +97,7 @@ def pod(found: Mapping[str, str], sandbox: bool) -> dict[str, Any]:
 
 
 def dockers_pod(name: str, found: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields of a Container that cri-dockerd tells by its name and labels.
+    """Return the fields of a Container that cri-dockerd encodes in its name and labels.
 
     The name is `k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT`, where the container of a pause is `POD`
     (cri-dockerd's core/naming.go). Docker shows the labels of an image as the container's own, but

@@ -33,22 +33,22 @@ NAMES_UNAVAILABLE = "names of new containers are unavailable until it reconnects
 
 
 class Listener(Protocol):
-    """Who wants to know what a runtime tells."""
+    """Receives what a runtime reports."""
 
     def begin(self, runtime: str) -> None:
         """Note that the runtime is asked for all it has."""
 
     def apply(self, runtime: str, change: Change) -> None:
-        """Take in a change that the runtime told."""
+        """Apply a change that the runtime reported."""
 
     def lost(self, runtime: str) -> None:
         """Note that the runtime does not answer."""
 
 
 class Follower:
-    """Keeps a listener told of one runtime's containers, whatever becomes of the runtime.
+    """Reports one runtime's containers to a listener, whatever becomes of the runtime.
 
-    A loss is told once through `say`, and so is the return. A runtime that was not asked for by
+    A loss is reported once through `say`, and so is the return. A runtime that was not asked for by
     name and whose socket does not exist is no loss.
     """
 
@@ -126,7 +126,7 @@ class Follower:
         if self._stopping.is_set() or (absent and not self._expected):
             return
         # What keeps us from the socket says more than that the permission was denied; and if it
-        # stops us when an engine returns, it is told though the loss was.
+        # stops us when an engine returns, it is reported though the loss was.
         barred = "" if absent else obstacle(socket)
         if self._warned and barred in ("", self._barred):
             return
@@ -155,7 +155,7 @@ def _key(container: Container) -> _Key:
 
 
 def _lacks_addresses(container: Container) -> bool:
-    """Return whether it is a pod's, of whose address containerd tells only when it is asked."""
+    """Return whether it is a pod's, whose address containerd reports only when it is asked."""
     return bool(container.pod_uid and not container.addresses)
 
 
@@ -193,7 +193,7 @@ class Detailer:
             )
 
     def on_change(self, change: Change) -> None:
-        """Take note of a change."""
+        """Apply a change."""
         container = change.container
         if threading.current_thread() is self._thread:
             return  # It is what has just been answered.

@@ -49,7 +49,7 @@ class Containerd:
     def __init__(self, socket: str | None = None, namespace: str | None = None) -> None:
         self.socket = (socket or SOCKET).removeprefix("unix://")
         self.namespaces: set[str] = {namespace} if namespace else set()
-        """Where it has containers, as far as it told: their cgroups are `/NAMESPACE/ID`."""
+        """Where it has containers, as far as it reported: their cgroups are `/NAMESPACE/ID`."""
         self._namespace = namespace
         self._stream: Any = None
         self._stopped = False

@@ -157,7 +157,7 @@ class _Events:
 
 
 def _list_all(connection: Connection, runtime: str) -> dict[str, Container]:
-    """Return the pods' pauses and the containers by their ids, as told by that runtime."""
+    """Return the pods' pauses and the containers by their ids, as reported by that runtime."""
     from ig.containers.runtimes.messages import cri_pb2 as messages
 
     nothing = messages.Empty()

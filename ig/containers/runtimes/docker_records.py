@@ -55,7 +55,7 @@ def parse_list_entry(runtime: str, record: object) -> Container | None:
 
 
 def parse_event(record: object, seen: Seen) -> Change | None:
-    """Return the change that a record of `/events` tells; None if it is none.
+    """Return the change that a record of `/events` describes; None if it is none.
 
     The record has no pid and no addresses, so neither has the container.
     """
@@ -81,7 +81,7 @@ def parse_event(record: object, seen: Seen) -> Change | None:
         moment = untrusted.number(found.get("timeNano"))
         starts = changes["running"] = kind == "started"
         changes["started"] = moment if starts else 0
-        # Docker tells of a container's new addresses before it tells of its start.
+        # Docker reports a container's new addresses before it reports its start.
         changes["addressed"] = (
             known.addressed if starts and known.moved else 0 if starts else moment
         )
@@ -102,7 +102,7 @@ def _moved(found: Mapping[str, Any], seen: Seen) -> Change | None:
 
 
 def parse_inspect(container: Container, record: object) -> Container:
-    """Return the container with what a record of `/containers/{id}/json` tells of it as it runs."""
+    """Return the container with what a record of `/containers/{id}/json` adds while it runs."""
     found = untrusted.mapping(record)
     state = untrusted.mapping(found.get("State"))
     if state.get("Running") is not True:
@@ -152,7 +152,7 @@ def _name(names: object) -> str:
 
 
 def _addresses(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return the network of each address that a record tells."""
+    """Return the network of each address in a record."""
     networks = untrusted.mapping(untrusted.mapping(found.get("NetworkSettings")).get("Networks"))
     given: dict[str, str] = {}
     for name, record in list(networks.items())[: untrusted.ADDRESSES]:

@@ -159,7 +159,7 @@ def connected(runtime: str, socket: str) -> Iterator[Connection]:
         code = error.code().name.lower().replace("_", " ") if hasattr(error, "code") else ""
         raise unavailable(runtime, socket, code or "the call failed") from error
     except (ValueError, DecodeError) as error:
-        # It is no message, or what it told cannot be sent back, such as a line break.
+        # It is no message, or what it reported cannot be sent back, such as a line break.
         raise unavailable(runtime, socket, "its answer is invalid") from error
 
 
