@@ -235,6 +235,13 @@ def _guarded(arguments: list[str]) -> int:
             raise
         say(f"error: {error}\nIG_DEBUG=1 prints the traceback.")
         return 1
+    except (MemoryError, RuntimeError) as error:
+        # A thread's stack is memory; Python has no type of its own for threads that are refused.
+        refused = isinstance(error, MemoryError) or "start new thread" in str(error)
+        if os.environ.get("IG_DEBUG") or not refused:
+            raise
+        say(f"error: out of memory or threads: {error}\n`ulimit -a` shows the limits.")
+        return 1
     except (Stopped, typer.Abort):
         return 0
     return int(result or 0)

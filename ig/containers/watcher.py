@@ -83,7 +83,8 @@ class Follower:
 
     def join(self, timeout: float) -> None:
         """Wait for its end, `timeout` seconds at most."""
-        self._thread.join(timeout)
+        if self._thread.ident is not None:  # it was started
+            self._thread.join(timeout)
 
     def _run(self) -> None:
         pause = FIRST_PAUSE

@@ -115,7 +115,8 @@ def test_names_of_random_bytes_break_no_format(
 def test_sockets_have_their_processes_where_proc_hides_those_of_others() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        shown = f"{IG} snapshot socket --host -t --port {port} -p -o json"
+        only = f"--state listen --port {port} -F netns=={os.stat('/proc/self/ns/net').st_ino}"
+        shown = f"{IG} snapshot socket --host -t {only} -p -o json"
         hidden = f"mount -t proc -o hidepid=2 proc /proc && exec {shown}"
         done = in_own_mounts(f"{hidden} --docker-socketpath /nonexistent")
     (row,) = json.loads(done.stdout)

@@ -45,8 +45,9 @@ def main() -> None:
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # A link-local address, fe80::1%eth0, has its interface in the last part.
-        listener.bind(socket.getaddrinfo(options.host, options.port, family)[0][4])
+        # A link-local address, fe80::1%eth0, has its interface in the last part; in bytes it
+        # may have any name.
+        listener.bind(socket.getaddrinfo(options.host.encode(), options.port, family)[0][4])
         listener.listen(options.backlog)
         print(json.dumps({"ready": True, "port": listener.getsockname()[1]}), flush=True)
         while options.deaf:
