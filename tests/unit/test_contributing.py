@@ -1,0 +1,25 @@
+"""CONTRIBUTING names functions and files that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+TEXT = (TOP / "CONTRIBUTING.md").read_text("utf-8")
+STEP = re.compile(r"((?:`[\w.]+`(?: → |, )?)+) \(`((?:ig|ebpf)/[^`]+)`\)")
+
+
+def test_files_that_contributing_names_exist() -> None:
+    names = re.findall(r"`((?:ig|ebpf|tests|docs|scripts)/[\w./]+\.\w+)`", TEXT)
+    assert [name for name in names if "NAME" not in name and not (TOP / name).exists()] == []
+
+
+@pytest.mark.parametrize(("functions", "file"), STEP.findall(TEXT))
+def test_functions_on_the_path_of_an_event_exist(functions: str, file: str) -> None:
+    text = (TOP / file).read_text("utf-8")
+    for function in re.findall(r"`([\w.]+)`", functions):
+        for name in function.split("."):
+            assert re.search(rf"\b{name}\b", text), f"{name} is not in {file}"
