@@ -106,7 +106,7 @@ def ask(
 
 
 class Malformed(ConnectionError):
-    """What came is no HTTP, or ended before its end."""
+    """An answer that is not HTTP, or is incomplete."""
 
 
 class Reply:
@@ -126,7 +126,7 @@ class Reply:
         header = self._header()
         status = _STATUS.match(header)
         if status is None:
-            raise Malformed("its answer is no HTTP")
+            raise Malformed("its answer is not HTTP")
         self.status = int(status[1])
         self._chunked = _CHUNKED.search(header) is not None
         length = None if self._chunked else _LENGTH.search(header)
@@ -149,18 +149,18 @@ class Reply:
         piece, self._buffer = self._buffer[:wanted], self._buffer[wanted:]
         if self._left is not None:
             if not piece:
-                raise Malformed("its answer ended too early")
+                raise Malformed("its answer is incomplete")
             self._left -= len(piece)
         return piece
 
     def _next_chunk(self) -> None:
         """Read the size of the next chunk, after the line's end behind the one before it."""
         if self._begun and self._line() != b"":
-            raise Malformed("its answer is no HTTP")
+            raise Malformed("its answer is not HTTP")
         self._begun = True
         size = _CHUNK.match(self._line())
         if size is None:
-            raise Malformed("its answer is no HTTP")
+            raise Malformed("its answer is not HTTP")
         self._left = int(size[1], 16)
         self._chunked = self._left > 0  # nothing is read after the last one
 
@@ -179,10 +179,10 @@ class Reply:
     def _more(self) -> None:
         """Receive more of a line, or of the header."""
         if len(self._buffer) > _LONGEST_HEADER:
-            raise Malformed("the header of its answer has no end")
+            raise Malformed("the header of its answer is too large")
         piece = self._received()
         if not piece:
-            raise Malformed("it ended the connection")
+            raise Malformed("it closed the connection")
         self._buffer += piece
 
     def _received(self) -> bytes:
