@@ -1,6 +1,8 @@
 """What tests of this kernel and of a real engine share."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from tests.host.terminal import Terminal
 from tests.host.tracer import IG, Tracer
 
 HERE = Path(__file__).parent
+BENCH = HERE.parent / "bench"
 
 
 ENGINES = {"engine", "private_engine", "docker", "kubelet", "town"}
@@ -120,3 +123,14 @@ def ig(start_ig: Callable[..., Tracer], engine: Engine) -> Callable[..., Tracer]
         return start_ig(*arguments, "-o", "json", **options)
 
     return start
+
+
+@pytest.fixture
+def connect_loop(tmp_path: Path) -> Path:
+    """A program that connects, accepts and closes as fast as it can, so many times."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    built = tmp_path / "connect_loop"
+    subprocess.run([compiler, "-O2", "-o", built, BENCH / "connect_loop.c"], check=True)
+    return built

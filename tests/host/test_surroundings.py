@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import resource
 import shlex
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.host.attached import added, loaded
 from tests.host.fake_engine import FakeEngine
 from tests.host.namespace import PYTHON, Namespace, Program
-from tests.host.tracer import IG
-from tests.host.waiting import PATIENCE
+from tests.host.tracer import IG, Tracer, session
+from tests.host.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.anywhere
+Start = Callable[..., Tracer]
+NOBODY = ("127.0.0.1", 9)
 NO_ENGINE = ("--docker-socketpath", "/nonexistent")
 
 
@@ -27,6 +33,49 @@ def run(*words: object, before: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
+
+
+def test_signals_of_any_kind_leave_nothing_attached(start_ig: Start) -> None:
+    before = loaded()
+    codes = {each: -each for each in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGSEGV)}
+    codes[signal.SIGALRM] = 0  # what it uses itself to end
+    with ThreadPoolExecutor(len(codes)) as several:
+        tracers = list(several.map(lambda _: start_ig("trace", "tcpconnect"), codes))
+    for number, tracer in zip(codes, tracers, strict=True):
+        resource.prlimit(tracer.process.pid, resource.RLIMIT_CORE, (0, 0))
+        assert tracer.stop(number)[2] == codes[number]
+        until(lambda: not session(tracer.process.pid), "all processes to end")  # noqa: B023
+    until(lambda: not added(before), "the kernel to let go of the programs")
+
+
+ENVIRONMENT = {
+    "TMPDIR": "/nonexistent",
+    "BCC_KERNEL_SOURCE": "/nonexistent",
+    "BCC_KERNEL_MODULES_SUFFIX": "x",
+    "BCC_SYMFS": "/nonexistent",
+    "BCC_PROBE_PREFIX": "x",
+    "LD_LIBRARY_PATH": "/nonexistent:",
+    "DOCKER_CONFIG": "/nonexistent",
+    "HTTP_PROXY": "http://192.0.2.1:1/",
+    "ALL_PROXY": "socks5://192.0.2.1:1/",
+    "GRPC_PROXY": "http://192.0.2.1:1/",
+    "COLUMNS": "no number",
+    "LC_ALL": "xx_YY.KOI8-R",
+    "TZ": "Nowhere/At All",
+    "HOME": "/nonexistent",
+}
+
+
+def test_the_environment_of_bcc_and_of_clients_changes_nothing(
+    start_ig: Start, namespace: Namespace, tmp_path: Path
+) -> None:
+    only = ("--host", "-o", "json", "-F", f"netns=={namespace.inode}")
+    with closing(FakeEngine(tmp_path / "docker.sock", ["web"])):
+        options = ("-r", "docker", "--docker-socketpath", tmp_path / "docker.sock")
+        tracer = start_ig("trace", "tcpconnect", *only, *options, environment=ENVIRONMENT)
+        namespace.connect(*NOBODY, "--count", 11)
+        events, said, code = tracer.stop()
+    assert (len(events), said, code) == (11, "", 0)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import threading
@@ -28,7 +27,6 @@ Start = Callable[..., Tracer]
 NOBODY = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
 PORT = 7117
 SUSPENDED = 5_003
-BENCH = Path(__file__).parent.parent / "bench"
 
 
 @pytest.fixture
@@ -203,17 +201,6 @@ def test_cgroup_of_the_host_stays_hidden_by_default(
     events, said, _ = tracer.stop()
     assert ids(events) == ["a" * 64]
     assert not losses(said)
-
-
-@pytest.fixture
-def connect_loop(tmp_path: Path) -> Path:
-    """A program that connects, accepts and closes as fast as it can, so many times."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
-    built = tmp_path / "connect_loop"
-    subprocess.run([compiler, "-O2", "-o", built, BENCH / "connect_loop.c"], check=True)
-    return built
 
 
 class Counted:
