@@ -32,6 +32,8 @@ def fuzz(seconds: float, seed: int) -> tuple[int, list[str]]:
     tracer = Tracer("trace", "tcp", "--host", "-o", "json", *only)
     try:
         prepare(namespace)
+        # Never, where there is no room, or always.
+        namespace.run("sysctl", "-qw", f"net.ipv4.tcp_syncookies={seed % 3}")
         load = Program(namespace.command(*PYTHON, LOAD, seed, seconds))
         expected = load.finished(seconds + PATIENCE)
         events, said, code = tracer.stop()
