@@ -272,8 +272,12 @@ static __always_inline void change_connection(struct sock *sk, int old, int new,
 			tracked->event.half_closed = bpf_ktime_get_ns();
 		return;
 	}
-	if (!tracked && old == SYN_RECV && new == CLOSED)
-		return; /* never was established */
+	/*
+	 * Both sides connected at once, and it was never established. But what a listener made with Fast Open is in
+	 * accept()'s queue before the client's last ACK has come.
+	 */
+	if (!tracked && socket && old == SYN_RECV && new == CLOSED)
+		return;
 	if (!tracked) {
 		if (end_untracked(sk, socket != NULL, old, new, typed))
 			return;

@@ -133,6 +133,44 @@ def test_a_syn_that_this_host_drops_is_unanswered_after_a_second(
     assert [event["outcome"] for event in seen(ig, namespace)] == ["unanswered", "abandoned"]
 
 
+USER_TIMEOUT = """
+import errno, socket, subprocess, sys
+server = socket.create_server(("127.0.0.1", 80))
+def client():
+    made = socket.socket()
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500)
+    return made
+connected = client()
+connected.connect(("127.0.0.1", 80))
+drop = "iptables -I OUTPUT -p tcp --dport 80 -j DROP"
+subprocess.run(drop.split(), check=True)
+assert client().connect_ex(("127.0.0.1", 80)) == errno.ETIMEDOUT
+connected.send(b"x" * 503)
+try:
+    connected.recv(1)
+except TimeoutError:
+    print(connected.getsockname()[1])
+"""
+
+
+def test_tcp_user_timeout_ends_attempts_and_connections(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    ig = start_ig("trace", "tcp", "--host", "-o", "json")
+    port = int(namespace.run(*PYTHON, USER_TIMEOUT))
+    events = [event for event in seen(ig, namespace) if event["dst"]["port"] == 80]
+    assert [(e["type"], e["outcome"], e["error"]) for e in events] == [
+        ("connect", "established", ""),
+        ("connect", "unanswered", ""),
+        ("connect", "timed-out", "ETIMEDOUT"),
+        ("close", "", "ETIMEDOUT"),
+    ]
+    attempt, *_, close = events
+    assert attempt["src"]["port"] == close["src"]["port"] == port
+    assert close["sent"] in range(503, 20 * 503, 503)  # each attempt that is dropped
+    assert close["duration_raw"] > 500 * MILLISECOND
+
+
 FAST_OPEN = """
 import contextlib, socket, time
 TCP_FASTOPEN, TCP_FASTOPEN_CONNECT = 23, 30

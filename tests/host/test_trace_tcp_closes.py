@@ -23,6 +23,7 @@ Start = Callable[..., Tracer]
 def endings() -> tuple[list[Report], list[Report]]:
     """What `endings.py` says of its connections, and the events of its trace."""
     namespace = Namespace()
+    namespace.run("sysctl", "-qw", "net.ipv4.tcp_fin_timeout=1")
     tracer = Tracer("trace", "tcp", "--host", "-o", "json")
     try:
         program = namespace.start("endings")
@@ -70,6 +71,8 @@ def test_closes_of_half_closed_connections_have_the_time_of_the_whole(
 
     early = said["closed_after_half_close"]  # and the peer later
     assert closes[early["client"]]["timestamp_raw"] < early["times"]["closed"]
+    expired = said["fin_wait_2_timeout"]
+    assert closes[expired["client"]]["timestamp_raw"] < expired["times"]["closed"]
     for case in ("shut_down_by_both", "shut_down_both_ways"):
         assert closes[said[case]["client"]]["timestamp_raw"] < said[case]["times"]["reported"]
     whole = said["reset_while_open"]
@@ -224,3 +227,35 @@ def test_closes_of_another_port_s_connections_are_not_shown_for_their_own_port(
     namespace.run("/usr/bin/python3", "-c", script)
     events = [e for e in tracer.stop()[0] if e["netns_id"] == namespace.inode]
     assert [(e["type"], e["src"]["port"]) for e in events] == [("unknown", 40000)]
+
+
+UNCONFIRMED = """
+import select, socket, subprocess
+FAST_OPEN = 0x20000000
+open("/proc/sys/net/ipv4/tcp_fastopen", "w").write(str(0x207))  # needs no cookie
+listener = socket.create_server(("127.0.0.1", 80))
+listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
+subprocess.run("iptables -A INPUT -p tcp --dport 80 ! --syn -j DROP".split(), check=True)
+client = socket.socket()
+client.sendto(b"x" * 503, FAST_OPEN, ("127.0.0.1", 80))
+select.select([], [client], [])
+subprocess.run("iptables -F INPUT".split(), check=True)
+listener.close()
+select.select([client], [], [])
+print(client.getsockname()[1])
+"""
+
+
+def test_closes_of_fast_open_connections_that_wait_for_the_last_ack_are_shown(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    tracer = start_ig("trace", "tcp", "--host", "-o", "json")
+    port = int(namespace.run("/usr/bin/python3", "-c", UNCONFIRMED))
+    events = [e for e in tracer.stop()[0] if e["netns_id"] == namespace.inode]
+    assert [
+        (e["type"], e["src"]["port"], e["sent"], e["received"], e["error"]) for e in events
+    ] == [
+        ("connect", port, 0, 0, ""),
+        ("unknown", 80, 0, 503, ""),
+        ("close", port, 503, 0, "ECONNRESET"),
+    ]

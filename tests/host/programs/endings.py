@@ -12,6 +12,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 CLOSED = 7  # in struct tcp_info
@@ -180,6 +181,33 @@ def held_in_close_wait(pair: Pair) -> None:
     assert pair.server.recv(1) == b""
 
 
+def unread_until_the_user_timeout(pair: Pair) -> None:
+    """The peer's window stays closed for longer than TCP_USER_TIMEOUT allows."""
+    pair.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500)
+    pair.client.setblocking(False)
+    try:
+        while True:
+            pair.client.send(b"x" * 65536)
+    except BlockingIOError:
+        pair.sent["client"] = -1  # as much as there was room for
+    pair.ended(pair.client)
+    pair.error["client"] = "ETIMEDOUT"
+
+
+def fin_wait_2_timeout(pair: Pair) -> None:
+    """The kernel waits tcp_fin_timeout for the peer's FIN, and resets what comes later."""
+    pair.client.close()
+    pair.mark("closed")
+    assert pair.server.recv(1) == b""
+    client, server = pair.ports
+    while f":{client:04X} 0100007F:{server:04X}" in Path("/proc/net/tcp").read_text():
+        select.select([], [], [], 0.01)
+    pair.server.send(b"late")
+    pair.sent["server"] = -1
+    pair.ended(pair.server)
+    pair.error["server"] = "EPIPE"
+
+
 CASES: list[Callable[[Pair], None]] = [
     answered_after_half_close,
     reset_after_half_close,
@@ -194,6 +222,8 @@ CASES: list[Callable[[Pair], None]] = [
     disconnected,
     half_closed_in_a_child_that_is_killed,
     held_in_close_wait,
+    unread_until_the_user_timeout,
+    fin_wait_2_timeout,
 ]
 
 if __name__ == "__main__":
