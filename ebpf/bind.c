@@ -7,7 +7,10 @@
  * FILTER_PORTS		a list of ports, those that were chosen for port 0 too
  */
 #include "ig.h"
+#include "recursion.h"
 #include "device.h"
+
+OPTION(FAILURE_ONLY, 0)
 
 #define SOCK_RAW 3
 /* Bits of inet_flags, which took the bit-fields' place in 6.6: 159987ef7260 */
@@ -116,10 +119,8 @@ static __always_inline int left_bind(s64 ret)
 	u32 zone = 0;
 	u64 cgroup;
 
-#ifdef FAILURE_ONLY
-	if (!error)
+	if (FAILURE_ONLY && !error)
 		return 0;
-#endif
 	call = current_call();
 	if (!current_socket(call.fd, &socket))
 		return 0;
@@ -147,6 +148,8 @@ static __always_inline int left_bind(s64 ret)
 	return 0;
 }
 
+CALL_END(bind, left_bind)
+#ifndef CALLS_BY_FEXIT
 #ifdef PREEMPTIBLE
 int tp__raw_syscalls__sys_exit(struct exit_args *ctx)
 {
@@ -157,4 +160,5 @@ int tp__syscalls__sys_exit_bind(struct exit_args *ctx)
 {
 	return left_bind(ctx->ret);
 }
+#endif
 #endif

@@ -8,37 +8,24 @@
  *   OPTIONAL_STRUCT(name, field, ...)	the same of one that this kernel may not have
  *   KERNEL_ENUM(name, value, ...)	defines KERNEL_value where this kernel has it
  *   KERNEL_TRACEPOINT(name, ...)	defines HAVE_tracepoint_name where this kernel has it
+ *   OPTION(NAME, value)		defines NAME as this value, unless user space gives another
+ *   KERNEL_FUNCTION(name, ...)	defines KERNEL_FUNCTION_name, to be called where CALLS_BY_FEXIT
  *   OPTIONAL_HOOK(function, "...")	a hook that may be refused, and what is not seen then
  * A function called raw_tp__NAME is attached to that raw tracepoint, tp__CATEGORY__NAME to that
- * tracepoint. What the preprocessor leaves out is not attached.
- *
- * The kernel skips a raw tracepoint's program that is already running on its CPU ("bpf: Prevent bpf
- * program recursion for raw tracepoint probes", 6.1), which an interrupt can find. What happens
- * meanwhile would go unseen. Therefore raw_tp__NAME__behind is attached after raw_tp__NAME: called a
- * moment later for the same, it finds whether the first was, and does it if not; an interrupt can find
- * but one of both running. Two programs at one tracepoint cost four times what one does, as long as
- * indirect calls do. So the second is attached when the first has been skipped for the first time, and
- * what went unseen until then is looked for: see ASK_AGAIN.
- *
- * Since 7.0 such programs can be preempted, so that many threads' events find both running. There,
- * where tracepoints are PREEMPTIBLE, tp__CATEGORY__NAME is the first of the pair: the kernel lets
- * nothing preempt it ("tracing: perf: Have perf tracepoint callbacks always disable preemption"). It
- * skips it in interrupts of any such program; the second is attached at once. The programs at a system
- * call's own tracepoint can be preempted, and keep all of that kind from their CPU meanwhile; the one
- * of all calls cannot.
- *
- * Where ARGUMENTS_TYPED, the kernel knows the types of a raw tracepoint's arguments (BPF_TRACE_RAW_TP):
- * raw_tp__NAME reads what they lead to without a call each. The one behind does not: only those without
- * types can be called by user space too.
+ * tracepoint, fexit__sys_NAME to the end of the kernel's function for that system call of 64-bit tasks.
+ * What the preprocessor leaves out is not attached.
  */
-#ifndef ARGUMENTS_TYPED
-#define ARGUMENTS_TYPED 0
-#endif
 #define KERNEL_STRUCT(...)
 #define OPTIONAL_STRUCT(...)
 #define KERNEL_ENUM(...)
 #define KERNEL_TRACEPOINT(...)
+#define KERNEL_FUNCTION(...)
+#define OPTION(...)
 #define OPTIONAL_HOOK(...)
+
+#define ANY -1
+OPTION(FILTER_PID, ANY)
+OPTION(FILTER_UID, ANY)
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -46,20 +33,15 @@
 #define IPPROTO_MPTCP 262
 
 #define READ(p, field) ({ typeof((p)->field) _v; bpf_probe_read_kernel(&_v, sizeof(_v), &(p)->field); _v; })
-/* not (p)->field, which takes the declared structs for packed, and reads byte by byte */
-#define DIRECTLY_AS(type, p, field) (*(type *)((void *)(p) + __builtin_offsetof(typeof(*(p)), field)))
-#define DIRECTLY(p, field) DIRECTLY_AS(typeof((p)->field), p, field)
-/* `typed`, which must be a constant, says whether the kernel knows what p leads to. */
-#define READ_IF(typed, p, field) ((typed) ? DIRECTLY(p, field) : READ(p, field))
 /*
- * The current task, and what it and the pointers that it leads to hold: since 5.11 without a call each.
+ * The current task, and the fields of it and of what its pointers point to: since 5.11 without a call each.
  * BCC before 0.25 ends where what is called is no declared function or variable.
  */
 #ifdef KERNEL_BPF_FUNC_get_current_task_btf
 static struct task_struct *(*current_task_btf)(void) = (void *)KERNEL_BPF_FUNC_get_current_task_btf;
 #define CURRENT_TASK() current_task_btf()
-#define LOAD(p, field) DIRECTLY(p, field)
-#define LOAD_COMM(to, p) (*(struct halves *)(to) = DIRECTLY_AS(struct halves, p, comm))
+#define LOAD(p, field) (p)->field
+#define LOAD_COMM(to, p) (*(struct halves *)(to) = *(struct halves *)(p)->comm)
 #else
 #define CURRENT_TASK() ((struct task_struct *)bpf_get_current_task())
 #define LOAD(p, field) READ(p, field)
@@ -127,7 +109,7 @@ struct cgroup_path {
 /* What user space has decided about a cgroup's events; until then they pass. FORGET: see decide(). */
 enum verdict { UNDECIDED, KEEP, DROP, FORGET };
 
-enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_ANSWERS, LOST_ACCEPTS, LOST_CAUSES, TAKEN_OVER = LOST_CAUSES, COUNTERS };
+enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_ANSWERS, LOST_ACCEPTS, LOST_ENDS, LOST_CAUSES, BACKUP_HANDLED = LOST_CAUSES, COUNTERS };
 
 /* Submitted without waking the reader, which would cost more than the event: it looks every 50 ms. */
 BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);
@@ -160,31 +142,6 @@ static __always_inline void count_lost(u32 cause)
 
 	if (n)
 		__sync_fetch_and_add(n, 1);
-}
-
-/*
- * Whether the program behind has nothing to do, since the one in front was called for the same: it
- * leaves word, in a slot that few sockets share. `what` is never the same twice in a row.
- */
-#ifdef PREEMPTIBLE
-BPF_ARRAY(seen, u64, 4096);
-#endif
-static __always_inline int seen_in_front(void *socket, u8 what, int behind)
-{
-#ifdef PREEMPTIBLE
-	u64 value = (u64)socket << 8 | what;
-	u32 slot = (u64)socket * 0x9e3779b97f4a7c15 >> 52;
-	u64 *last = seen.lookup(&slot);
-
-	if (!last)
-		return 0;
-	if (behind && *last == value)
-		return 1;
-	if (behind)
-		count_lost(TAKEN_OVER);
-	*last = value;
-#endif
-	return 0;
 }
 
 static __always_inline struct css_set *current_css_set(void)
@@ -288,14 +245,10 @@ static __always_inline int current_wanted(u64 *cgroup)
 	struct cgroup *legacy = NULL;
 	u32 *verdict;
 
-#ifdef FILTER_PID
-	if (bpf_get_current_pid_tgid() >> 32 != FILTER_PID)
+	if (FILTER_PID != ANY && bpf_get_current_pid_tgid() >> 32 != FILTER_PID)
 		return 0;
-#endif
-#ifdef FILTER_UID
-	if ((u32)bpf_get_current_uid_gid() != FILTER_UID)
+	if (FILTER_UID != ANY && (u32)bpf_get_current_uid_gid() != FILTER_UID)
 		return 0;
-#endif
 	*cgroup = bpf_get_current_cgroup_id();
 #ifdef CGROUP_LEGACY
 	struct css_set *set = current_css_set();
@@ -381,7 +334,7 @@ static __always_inline int current_socket(int fd, struct socket *socket)
 	return (void *)socket->file == file; /* not every file's private data is a socket */
 }
 
-/* Tells a socket from a later one at the same address; 0 if no descriptor leads to it. */
+/* Identifies a socket among those at the same address; 0 if it has no descriptor. */
 static __always_inline u64 inode_number(struct file *file)
 {
 	struct inode *inode = file ? (void *)READ(file, f_inode) : NULL;

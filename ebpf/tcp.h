@@ -1,7 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The records and maps of tcp.c, and what a socket tells of itself. */
+/* The records and maps of tcp.c, and what is read from a socket. */
 #include "ig.h"
+#include "recursion.h"
 #include "device.h"
+
+OPTION(FAILURE_ONLY, 0)
+OPTION(FILTER_PORT, ANY)
+OPTION(LATENCY, 0)
+OPTION(MIN_LATENCY, 0)
+OPTION(TRACE_DESCRIPTORS, 0)
 
 #define SS_UNCONNECTED 1
 #define SO_EE_ORIGIN_ICMP 2
@@ -25,7 +32,7 @@
 #define EINPROGRESS 115
 #define ERESTARTSYS 512 /* this and what follows never leaves the kernel */
 
-#if defined(CONNECT_ONLY) || defined(FAILURE_ONLY)
+#if defined(CONNECT_ONLY) || FAILURE_ONLY
 #undef TRACE_CLOSE
 #endif
 #ifdef CONNECT_ONLY
@@ -65,7 +72,7 @@ OPTIONAL_HOOK(tp__syscalls__sys_exit_connect, "connects that fail before a SYN a
 #define USER_LOCKS(sk) READ(sk, sk_userlocks)
 #endif
 
-enum state { ASK_AGAIN, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSED, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING };
+enum state { RECHECK, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSED, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING };
 enum type { CONNECT = 1, ACCEPT, CLOSE, UNKNOWN };
 enum outcome { NONE, DONE, REFUSED, TIMED_OUT, UNREACHABLE, FAILED, ABANDONED, UNANSWERED };
 
@@ -75,7 +82,7 @@ struct event {
 	u64 duration;		/* ns from established (or accepted) to closed */
 	u64 half_closed;	/* ns from shutdown() to closed; while the connection lasts, when shutdown() was called */
 	u64 sent, received;	/* bytes */
-	u64 waited;		/* of an attempt: ns from the SYN until now, 0 if nobody knows */
+	u64 waited;		/* of an attempt: ns from the SYN until now, 0 if unknown */
 	struct owner owner;
 	u32 netns, error;
 	u32 update, spare;	/* update: 1 if the attempt was reported as unanswered before */
@@ -109,7 +116,7 @@ static __always_inline void submit(struct event *event)
 		count_lost(LOST_RING);
 }
 
-/* IPv4 in IPv6's clothes is IPv4 on the wire. */
+/* An IPv4-mapped IPv6 address (::ffff:a.b.c.d) is IPv4 on the wire. */
 static __always_inline int is_mapped(const void *address)
 {
 	const u32 *word = address;
@@ -117,7 +124,6 @@ static __always_inline int is_mapped(const void *address)
 	return !word[0] && !word[1] && word[2] == __builtin_bswap32(0xffff);
 }
 
-/* The key is a copy: of what a helper was given to read, the kernel no longer knows the type. */
 static __always_inline struct tracked *tracked_of(struct sock *key)
 {
 	return sockets.lookup(&key);
@@ -128,7 +134,7 @@ static __always_inline int track(struct sock *key, struct tracked *tracked)
 	return sockets.update(&key, tracked);
 }
 
-/* Only what is not tracked yet: whoever comes first, of two processors, does. Returns 0, -EEXIST, or what lacked. */
+/* Only what is not tracked yet: of two processors, the first one succeeds. Returns 0, -EEXIST, or another error. */
 static __always_inline int track_new(struct sock *key, struct tracked *tracked)
 {
 	return sockets.insert(&key, tracked);
@@ -148,25 +154,13 @@ static __always_inline struct event *attempt_of(struct sock *sk)
 	return tracked && tracked->state == ATTEMPT ? &tracked->event : NULL;
 }
 
-/* The parts of an event that the socket tells; its own port is 0 until it is chosen. */
-static __always_inline void read_socket(struct event *event, struct sock *sk, int typed)
+/* The fields of an event that are read from the socket; its own port is 0 until it is chosen. */
+static __always_inline void read_socket(struct event *event, struct sock *sk)
 {
 	struct sock_common common;
 
-	if (typed) {
-		common.skc_family = DIRECTLY(sk, __sk_common.skc_family);
-		common.skc_dport = DIRECTLY(sk, __sk_common.skc_dport);
-		common.skc_num = DIRECTLY(sk, __sk_common.skc_num);
-		common.skc_daddr = DIRECTLY(sk, __sk_common.skc_daddr);
-		common.skc_rcv_saddr = DIRECTLY(sk, __sk_common.skc_rcv_saddr);
-		*(struct halves *)&common.skc_v6_daddr = DIRECTLY_AS(struct halves, sk, __sk_common.skc_v6_daddr);
-		*(struct halves *)&common.skc_v6_rcv_saddr = DIRECTLY_AS(struct halves, sk, __sk_common.skc_v6_rcv_saddr);
-		common.skc_net.net = DIRECTLY(sk, __sk_common.skc_net.net);
-		common.skc_bound_dev_if = DIRECTLY(sk, __sk_common.skc_bound_dev_if);
-	} else {
-		bpf_probe_read_kernel(&common, sizeof(common), &sk->__sk_common);
-	}
-	event->netns = READ_IF(typed, common.skc_net.net, ns.inum);
+	bpf_probe_read_kernel(&common, sizeof(common), &sk->__sk_common);
+	event->netns = READ(common.skc_net.net, ns.inum);
 	event->dport = NTOHS(common.skc_dport);
 	event->sport = common.skc_num;
 	if (common.skc_family == AF_INET6 && !is_mapped(&common.skc_v6_daddr)) {
@@ -182,18 +176,16 @@ static __always_inline void read_socket(struct event *event, struct sock *sk, in
 	}
 }
 
-static __always_inline u16 local_port(struct sock *sk, int typed)
+static __always_inline u16 local_port(struct sock *sk)
 {
-	u16 port = typed ? DIRECTLY(sk, __sk_common.skc_num) : 0;
-
-	return port ? port : NTOHS(READ((struct inet_sock *)sk, inet_sport)); /* skc_num is already 0 at CLOSE */
+	return NTOHS(READ((struct inet_sock *)sk, inet_sport)); /* skc_num is already 0 at CLOSE */
 }
 
-static __always_inline void read_ends(struct event *event, struct sock *sk, int typed)
+static __always_inline void read_ends(struct event *event, struct sock *sk)
 {
-	read_socket(event, sk, typed);
+	read_socket(event, sk);
 	if (!event->sport)
-		event->sport = local_port(sk, typed);
+		event->sport = local_port(sk);
 }
 
 static __always_inline int is_tcp(struct sock *sk)
@@ -208,11 +200,11 @@ static __always_inline int is_tcp(struct sock *sk)
 
 #ifdef HAVE_mptcp_sock_first
 /* The MPTCP socket whose data a TCP socket carries, NULL if it carries its own. */
-static __always_inline struct mptcp_sock *mptcp_of(struct tcp_sock *tcp, int typed)
+static __always_inline struct mptcp_sock *mptcp_of(struct tcp_sock *tcp)
 {
 	struct mptcp_subflow_context *context;
 
-	if (!READ_IF(typed, tcp, is_mptcp))
+	if (!READ(tcp, is_mptcp))
 		return NULL;
 	context = (void *)READ((struct inet_connection_sock *)tcp, icsk_ulp_data);
 	return (void *)READ(context, conn);
@@ -230,11 +222,10 @@ static __always_inline struct sock *connection_of(struct sock *sk)
 }
 
 /* Whether it is one more subflow of an MPTCP connection, which is none of its own. */
-static __always_inline int is_later_subflow(struct sock *sk, int typed)
+static __always_inline int is_later_subflow(struct sock *sk)
 {
 #ifdef HAVE_mptcp_sock_first
-	struct tcp_sock *tcp = typed ? bpf_skc_to_tcp_sock(sk) : (void *)sk;
-	struct mptcp_sock *mptcp = tcp ? mptcp_of(tcp, typed) : NULL;
+	struct mptcp_sock *mptcp = mptcp_of((struct tcp_sock *)sk);
 
 	return mptcp && (struct sock *)READ(mptcp, first) != sk;
 #endif
@@ -243,10 +234,7 @@ static __always_inline int is_later_subflow(struct sock *sk, int typed)
 
 static __always_inline int port_wanted(u16 port)
 {
-#ifdef FILTER_PORT
-	return port == FILTER_PORT;
-#endif
-	return 1;
+	return FILTER_PORT == ANY || port == FILTER_PORT;
 }
 
 static __always_inline u8 outcome_of(u32 error)

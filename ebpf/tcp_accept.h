@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Connections accepted, and, if failures are asked for, accepts that failed. */
+/* Accepted connections; with FAILURE_ONLY, accepts that failed. */
 #ifdef TRACE_ACCEPT
 static __always_inline int left_accept(s64 ret)
 {
@@ -9,18 +9,16 @@ static __always_inline int left_accept(s64 ret)
 	s32 fd = ret;
 	u64 cgroup;
 
-#ifdef FAILURE_ONLY
-	if (fd >= 0 || fd == -EAGAIN || fd == -EINTR || fd <= -ERESTARTSYS)
-		return 0;
-	event->outcome = FAILED;
-	event->error = -fd;
-	fd = event->fd = current_call().fd;
-#else
-	if (fd < 0)
+	if (FAILURE_ONLY ? fd >= 0 || fd == -EAGAIN || fd == -EINTR || fd <= -ERESTARTSYS : fd < 0)
 		return 0;
 	event->fd = current_call().fd;
-	event->accept_fd = fd;
-#endif
+	if (FAILURE_ONLY) {
+		event->outcome = FAILED;
+		event->error = -fd;
+		fd = event->fd;
+	} else {
+		event->accept_fd = fd;
+	}
 	if (!current_socket(fd, &socket)) {
 		/* another thread has closed it already, or had the descriptor lead to something else */
 		if (fd != event->fd && current_socket(event->fd, &socket) && is_tcp(socket.sk))
@@ -33,7 +31,7 @@ static __always_inline int left_accept(s64 ret)
 		ignore_accepted(connection_of(socket.sk));
 		return 0;
 	}
-	read_ends(event, socket.sk, 0);
+	read_ends(event, socket.sk);
 	if (!port_wanted(event->sport) && !port_wanted(event->dport))
 		return 0;
 	read_owner(&event->owner, cgroup);
@@ -43,6 +41,8 @@ static __always_inline int left_accept(s64 ret)
 	return 0;
 }
 
+CALL_END(accept, left_accept)
+CALL_END(accept4, left_accept)
 #ifndef PREEMPTIBLE
 int tp__syscalls__sys_exit_accept(struct exit_args *ctx)
 {

@@ -7,7 +7,7 @@
  * nobody answers any more. After shutdown(SHUT_WR) it goes on, in the other direction.
  *
  * The owner is who connected or accepted, whatever the current task is. Of sockets that have no entry in
- * `sockets` (older than the trace, or not asked for) only the socket's own cgroup and user are known.
+ * `sockets` (older than the trace, or not selected by the filters) only the socket's own cgroup and user are known.
  *
  * state	connected or accepted	closed, or ended by the kernel	destroyed
  * none		ATTEMPT; OPEN		see end_untracked()		none
@@ -17,11 +17,11 @@
  * REPORTED	ATTEMPT (used again)	-				none
  *
  * A socket's changes of state come one after the other, under its lock; accept() may return meanwhile, on
- * another processor. It never changes an entry: of the two, whoever makes it first does, whole.
+ * another processor. It never changes an entry: the first of the two makes it, complete.
  */
 #ifndef TRACE_CLOSE
-#define ignore_connection(sk, typed)
-#define ignore_local_port(sk, typed)
+#define ignore_connection(sk)
+#define ignore_local_port(sk)
 #define ignore_accepted(sk)
 #define set_owner(sk, accepted)
 #define NO_ROOM LOST_ATTEMPTS
@@ -29,59 +29,51 @@
 #define NO_ROOM LOST_CONNECTIONS
 
 #ifdef TRACE_CONNECT
-static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error, int late, int typed);
+static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error, int time_unknown);
 #else
-#define finish_attempt(sk, event, outcome, error, late, typed)
+#define finish_attempt(sk, event, outcome, error, time_unknown)
 #endif
 
 /*
- * The sockets that listeners of this host made last, by a hash of their address: one of them that has no
- * entry is about to be returned by accept(), or was by one that is not seen.
+ * The sockets that listeners of this host made last, by a hash of their address, until they are accepted or end: one of
+ * them that has no entry is about to be returned by accept(), or was by one that is not seen.
  */
 BPF_ARRAY(created, u64, 65536);
 /*
  * Sockets of which no close is to be reported, although their own cgroup and user would say otherwise: a process
- * that is not asked for uses them. They take no room from others, and one that is forgotten is no harm but a line more.
+ * that the filters exclude uses them. They take no room from others; one that is evicted costs a line too many.
  */
 BPF_TABLE("lru_hash", u64, u8, ignored, 32768);
 
-static __always_inline u64 *created_slot(struct sock *sk, u64 *address, int typed)
+static __always_inline u64 *created_slot(struct sock *sk)
 {
-	struct sock *copy = sk;
-	u32 slot;
+	u32 slot = (u64)sk * 0x9e3779b97f4a7c15 >> 48;
 
-	*address = typed ? 0 : (u64)sk;
-	if (typed) /* the kernel forbids arithmetic with a pointer of a known type */
-		bpf_probe_read_kernel(address, sizeof(*address), &copy);
-	slot = *address * 0x9e3779b97f4a7c15 >> 48;
 	return created.lookup(&slot);
 }
 
-static __always_inline void note_created(struct sock *sk, int typed)
+static __always_inline void note_created(struct sock *sk)
 {
-	u64 address, *slot = created_slot(sk, &address, typed);
+	u64 *slot = created_slot(sk);
 
 	if (slot)
-		*slot = address;
+		*slot = (u64)sk;
 }
 
-static __always_inline int was_created(struct sock *sk, int typed)
+static __always_inline int forget_created(struct sock *sk)
 {
-	u64 address, *slot = created_slot(sk, &address, typed);
+	u64 *slot = created_slot(sk);
 
-	return slot && *slot == address;
+	if (!slot || *slot != (u64)sk)
+		return 0;
+	*slot = 0;
+	return 1;
 }
 
-/* Whether the process that a connection is of is asked for, where only the socket's user is known. */
+/* Whether the filters select a connection's process, where only the socket's user is known. */
 static __always_inline int user_wanted(u32 uid)
 {
-#ifdef FILTER_PID
-	return 0;
-#endif
-#ifdef FILTER_UID
-	return uid == FILTER_UID;
-#endif
-	return 1;
+	return FILTER_PID == ANY && (FILTER_UID == ANY || uid == FILTER_UID);
 }
 
 static __always_inline void ignore(struct sock *sk)
@@ -92,12 +84,12 @@ static __always_inline void ignore(struct sock *sk)
 	ignored.update(&key, &yes);
 }
 
-/* A process that is not asked for connected or accepted. */
-static __always_inline void ignore_connection(struct sock *sk, int typed)
+/* A process that the filters exclude connected or accepted. */
+static __always_inline void ignore_connection(struct sock *sk)
 {
 	u64 cgroup;
 
-	if (sk && user_wanted(READ_IF(typed, sk, sk_uid.val)) && socket_wanted(sk, &cgroup))
+	if (sk && user_wanted(READ(sk, sk_uid.val)) && socket_wanted(sk, &cgroup))
 		ignore(sk);
 }
 
@@ -106,18 +98,16 @@ static __always_inline void ignore_accepted(struct sock *sk)
 {
 	struct tracked *tracked = sk ? tracked_of(sk) : NULL;
 
-	ignore_connection(sk, 0);
+	ignore_connection(sk);
 	if (tracked && tracked->state == UNCLAIMED)
 		untrack(sk);
 }
 
-/* It connected to another port than the one asked for, but its own port, chosen since, is that. */
-static __always_inline void ignore_local_port(struct sock *sk, int typed)
+/* It connected to another port than FILTER_PORT, but its own port, chosen since, is that. */
+static __always_inline void ignore_local_port(struct sock *sk)
 {
-#ifdef FILTER_PORT
-	if (local_port(sk, typed) == FILTER_PORT)
+	if (FILTER_PORT != ANY && local_port(sk) == FILTER_PORT)
 		ignore(sk);
-#endif
 }
 
 /* Of an event that was reported: the next of its socket will be the close. */
@@ -134,26 +124,28 @@ static __always_inline void become_connection(struct event *event)
 }
 
 /* Bytes that were written and wait for their turn. */
-static __always_inline u32 unsent(struct tcp_sock *tcp, int fin_queued, int typed)
+static __always_inline u32 unsent(struct tcp_sock *tcp, int fin_queued)
 {
-	u32 bytes = READ_IF(typed, tcp, write_seq) - READ_IF(typed, tcp, snd_nxt);
+	u32 bytes = READ(tcp, write_seq) - READ(tcp, snd_nxt);
 
 	return fin_queued && bytes ? bytes - 1 : bytes; /* the FIN comes last, and counts as one */
 }
 
 /* What was transferred, and why it ended. An MPTCP connection counts for all its subflows, since 6.5 (38967f424b5b). */
-static __always_inline void read_end(struct event *event, struct sock *sk, struct tcp_sock *tcp, int old, int new, int typed)
+static __always_inline void read_end(struct event *event, struct sock *sk, int old, int new)
 {
-	event->sent = READ_IF(typed, tcp, bytes_sent) - READ_IF(typed, tcp, bytes_retrans);
-	event->received = READ_IF(typed, tcp, bytes_received);
-	if (READ_IF(typed, sk, __sk_common.skc_flags) >> KERNEL_SOCK_DONE & 1 && event->received)
+	struct tcp_sock *tcp = (void *)sk;
+
+	event->sent = READ(tcp, bytes_sent) - READ(tcp, bytes_retrans);
+	event->received = READ(tcp, bytes_received);
+	if (READ(sk, __sk_common.skc_flags) >> KERNEL_SOCK_DONE & 1 && event->received)
 		event->received--; /* the peer's FIN counts as a byte */
 	if (new == CLOSED)
-		event->error = READ_IF(typed, sk, sk_err);
+		event->error = READ(sk, sk_err);
 	else
-		event->sent += unsent(tcp, old == new, typed);
+		event->sent += unsent(tcp, old == new);
 #ifdef HAVE_mptcp_sock_bytes_sent
-	struct mptcp_sock *mptcp = mptcp_of(tcp, typed);
+	struct mptcp_sock *mptcp = mptcp_of(tcp);
 
 	if (mptcp) {
 		event->sent = READ(mptcp, bytes_sent);
@@ -174,16 +166,16 @@ static __always_inline void submit_close(struct event *event)
 }
 
 /* Whether the owner is closing the socket; else it calls shutdown(). */
-static __always_inline int is_released(struct socket *socket, int typed)
+static __always_inline int is_released(struct socket *socket)
 {
-	struct file *file = (void *)READ_IF(typed, socket, file);
+	struct file *file = (void *)READ(socket, file);
 
 	if (!file)
 		return 1;
 #ifdef HAVE_file_f_ref /* 6.13: 90ee6ed776c0; 0 is one reference */
-	return (s64)READ_IF(typed, file, f_ref.refcnt.counter) < 0;
+	return (s64)READ(file, f_ref.refcnt.counter) < 0;
 #else
-	return !READ_IF(typed, file, f_count.counter);
+	return !READ(file, f_count.counter);
 #endif
 }
 
@@ -191,30 +183,26 @@ static __always_inline int is_released(struct socket *socket, int typed)
  * The end of a connection that has no entry. If nobody has accepted it yet, accept() may say whose it is, or
  * that nobody ever did is known when it is destroyed. Returns false if it has an entry by now.
  */
-static __always_inline int end_untracked(struct sock *sk, int accepted, int old, int new, int typed)
+static __always_inline int end_untracked(struct sock *sk, int accepted, int old, int new)
 {
 	struct tracked ended = { .state = REPORTED, .event = { .type = CLOSE, .fd = -1, .accept_fd = -1 } };
 	struct event *event = &ended.event;
-	struct tcp_sock *tcp;
 	u64 key = (u64)sk;
-	int failed;
+	int failed, was_created = forget_created(sk);
 
-	if (ignored.lookup(&key) || READ_IF(typed, sk, sk_protocol) != IPPROTO_TCP || is_later_subflow(sk, typed))
+	if (ignored.lookup(&key) || READ(sk, sk_protocol) != IPPROTO_TCP || is_later_subflow(sk))
 		return 1;
-	if (!accepted || was_created(sk, typed)) {
+	if (!accepted || was_created) {
 		ended.state = UNCLAIMED;
 		event->type = UNKNOWN;
 	}
-	event->owner.uid = READ_IF(typed, sk, sk_uid.val);
+	event->owner.uid = READ(sk, sk_uid.val);
 	if ((ended.state == REPORTED && !user_wanted(event->owner.uid)) || !socket_wanted(sk, &event->owner.cgroup))
 		return 1;
-	read_ends(event, sk, typed);
+	read_ends(event, sk);
 	if (!port_wanted(event->sport) && !port_wanted(event->dport))
 		return 1;
-	tcp = typed ? bpf_skc_to_tcp_sock(sk) : (void *)sk;
-	if (!tcp)
-		return 1;
-	read_end(event, sk, tcp, old, new, typed);
+	read_end(event, sk, old, new);
 	event->timestamp = ended.state == UNCLAIMED ? bpf_ktime_get_ns() : 0;
 	failed = track_new(sk, &ended);
 	if (failed == -EEXIST)
@@ -226,14 +214,13 @@ static __always_inline int end_untracked(struct sock *sk, int accepted, int old,
 	return 1;
 }
 
-static __always_inline void end_tracked(struct tracked *tracked, struct sock *sk, int old, int new, int typed)
+static __always_inline void end_tracked(struct tracked *tracked, struct sock *sk, int old, int new)
 {
 	struct event *event = &tracked->event;
-	struct tcp_sock *tcp;
 
 	switch (tracked->state) {
 	case ATTEMPT: /* no program saw the answer */
-		finish_attempt(sk, event, DONE, 0, 1, typed);
+		finish_attempt(sk, event, DONE, 0, 1);
 		become_connection(event);
 		event->timestamp = 0;
 		break;
@@ -243,12 +230,9 @@ static __always_inline void end_tracked(struct tracked *tracked, struct sock *sk
 		return;
 	}
 	tracked->state = REPORTED;
-	tcp = typed ? bpf_skc_to_tcp_sock(sk) : (void *)sk;
-	if (!tcp)
-		return;
 	if (!event->sport)
-		read_ends(event, sk, typed);
-	read_end(event, sk, tcp, old, new, typed);
+		read_ends(event, sk);
+	read_end(event, sk, old, new);
 	submit_close(event);
 }
 
@@ -258,16 +242,16 @@ static __always_inline int is_connection(int state)
 			     1 << CLOSE_WAIT | 1 << LAST_ACK | 1 << CLOSING);
 }
 
-static __always_inline void change_connection(struct sock *sk, int old, int new, int typed)
+static __always_inline void change_connection(struct sock *sk, int old, int new)
 {
-	struct socket *socket = (void *)READ_IF(typed, sk, sk_socket);
+	struct socket *socket = (void *)READ(sk, sk_socket);
 	int established = old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_RECV;
 	struct tracked *tracked;
 
 	if (!socket && !established)
 		return; /* closed by its owner before */
 	tracked = tracked_of(sk);
-	if (new != CLOSED && !is_released(socket, typed)) {
+	if (new != CLOSED && !is_released(socket)) {
 		if (tracked && tracked->state == OPEN && new == FIN_WAIT1 && !tracked->event.half_closed)
 			tracked->event.half_closed = bpf_ktime_get_ns();
 		return;
@@ -279,12 +263,12 @@ static __always_inline void change_connection(struct sock *sk, int old, int new,
 	if (!tracked && socket && old == SYN_RECV && new == CLOSED)
 		return;
 	if (!tracked) {
-		if (end_untracked(sk, socket != NULL, old, new, typed))
+		if (end_untracked(sk, socket != NULL, old, new))
 			return;
 		tracked = tracked_of(sk);
 	}
 	if (tracked)
-		end_tracked(tracked, sk, old, new, typed);
+		end_tracked(tracked, sk, old, new);
 }
 
 /* It ended before it was accepted; now is known by whom. */
@@ -307,6 +291,7 @@ static __always_inline void set_owner(struct sock *sk, struct tracked *accepted)
 
 	if (!sk)
 		return;
+	forget_created(sk);
 	become_connection(&accepted->event);
 	failed = track_new(sk, accepted);
 	if (failed == -EEXIST) {
@@ -330,16 +315,19 @@ static __always_inline void give_up_claim(struct sock *sk, struct tracked *uncla
 }
 
 /* The last of a socket. Its end is reported here if the kernel let no program see it: then it was not long ago. */
-static __always_inline int forget_connection(struct sock *sk, int behind)
+static __always_inline int forget_connection(struct sock *sk, int backup)
 {
 	struct tracked *tracked;
 	u64 key = (u64)sk;
 
-	if (seen_in_front(sk, 0xff, behind))
+	if (handled_by_primary(sk, 0xff, backup))
 		return 0;
 	tracked = tracked_of(sk);
 	if (!tracked) {
 		ignored.delete(&key);
+		/* it ended before the backup was attached; the peer's port is forgotten by now: tcp_disconnect() */
+		if (forget_created(sk))
+			count_lost(LOST_ENDS);
 		return 0;
 	}
 	switch (tracked->state) {
@@ -347,7 +335,7 @@ static __always_inline int forget_connection(struct sock *sk, int behind)
 		count_lost(LOST_ANSWERS);
 		break;
 	case OPEN:
-		end_tracked(tracked, sk, CLOSED, CLOSED, 0);
+		end_tracked(tracked, sk, CLOSED, CLOSED);
 		break;
 	case UNCLAIMED:
 		give_up_claim(sk, tracked);
@@ -369,7 +357,7 @@ int raw_tp__tcp_destroy_sock(struct destruction *ctx)
 	return forget_connection(ctx->sk, 0);
 }
 
-int raw_tp__tcp_destroy_sock__behind(struct destruction *ctx)
+int raw_tp__tcp_destroy_sock__backup(struct destruction *ctx)
 {
 	return forget_connection(ctx->sk, 1);
 }

@@ -3,32 +3,32 @@
 #ifdef TRACE_CONNECT
 /*
  * CLOSE -> SYN_SENT, in the caller's context; the local port is not chosen yet.
- * What there is no room for is counted by the program in front, also if the one behind finds room.
+ * What there is no room for is counted by the primary, also if its backup finds room.
  */
-static __always_inline void begin_attempt(struct sock *sk, int behind, int typed)
+static __always_inline void begin_attempt(struct sock *sk, int backup)
 {
 	struct tracked tracked = { .event = { .type = CONNECT, .fd = -1, .accept_fd = -1 } };
 	struct event *event = &tracked.event;
 	u64 cgroup;
 
-	if (READ_IF(typed, sk, sk_protocol) != IPPROTO_TCP || is_later_subflow(sk, typed))
+	if (READ(sk, sk_protocol) != IPPROTO_TCP || is_later_subflow(sk))
 		return;
 	if (!current_wanted(&cgroup)) {
-		ignore_connection(sk, typed);
+		ignore_connection(sk);
 		return;
 	}
-	read_socket(event, sk, typed);
+	read_socket(event, sk);
 	if (!port_wanted(event->dport))
 		return;
 	read_owner(&event->owner, cgroup);
-#ifdef TRACE_DESCRIPTORS
-	struct call call = current_call();
+	if (TRACE_DESCRIPTORS) {
+		struct call call = current_call();
 
-	if (call.number == NR_CONNECT || call.number == NR_SENDTO || call.number == NR_SENDMSG)
-		event->fd = call.fd;
-#endif
+		if (call.number == NR_CONNECT || call.number == NR_SENDTO || call.number == NR_SENDMSG)
+			event->fd = call.fd;
+	}
 	event->timestamp = bpf_ktime_get_ns();
-	if (track(sk, &tracked) && !behind)
+	if (track(sk, &tracked) && !backup)
 		count_lost(NO_ROOM);
 }
 
@@ -36,14 +36,13 @@ static __always_inline void begin_attempt(struct sock *sk, int behind, int typed
  * When the first SYN was sent: with Fast Open long after connect(), by the first write. 0 if none was: then a
  * connection was restored from a checkpoint (TCP_REPAIR).
  */
-static __always_inline u64 syn_sent(struct sock *sk, struct event *event, int typed)
+static __always_inline u64 syn_sent(struct sock *sk, struct event *event)
 {
-	struct tcp_sock *tcp = typed ? bpf_skc_to_tcp_sock(sk) : (void *)sk;
 	u64 sent;
 
-	if (!tcp || event->retransmits)
+	if (event->retransmits)
 		return event->timestamp; /* as the first repetition left it */
-	sent = READ_IF(typed, tcp, tcp_wstamp_ns);
+	sent = READ((struct tcp_sock *)sk, tcp_wstamp_ns);
 	if (sent > event->timestamp)
 		return sent;
 	return BITS(sk, BIT_OFFSET_tcp_sock_repair, 1) ? 0 : event->timestamp;
@@ -86,19 +85,19 @@ int raw_tp__inet_sk_error_report(struct { u64 sk; } *ctx)
 	struct sock *sk = (void *)ctx->sk;
 	struct event *event;
 
-	if (READ_IF(ARGUMENTS_TYPED, sk, __sk_common.skc_state) != SYN_SENT)
+	if (READ(sk, __sk_common.skc_state) != SYN_SENT)
 		return 0;
 	event = attempt_of(sk);
 	if (!event)
 		return 0;
 	event->error = queued_error(sk);
 	if (event->error)
-		event->latency = bpf_ktime_get_ns() - syn_sent(sk, event, ARGUMENTS_TYPED);
+		event->latency = bpf_ktime_get_ns() - syn_sent(sk, event);
 	return 0;
 }
 #endif
 
-/* How long the answer took, 0 if there was none or nobody knows. */
+/* How long the answer took, 0 if there was none or it is unknown. */
 static __always_inline u64 latency_of(struct sock *sk, struct event *event, u8 outcome, u64 elapsed)
 {
 	if (outcome == DONE)
@@ -111,39 +110,35 @@ static __always_inline u64 latency_of(struct sock *sk, struct event *event, u8 o
 	return outcome == REFUSED || (outcome == UNREACHABLE && !READ(sk, sk_err_soft)) ? elapsed : 0;
 }
 
-/* `late` if the answer came earlier, nobody knows when. */
-static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error, int late, int typed)
+/* `time_unknown`: the answer came earlier, and its time was not observed. */
+static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error, int time_unknown)
 {
-	u64 now = bpf_ktime_get_ns(), begun = syn_sent(sk, event, typed);
-	u64 latency = late ? 0 : latency_of(sk, event, outcome, now - begun);
+	u64 now = bpf_ktime_get_ns(), begun = syn_sent(sk, event);
+	u64 latency = time_unknown ? 0 : latency_of(sk, event, outcome, now - begun);
 
 	if (!begun) {
 		event->timestamp = now;
 		return; /* no attempt at all */
 	}
-#ifdef FAILURE_ONLY
-	if (outcome == DONE)
+	if (FAILURE_ONLY && outcome == DONE)
 		return;
-#endif
-#ifdef MIN_LATENCY
-	if (late)
+	if (MIN_LATENCY && time_unknown)
 		count_lost(LOST_ANSWERS);
-	if (late || (latency ? latency : now - begun) < MIN_LATENCY)
+	if (MIN_LATENCY && (time_unknown || (latency ? latency : now - begun) < MIN_LATENCY))
 		return;
-#endif
 	event->update = event->outcome == UNANSWERED;
-	event->waited = late ? 0 : now - begun;
+	event->waited = time_unknown ? 0 : now - begun;
 	event->timestamp = now;
 	event->latency = latency;
 	event->outcome = outcome;
 	event->error = error;
-	event->sport = local_port(sk, typed);
+	event->sport = local_port(sk);
 	submit(event);
 }
 
 /*
  * No port, no memory, …: the call that was to send a SYN takes SYN_SENT back. It has not said yet that the socket
- * is connecting, which tells this from a close.
+ * is connecting, which distinguishes this from a close.
  */
 static __always_inline int failed_in_call(struct sock *sk)
 {
@@ -152,7 +147,7 @@ static __always_inline int failed_in_call(struct sock *sk)
 	return socket && (u32)READ(socket, state) == SS_UNCONNECTED;
 }
 
-/* Why, where no tracepoint says what the call returned; 0 if nobody knows. A chosen port is known by now. */
+/* Why, where no tracepoint says what the call returned; 0 if unknown. A chosen port is known by now. */
 static __always_inline u32 failure_in_call(struct sock *sk)
 {
 	if (!READ((struct inet_sock *)sk, inet_sport) || USER_LOCKS(sk) & SOCK_BINDPORT_LOCK)
@@ -179,7 +174,7 @@ static __always_inline void note_failure(struct sock *sk, u32 error)
 		failed.update(&key, &inode);
 }
 
-/* The attempt is over, and its event told; what is kept is the connection, if there is one. */
+/* The attempt is over, and was reported; the connection is tracked on, if there is one. */
 static __always_inline void end_tracking(struct sock *sk, struct event *event, int connected)
 {
 #ifdef TRACE_CLOSE
@@ -191,14 +186,14 @@ static __always_inline void end_tracking(struct sock *sk, struct event *event, i
 	untrack(sk);
 }
 
-static __always_inline void end_attempt(struct sock *sk, int new, int typed)
+static __always_inline void end_attempt(struct sock *sk, int new)
 {
 	struct event *event = attempt_of(sk);
 	u32 error = 0;
 	u8 outcome = DONE;
 
 	if (new == CLOSED) {
-		error = READ_IF(typed, sk, sk_err);
+		error = READ(sk, sk_err);
 		note_failure(sk, error);
 		if (error) {
 			outcome = outcome_of(error);
@@ -214,15 +209,15 @@ static __always_inline void end_attempt(struct sock *sk, int new, int typed)
 	}
 	if (!event) {
 		if (new != CLOSED)
-			ignore_local_port(sk, typed);
+			ignore_local_port(sk);
 		return;
 	}
-	finish_attempt(sk, event, outcome, error, 0, typed);
+	finish_attempt(sk, event, outcome, error, 0);
 	end_tracking(sk, event, new == ESTABLISHED);
 }
 
 /* What has become of an attempt: the kernel may have let no program see it. */
-static __always_inline void ask_again(struct sock *sk)
+static __always_inline void recheck_attempt(struct sock *sk)
 {
 	struct event *event = attempt_of(sk);
 	u8 state = READ(sk, __sk_common.skc_state);
@@ -231,11 +226,11 @@ static __always_inline void ask_again(struct sock *sk)
 	if (!event || state == SYN_SENT || state == SYN_RECV)
 		return;
 	if (NTOHS(READ(sk, __sk_common.skc_dport)) != event->dport || (state == CLOSED && !error)) {
-		count_lost(LOST_ANSWERS); /* another socket by now, or its caller was told */
+		count_lost(LOST_ANSWERS); /* another socket by now, or its caller has got the error */
 		untrack(sk);
 		return;
 	}
-	finish_attempt(sk, event, state == CLOSED ? outcome_of(error) : DONE, error, 1, 0);
+	finish_attempt(sk, event, state == CLOSED ? outcome_of(error) : DONE, error, 1);
 	end_tracking(sk, event, state != CLOSED);
 }
 
@@ -283,7 +278,7 @@ static __always_inline void failed_call(struct sock *sk, struct call *call, u32 
 
 	if (!current_wanted(&cgroup))
 		return;
-	read_ends(&event, sk, 0);
+	read_ends(&event, sk);
 	read_asked(&asked, sk, call->address, error);
 	if (!asked.family && error != EFAULT)
 		return; /* AF_UNSPEC: asked to disconnect */
@@ -319,24 +314,24 @@ static __always_inline int left_connect(s64 ret)
 	event = attempt_of(socket.sk);
 	if (event) {
 		/* if it only comes as an answer, no program saw that */
-		finish_attempt(socket.sk, event, ends_attempts(error) ? outcome_of(error) : FAILED, error, 0, 0);
+		finish_attempt(socket.sk, event, ends_attempts(error) ? outcome_of(error) : FAILED, error, 0);
 		untrack(socket.sk);
 		return 0;
 	}
 	key = (u64)socket.sk;
 	inode = failed.lookup(&key);
 	if (inode && *inode == inode_number((void *)socket.file)) {
-		failed.delete(&key); /* told when it happened, in this call or before it */
+		failed.delete(&key); /* reported when it happened, in this call or before it */
 		return 0;
 	}
 	if (ends_attempts(error))
 		return 0;
-#ifndef MIN_LATENCY
-	failed_call(socket.sk, &call, error);
-#endif
+	if (!MIN_LATENCY)
+		failed_call(socket.sk, &call, error);
 	return 0;
 }
 
+CALL_END(connect, left_connect)
 #ifndef PREEMPTIBLE
 int tp__syscalls__sys_exit_connect(struct exit_args *ctx)
 {
@@ -348,28 +343,26 @@ int tp__syscalls__sys_exit_connect(struct exit_args *ctx)
  * Nothing has answered a SYN in time, and it is repeated, if it can be sent. An ICMP error that came is an answer,
  * of which the caller does not know yet.
  */
-static __always_inline void repeat_syn(struct sock *sk, int before, int typed)
+static __always_inline void repeat_syn(struct sock *sk, int before)
 {
 	struct event *event, copy;
 
-	if (READ_IF(typed, sk, __sk_common.skc_state) != SYN_SENT)
+	if (READ(sk, __sk_common.skc_state) != SYN_SENT)
 		return;
 	event = attempt_of(sk);
 	if (!event)
 		return;
 	if (before)
-		event->timestamp = syn_sent(sk, event, typed);
+		event->timestamp = syn_sent(sk, event);
 	event->retransmits++;
-#if !defined(LATENCY) && !defined(FAILURE_ONLY)
-	if (event->outcome == UNANSWERED || unreported_error(sk, event))
+	if (LATENCY || FAILURE_ONLY || event->outcome == UNANSWERED || unreported_error(sk, event))
 		return;
 	event->outcome = UNANSWERED;
 	copy = *event;
 	copy.timestamp = bpf_ktime_get_ns();
 	copy.waited = copy.timestamp - event->timestamp;
-	copy.sport = local_port(sk, typed);
+	copy.sport = local_port(sk);
 	submit(&copy);
-#endif
 }
 
 #ifdef HAVE_tracepoint_tcp_cong_state_set
@@ -377,14 +370,14 @@ static __always_inline void repeat_syn(struct sock *sk, int before, int typed)
 int raw_tp__tcp_cong_state_set(struct { u64 sk, state; } *ctx)
 {
 	if ((u8)ctx->state == TCP_CA_LOSS)
-		repeat_syn((void *)ctx->sk, 1, ARGUMENTS_TYPED);
+		repeat_syn((void *)ctx->sk, 1);
 	return 0;
 }
 /* That one came in 5.19; this is called after a SYN was sent, so not for those that this host drops. */
 #else /* older kernels */
 int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
 {
-	repeat_syn((void *)ctx->sk, 0, ARGUMENTS_TYPED);
+	repeat_syn((void *)ctx->sk, 0);
 	return 0;
 }
 #endif

@@ -2,19 +2,15 @@
 
 import ctypes
 import errno
-import os
 import socket
-import struct
 import subprocess
 import uuid
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 
-from ig.bpf.btf import STRUCT, TYPEDEF, Btf
-from ig.bpf.syscalls import load_typed_raw_tracepoint
+from ig.bpf.btf import STRUCT, Btf
 
-RETURN_0 = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
 IPPROTO_MPTCP = 262
 IO_URING_SETUP = 425  # the same on every architecture since Linux 5.1
 
@@ -54,17 +50,6 @@ def has_mounted(kind: str) -> bool:
 
 
 @cache
-def has_typed_arguments() -> bool:
-    """Say whether programs may know a raw tracepoint's arguments' types, by loading one (root)."""
-    typedef = Btf().find_id("btf_trace_inet_sock_set_state", TYPEDEF)
-    try:
-        os.close(load_typed_raw_tracepoint("nothing", RETURN_0, typedef))
-    except OSError as error:
-        return error.errno != errno.EPERM
-    return True
-
-
-@cache
 def has_mptcp() -> bool:
     """Say whether there are MPTCP sockets."""
     try:
@@ -86,7 +71,6 @@ FEATURES: Mapping[str, Callable[[], bool]] = {
     "io_uring": has_io_uring,
     "MPTCP": has_mptcp,
     "MPTCP that counts bytes": counts_mptcp,
-    "typed arguments": has_typed_arguments,
     "confidentiality": partial(is_locked_down, "confidentiality"),
     "integrity": partial(is_locked_down, "integrity"),
     "hidden BTF": lambda: not Path("/sys/kernel/btf/vmlinux").exists(),

@@ -26,10 +26,13 @@ _TRANSPARENT = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
 _OLDER = {_DECL_TAG: _VARIABLE, TYPE_TAG: CONST, ENUM64: UNION}
 _WORDS_MORE = {INT: 1, ARRAY: 3, _VARIABLE: 1, _DECL_TAG: 1}
 _WORDS_EACH = {STRUCT: 3, UNION: 3, ENUM: 2, _PROTOTYPE: 2, _SECTION: 3, ENUM64: 3}
+KERNEL_CALL = 1 << 30
+"""Marks a function's BTF id where the compiler knows only numbers of helpers: see loader.py."""
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _STRUCT_REQUEST = re.compile(r"^KERNEL_STRUCT\(([^)]*)\)", re.M)
 _TRACEPOINT_REQUEST = re.compile(r"^KERNEL_TRACEPOINT\(([^)]*)\)", re.M)
 _OPTIONAL_REQUEST = re.compile(r"^OPTIONAL_STRUCT\(([^)]*)\)", re.M)
+_FUNCTION_REQUEST = re.compile(r"^KERNEL_FUNCTION\(([^)]*)\)", re.M)
 _ENUM_REQUEST = re.compile(r"^KERNEL_ENUM\(([^)]*)\)", re.M)
 
 
@@ -165,13 +168,13 @@ class Btf:
         """Return a union whose alternatives each hold one member behind its padding."""
         parts = [
             f"struct {{ u8 before_{name}[{offset // 8}]; "
-            f"{self.declaration(type_id, name, known)}; }} __attribute__((packed));"
+            f"{self.declaration(type_id, name, known)}; }};"
             for name, offset, _, type_id in members
         ]
         return "union { " + " ".join(parts) + " };"
 
     def declare(self, program: str) -> str:
-        """Return C declarations of what `program` asks for by KERNEL_STRUCT, _ENUM, _TRACEPOINT.
+        """Return C declarations of what `program` asks for by KERNEL_STRUCT, _ENUM, _FUNCTION, …
 
         Raises KernelRefused for a struct that this kernel does not have.
         """
@@ -189,6 +192,13 @@ class Btf:
         for names in _requests(_TRACEPOINT_REQUEST, program):
             present = [name for name in names if self.find_id(f"btf_trace_{name}", TYPEDEF)]
             lines += [f"#define HAVE_tracepoint_{name} 1" for name in present]
+        for names in _requests(_FUNCTION_REQUEST, program):
+            ids = {name: self.find_id(name, FUNCTION) for name in names}
+            lines += [
+                f"#define KERNEL_FUNCTION_{name} {KERNEL_CALL | number}"
+                for name, number in ids.items()
+                if number
+            ]
         return "\n".join(lines) + "\n"
 
     def _declare_struct(
@@ -210,6 +220,9 @@ class Btf:
         plain = [member for member in present if not member[2]]
         yield f"#define SIZE_{name} {found.size}"
         yield f"struct {name} {{ {self._union(plain, wanted) if plain else ''} }};"
+        for field, offset, _, _ in plain:
+            place = f"__builtin_offsetof(struct {name}, {field}) == {offset // 8}"
+            yield f'_Static_assert({place}, "{name}.{field} is not aligned");'
 
     def _declare_enum(self, name: str, values: Sequence[str]) -> Iterator[str]:
         found = self.find(name, ENUM)

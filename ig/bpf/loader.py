@@ -14,9 +14,11 @@ import glob
 import importlib.util
 import json
 import os
+import platform
 import re
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -28,8 +30,8 @@ from itertools import islice
 from typing import Any
 
 from ig import c_text
-from ig.bpf.btf import FUNCTION, TYPEDEF, Btf
-from ig.bpf.syscalls import attach_raw_tracepoint, load_typed_raw_tracepoint
+from ig.bpf.btf import FUNCTION, KERNEL_CALL, Btf
+from ig.bpf.syscalls import attach_raw_tracepoint, load_fexit
 from ig.errors import IgError, KernelRefused
 from ig.kernel.mounts import legacy_cgroup_controller, lockdown_refusal, reach_tracefs
 from ig.stop import SIGNALS
@@ -39,15 +41,20 @@ PATHS_BYTES = 1 << 20
 _MOST_DESCRIPTORS = 64
 _PR_SET_PDEATHSIG = 1
 _MOST_MESSAGE = 1 << 20
-_BEHIND = "__behind"  # see ig.h
+_BACKUP = "__backup"  # see recursion.h
+_FEXIT = "fexit__"
+_CALL_PREFIX = "__x64_" if platform.machine() == "x86_64" else "__arm64_"
+_INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn
+_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2
 _PREEMPTED = "init_srcu_struct_fast"
 """A function of the kernels whose tracepoints may be preempted: since "tracing: Guard
 __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast" (7.0), which needs it."""
 _FUNCTION = re.compile(
     r"(?<!^#ifdef PREEMPTIBLE\n)(?<!^#else /\* older kernels \*/\n)"
-    r"^int ((?:raw_)?tp__(?:(?!__behind)\w)+)\(",
+    r"^int ((?:raw_)?tp__(?:(?!__backup)\w)+)\(",
     re.M,
 )
+_OPTION = re.compile(r"^OPTION\((\w+), ([-\w]+)\)", re.M)
 _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
 
 _SAID = (
@@ -83,37 +90,36 @@ _GET_BCC = (
 class Probes:
     """A loaded and attached program.
 
-    `maps` are descriptors by the map's name, `hooks` those that keep it attached, `alone` those
-    of the functions that miss something when the kernel skips them, `behind` those of the ones
-    that stand behind others (see ig.h), by their raw tracepoint, and `front` those of the others;
-    `decide` is that of the one which takes a verdict.
-    `covered` says whether those behind are attached.
+    `maps` are descriptors by the map's name, `hooks` those that keep it attached. Of the programs
+    (see recursion.h), `primaries` are those with a backup, `backups` these, by their raw
+    tracepoint, `unpaired` the others, which miss an event when the kernel skips them; `decide` is
+    that of the one which takes a verdict.
     `tracepoints` says of each whether the program is attached to it; `refused`, what is not seen
     because an optional hook was refused.
     """
 
     maps: Mapping[str, int]
     decide: int
-    alone: Sequence[int]
-    front: Sequence[int]
-    behind: Mapping[str, int]
+    unpaired: Sequence[int]
+    primaries: Sequence[int]
+    backups: Mapping[str, int]
     hooks: list[int]
-    covered: bool
+    backups_attached: bool
     tracepoints: Mapping[str, bool]
     refused: Sequence[str]
     text: str
 
-    def cover(self) -> None:
-        """Attach those that stand behind others. Raises KernelRefused, the first time."""
-        if self.covered:
+    def attach_backups(self) -> None:
+        """Attach the backup programs. Raises KernelRefused, the first time."""
+        if self.backups_attached:
             return
-        self.covered = True
-        for event, program in self.behind.items():
+        self.backups_attached = True
+        for event, program in self.backups.items():
             self.hooks.append(attach_raw_tracepoint(event, program))
 
     def close(self) -> None:
         """Detach and unload everything."""
-        programs = (self.decide, *self.alone, *self.front, *self.behind.values())
+        programs = (self.decide, *self.unpaired, *self.primaries, *self.backups.values())
         for descriptor in (*self.hooks, *programs, *self.maps.values()):
             os.close(descriptor)
 
@@ -224,11 +230,11 @@ class Loading:
         return Probes(
             maps={name: next(given) for name in answer["maps"]},
             decide=next(given),
-            alone=list(islice(given, answer["alone"])),
-            front=list(islice(given, answer["front"])),
-            behind={event: next(given) for event in answer["behind"]},
+            unpaired=list(islice(given, answer["unpaired"])),
+            primaries=list(islice(given, answer["primaries"])),
+            backups={event: next(given) for event in answer["backups"]},
             hooks=list(given),
-            covered=answer["covered"],
+            backups_attached=answer["backups_attached"],
             tracepoints=answer["tracepoints"],
             refused=answer["refused"],
             text=self._text,
@@ -337,17 +343,21 @@ def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], 
         f"{declarations}\n{text}\n_Static_assert(sizeof(struct event) == {size}, "
         f'"struct event is not laid out as its text says");\n'
     )
-    macros = {**_constants(declarations), **defines}
-    preemptible = "PREEMPTIBLE" in macros or btf.find_id(_PREEMPTED, FUNCTION) > 0
-    # Where perf_event_open() is refused, pairs of raw ones see most; types only make them faster.
-    for way in ("PREEMPTIBLE", "ARGUMENTS_TYPED")[0 if preemptible else 1 :]:
+    defaults = {**dict(_OPTION.findall(text)), **_constants(declarations)}
+    preemptible = "PREEMPTIBLE" in defines or btf.find_id(_PREEMPTED, FUNCTION) > 0
+    # Where perf_event_open() is refused, pairs of raw ones see most.
+    ways = [["PREEMPTIBLE"]] if preemptible else []
+    if preemptible and "#define KERNEL_FUNCTION_bpf_preempt_disable " in declarations:
+        ways.insert(0, ["PREEMPTIBLE", "CALLS_BY_FEXIT"])
+    for way in ways:
+        macros = {**defaults, **dict.fromkeys(way, 1), **defines}
         with suppress(OSError):
-            return _loaded(text, {way: 1, **macros}, btf, covered=preemptible)
-    return _loaded(text, macros, btf, covered=preemptible)
+            return _loaded(text, macros, btf, backups_attached=preemptible)
+    return _loaded(text, {**defaults, **defines}, btf, backups_attached=preemptible)
 
 
 def _loaded(
-    text: str, macros: Mapping[str, int | str], btf: Btf, covered: bool
+    text: str, macros: Mapping[str, int | str], btf: Btf, backups_attached: bool
 ) -> tuple[dict[str, Any], list[int]]:
     """Return the parent's answer, and the descriptors that it lists, of a program then attached."""
     bcc = _import_bcc()
@@ -360,24 +370,23 @@ def _loaded(
     for number in range(lib.bpf_num_tables(ctypes.c_void_p(program.module))):
         name = lib.bpf_table_name(ctypes.c_void_p(program.module), ctypes.c_size_t(number))
         maps[name.decode()] = int(lib.bpf_table_fd(program.module, name))
-    types = btf if int(macros.get("ARGUMENTS_TYPED", 0)) else None
     optional = dict(_OPTIONAL.findall(text))
-    functions, hooks, tracepoints, refused = _attach(program, optional, types, covered)
+    functions, hooks, tracepoints, refused = _attach(program, optional, btf, backups_attached)
     decide = program.load_func(b"decide", program.RAW_TRACEPOINT).fd
-    behind = [name for name in functions if name.endswith(_BEHIND)]
-    pairs = {_event(name) for name in behind}
-    front = [name for name in functions if name not in behind and _event(name) in pairs]
-    alone = [name for name in functions if name not in (*behind, *front)]
+    backups = [name for name in functions if name.endswith(_BACKUP)]
+    pairs = {_event(name) for name in backups}
+    primaries = [name for name in functions if name not in backups and _event(name) in pairs]
+    unpaired = [name for name in functions if name not in (*backups, *primaries)]
     answer = {
         "maps": list(maps),
-        "alone": len(alone),
-        "front": len(front),
-        "behind": list(map(_event, behind)),
-        "covered": covered,
+        "unpaired": len(unpaired),
+        "primaries": len(primaries),
+        "backups": list(map(_event, backups)),
+        "backups_attached": backups_attached,
         "tracepoints": tracepoints,
         "refused": refused,
     }
-    programs = [functions[name] for name in (*alone, *front, *behind)]
+    programs = [functions[name] for name in (*unpaired, *primaries, *backups)]
     return answer, [*maps.values(), decide, *programs, *hooks]
 
 
@@ -394,38 +403,29 @@ def _constants(declarations: str) -> dict[str, int | str]:
 
 
 def _attach(
-    program: Any, optional: Mapping[str, str], types: Btf | None, covered: bool
+    program: Any, optional: Mapping[str, str], btf: Btf, backups_attached: bool
 ) -> tuple[dict[str, int], list[int], dict[str, bool], list[str]]:
-    """Attach each function to the tracepoint that its name says; load those that stand behind.
+    """Attach each function to the tracepoint that its name says; load the backups.
 
-    With `types`, those at raw tracepoints know their arguments'. Give the descriptors of the
-    functions and of the hooks, the tracepoints and whether it succeeded there, and what is not
-    seen then.
+    Return the descriptors of the functions and of the hooks, the tracepoints and whether it
+    succeeded there, and what is not seen then.
     """
-    from bcc.libbcc import lib
-
     functions: dict[str, int] = {}
     hooks: list[int] = []
     tracepoints: dict[str, bool] = {}
     refused: list[str] = []
-    names = [
-        lib.bpf_function_name(program.module, index).decode()
-        for index in range(lib.bpf_num_functions(program.module))
-    ]
-    # What is to stand behind another comes after it.
-    for name in sorted(names, key=lambda name: (name.endswith(_BEHIND), name)):
-        tracepoint = _tracepoint(name)
-        if not tracepoint:
-            continue
-        raw, behind = ":" not in tracepoint, name.endswith(_BEHIND)
-        typed = None if behind else types
+    for name, tracepoint in _hooks(program):
+        raw, backup = ":" not in tracepoint, name.endswith(_BACKUP)
         if raw:
-            functions[name] = _load_raw(program, name, tracepoint, typed)
-        if behind and not covered:
+            functions[name] = int(program.load_func(name.encode(), program.RAW_TRACEPOINT).fd)
+        if backup and not backups_attached:
             continue
         try:
             if raw:
-                hooks.append(_attach_raw(functions[name], tracepoint, typed))
+                hooks.append(_attach_raw(functions[name], tracepoint.encode()))
+            elif name.startswith(_FEXIT):
+                functions[name] = _load_fexit(program, name, btf)
+                hooks.append(_attach_raw(functions[name], None))
             else:
                 functions[name] = _attach_tracepoint(program, name, tracepoint)
         except OSError as error:
@@ -439,9 +439,23 @@ def _attach(
     return functions, hooks, tracepoints, refused
 
 
+def _hooks(program: Any) -> list[tuple[str, str]]:
+    """Return each function that is to be attached, and where; backups come last."""
+    from bcc.libbcc import lib
+
+    names = [
+        lib.bpf_function_name(program.module, index).decode()
+        for index in range(lib.bpf_num_functions(program.module))
+    ]
+    names.sort(key=lambda name: (name.endswith(_BACKUP), name))
+    return [(name, tracepoint) for name in names if (tracepoint := _tracepoint(name))]
+
+
 def _tracepoint(function: str) -> str:
     """Return the tracepoint that a function's name says: raw_tp__EVENT or tp__CATEGORY__EVENT."""
     match function.split("__", 2):
+        case ["fexit", call]:
+            return f"fexit:{_CALL_PREFIX}{call}"
         case ["raw_tp", event, *_]:
             return event
         case ["tp", category, event]:
@@ -463,26 +477,38 @@ def _attach_tracepoint(program: Any, function: str, tracepoint: str) -> int:
         raise OSError(number, f"tracepoint {tracepoint}: {os.strerror(number)}") from error
 
 
-def _load_raw(program: Any, function: str, event: str, types: Btf | None) -> int:
-    """Load for a raw tracepoint; with `types`, so that its arguments' are known."""
+def _load_fexit(program: Any, function: str, btf: Btf) -> int:
+    """Load for the end of a kernel's function; KERNEL_CALL's marks become such calls."""
+    target = btf.find_id(_tracepoint(function).removeprefix("fexit:"), FUNCTION)
+    if not target:
+        raise OSError(errno.ENOENT, f"{_tracepoint(function)}: {os.strerror(errno.ENOENT)}")
+    instructions = bytearray(_instructions(program, function))
+    for at in range(0, len(instructions), _INSTRUCTION.size):
+        code, registers, offset, value = _INSTRUCTION.unpack_from(instructions, at)
+        if code == _CALL and value & KERNEL_CALL:
+            changed = (code, registers | _PSEUDO_KFUNC_CALL << 4, offset, value ^ KERNEL_CALL)
+            _INSTRUCTION.pack_into(instructions, at, *changed)
+    return load_fexit(function, bytes(instructions), target)
+
+
+def _instructions(program: Any, function: str) -> bytes:
     from bcc.libbcc import lib
 
     name = function.encode()
-    if not types:
-        return int(program.load_func(name, program.RAW_TRACEPOINT).fd)
-    instructions = ctypes.string_at(
+    return ctypes.string_at(
         lib.bpf_function_start(program.module, name), lib.bpf_function_size(program.module, name)
     )
-    typedef = types.find_id(f"btf_trace_{event}", TYPEDEF)
-    return load_typed_raw_tracepoint(function, instructions, typedef)
 
 
-def _attach_raw(loaded: int, event: str, types: Btf | None) -> int:
-    """Attach to a raw tracepoint, as BCC does, which however allows but one program for each."""
+def _attach_raw(loaded: int, event: bytes | None) -> int:
+    """Attach to a raw tracepoint, as BCC does, which however allows but one program for each.
+
+    Without one, attach to what the program was loaded for.
+    """
     from bcc.libbcc import lib
 
-    # the types say of which event they are
-    descriptor: int = lib.bpf_attach_raw_tracepoint(loaded, None if types else event.encode())
+    descriptor: int = lib.bpf_attach_raw_tracepoint(loaded, event)
     if descriptor < 0:
-        raise OSError(-descriptor, f"raw tracepoint {event}: {os.strerror(-descriptor)}")
+        where = f"raw tracepoint {event.decode()}" if event else "function"
+        raise OSError(-descriptor, f"{where}: {os.strerror(-descriptor)}")
     return descriptor

@@ -27,6 +27,7 @@ LOST = {
     "LOST_CONNECTIONS": "too many open connections to report each connect and close (upper bound)",
     "LOST_ANSWERS": "connect results missed (BPF program skipped)",
     "LOST_ACCEPTS": "a connection was closed by another thread before accept() returned it",
+    "LOST_ENDS": "closes of connections never accepted missed (BPF program skipped)",
 }
 """What enum lost in ig.h counts."""
 _MOST_SOCKETS = 131072  # the size of sockets in tcp.h
@@ -41,8 +42,8 @@ class Source:
 
     def __init__(self, probes: Probes) -> None:
         self._probes = probes
-        self._preemptible = probes.covered  # then from the start
-        self._refused = False  # to let anything stand behind others
+        self._preemptible = probes.backups_attached  # then from the start
+        self._refused = False  # to attach the backups
         self._lost = c_text.enum(probes.text, "lost")
         self._verdicts = c_text.enum(probes.text, "verdict")
         event = c_text.parse(probes.text)
@@ -57,9 +58,9 @@ class Source:
 
     def records(self) -> Iterator[tuple[Any, ...]]:
         """Unpack the records submitted since the last call; their first field is the time."""
-        if not self._probes.covered and any(map(recursion_misses, self._probes.front)):
+        if not self._probes.backups_attached and any(map(recursion_misses, self._probes.primaries)):
             try:
-                self.cover()
+                self.attach_backups()
             except KernelRefused:
                 self._refused = True
         return self._events.records()
@@ -92,22 +93,22 @@ class Source:
     def lost(self) -> Mapping[str, int]:
         """Return how many events could not be delivered so far, by cause; those of 0 left out."""
         counts = {cause: self._counters[self._lost[name]] for name, cause in LOST.items()}
-        skipped = sum(map(recursion_misses, self._probes.alone))
+        skipped = sum(map(recursion_misses, self._probes.unpaired))
         if self._refused or self._preemptible:
-            hidden = sum(map(recursion_misses, self._probes.front))
-            skipped += max(hidden - self._counters[self._lost["TAKEN_OVER"]], 0)
+            hidden = sum(map(recursion_misses, self._probes.primaries))
+            skipped += max(hidden - self._counters[self._lost["BACKUP_HANDLED"]], 0)
         counts["BPF recursion misses (upper bound)"] = skipped
         return {cause: count for cause, count in counts.items() if count}
 
-    def cover(self) -> None:
+    def attach_backups(self) -> None:
         """See that interrupts hide nothing any more, and look for what they have hidden."""
-        self._probes.cover()
-        program = self._probes.behind.get("inet_sock_set_state")
+        self._probes.attach_backups()
+        program = self._probes.backups.get("inet_sock_set_state")
         sockets = self._probes.maps.get("sockets")
         if program and sockets:
             states = c_text.enum(self._probes.text, "state")
             for socket in map_keys(sockets, _MOST_SOCKETS):
-                call_raw_tracepoint(program, socket, states["SYN_SENT"], states["ASK_AGAIN"])
+                call_raw_tracepoint(program, socket, states["SYN_SENT"], states["RECHECK"])
 
     def close(self) -> None:
         """Detach the program and give its memory back."""

@@ -15,7 +15,8 @@ from typing import NoReturn
 from ig.errors import KernelRefused
 
 _BPF = 321 if platform.machine() == "x86_64" else 280  # include/uapi/asm-generic/unistd.h
-_PROG_LOAD, _TRACING, _TRACE_RAW_TP = 5, 26, 23
+_PROG_LOAD, _TRACING = 5, 26
+_TRACE_FEXIT = 25  # of enum bpf_attach_type
 _RECURSION_MISSES = 26  # the u64 of struct bpf_prog_info, 208 bytes in
 _POINTER = ctypes.c_void_p
 _SIGNATURES = {
@@ -87,11 +88,11 @@ def attach_raw_tracepoint(event: str, program: int) -> int:
     return descriptor
 
 
-def load_typed_raw_tracepoint(name: str, instructions: bytes, typedef: int) -> int:
-    """Return a descriptor of a program that knows its arguments' types: those of btf_trace_EVENT.
+def load_fexit(name: str, instructions: bytes, function: int) -> int:
+    """Return a descriptor of a program for the end of the kernel's function with this BTF id.
 
-    `typedef` is that type's id. Source: bpf_prog_load() in kernel/bpf/syscall.c, which libbpf's
-    versions each wrap in another way. Raises OSError.
+    Source: bpf_prog_load() in kernel/bpf/syscall.c, which libbpf's versions each wrap in another
+    way. Raises OSError.
     """
     code, licence = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"GPL")
     attributes = ctypes.create_string_buffer(
@@ -102,8 +103,8 @@ def load_typed_raw_tracepoint(name: str, instructions: bytes, typedef: int) -> i
             ctypes.addressof(code),
             ctypes.addressof(licence),
             name.encode()[:15],
-            _TRACE_RAW_TP,
-            typedef,
+            _TRACE_FEXIT,
+            function,
         )
     )
     libc = ctypes.CDLL(None, use_errno=True)

@@ -32,11 +32,11 @@ def compiled(folder: str, name: str) -> str:
     return f"{folder}/{name}"
 
 
-def more(load: str, count: int, gadget: str) -> str:
+def more(load: str, count: int, gadget: str, rounds: int) -> str:
     """Return by how many percent a call costs more while traced: median and extremes of rounds."""
     percents = []
     before = connect(load, count)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         with running("-o", "json", command=gadget):
             traced = connect(load, count)
         after = connect(load, count)
@@ -48,11 +48,13 @@ def more(load: str, count: int, gadget: str) -> str:
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_003
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else ROUNDS
     with tempfile.TemporaryDirectory() as folder:
         load = compiled(folder, "getpid_loop")
         once = connect(load, count)
         rows = [
-            (f"getpid() during trace {gadget}", more(load, count, gadget)) for gadget in GADGETS
+            (f"getpid() during trace {gadget}", more(load, count, gadget, rounds))
+            for gadget in GADGETS
         ]
     print(f"Linux {platform.release()}, {once:.0f} ns a call untraced")
     print(tabulate(rows, ("what", "more CPU"), tablefmt="github"))

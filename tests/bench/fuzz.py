@@ -7,6 +7,7 @@ event is missing, wrong, or there twice.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 from collections import defaultdict
@@ -22,11 +23,16 @@ LOAD = Path(__file__).with_name("fuzz_load.py")
 ADDRESSES = 40
 """Loopback addresses of IPv6 that clients have, each with 50,000 ports."""
 RESETS = {"", "ECONNRESET", "EPIPE", "ECONNABORTED"}
+UNSEEN = "closes of connections never accepted missed (BPF program skipped)"
+MISSING = "['unknown'] was to be at the server"
 Key = tuple[str, int, int]
 
 
 def fuzz(seconds: float, seed: int) -> tuple[int, list[str]]:
-    """Run for so long; return how many connections there were, and what was reported wrongly."""
+    """Run for so long; return how many connections there were, and what was reported wrongly.
+
+    A connection that nobody accepted may be counted as lost instead.
+    """
     namespace = Namespace()
     only = ("-F", f"netns=={namespace.inode}")
     tracer = Tracer("trace", "tcp", "--host", "-o", "json", *only)
@@ -41,9 +47,20 @@ def fuzz(seconds: float, seed: int) -> tuple[int, list[str]]:
         tracer.kill()
         namespace.remove()
     wrong = list(compare(expected, events))
+    missing = [line for line in wrong if line.startswith(MISSING) and line.endswith(": []")]
+    if (unseen := counted(said)) == len(missing):
+        wrong = [line for line in wrong if line not in missing]
+    else:
+        wrong.append(f"{len(missing)} are missing, {unseen} were counted as missed")
     if code or wrong:  # else what it says may have been lost at most was not
         wrong.insert(0, f"ig ended with {code}: {said}")
     return len(expected), wrong
+
+
+def counted(said: str) -> int:
+    """Return how many ends `ig` says at last that it has missed of what nobody accepted."""
+    losses = [json.loads(line) for line in said.splitlines() if line.startswith('{"type": "lost"')]
+    return int(losses[-1]["causes"].get(UNSEEN, 0)) if losses else 0
 
 
 def prepare(namespace: Namespace) -> None:

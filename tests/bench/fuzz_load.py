@@ -92,6 +92,16 @@ class Listener:
         self.family, self.port = family, self.socket.getsockname()[1]
         self.waiting: dict[tuple[str, int], Connection] = {}
 
+    def has_queued_all(self) -> bool:
+        """Wait until the kernel has queued every connection, which it may do after connect()."""
+        for _ in range(5000):
+            # tcpi_unacked is the length of a listener's queue
+            information = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+            if struct.unpack_from("I", information, 24)[0] >= len(self.waiting):
+                return True
+            time.sleep(0.001)
+        return False
+
 
 class Fuzz:
     """The program's state, and one method for each thing that it may do next."""
@@ -441,10 +451,11 @@ class Fuzz:
     def refuse_all(self, listener: Listener) -> None:
         """Let all that wait in a queue end unaccepted, once no child has the listener too."""
         self.let_go()
+        queued = "once" if listener.has_queued_all() else "perhaps"
         listener.socket.close()
         waiting, listener.waiting = list(listener.waiting.values()), {}
         for connection in waiting:
-            connection.queued, connection.reset = "once", True
+            connection.queued, connection.reset = queued, True
             self.ended(connection)
 
     def ended(self, connection: Connection) -> None:
