@@ -31,3 +31,7 @@ class KernelRefused(IgError):
 
 class RuntimeUnavailable(IgError):
     """A container runtime does not answer on its socket, or stopped answering."""
+
+
+class MissingDependency(IgError):
+    """A package of the distribution is not installed, or does not load."""

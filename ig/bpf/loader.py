@@ -1,4 +1,4 @@
-"""Load a BPF program and attach its hooks: the only place that knows BCC.
+"""Load a BPF program, in a process of its own.
 
 A child process compiles, loads and attaches, hands the descriptors over and ends. So the compiler's
 100 MB never burden the process that runs on, its messages can be shown as ours, nothing that it
@@ -10,52 +10,30 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import glob
-import importlib.util
 import json
 import os
-import platform
 import re
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from ig import c_text
-from ig.bpf.btf import FUNCTION, KERNEL_CALL, Btf
-from ig.bpf.syscalls import attach_raw_tracepoint, load_fexit
-from ig.errors import IgError, KernelRefused
-from ig.kernel.mounts import legacy_cgroup_controller, lockdown_refusal, reach_tracefs
+from ig.bpf.attach import import_bcc, load
+from ig.bpf.syscalls import attach_raw_tracepoint
+from ig.errors import IgError, KernelRefused, MissingDependency
+from ig.kernel.mounts import lockdown_refusal
 from ig.stop import SIGNALS
 
-EVENTS_BYTES = 8 << 20
-PATHS_BYTES = 1 << 20
 _MOST_DESCRIPTORS = 64
 _PR_SET_PDEATHSIG = 1
 _MOST_MESSAGE = 1 << 20
-_BACKUP = "__backup"  # see recursion.h
-_FEXIT = "fexit__"
-_CALL_PREFIX = "__x64_" if platform.machine() == "x86_64" else "__arm64_"
-_INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn
-_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2
-_PREEMPTED = "init_srcu_struct_fast"
-"""A function of the kernels whose tracepoints may be preempted: since "tracing: Guard
-__DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast" (7.0), which needs it."""
-_FUNCTION = re.compile(
-    r"(?<!^#ifdef PREEMPTIBLE\n)(?<!^#else /\* older kernels \*/\n)"
-    r"^int ((?:raw_)?tp__(?:(?!__backup)\w)+)\(",
-    re.M,
-)
-_OPTION = re.compile(r"^OPTION\((\w+), ([-\w]+)\)", re.M)
-_OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
 
 _SAID = (
     (
@@ -77,13 +55,6 @@ _REMEDIES = {
     errno.ENOSYS: "This kernel was built without it (CONFIG_BPF_SYSCALL, CONFIG_PERF_EVENTS), or "
     "seccomp blocks it. `ig snapshot socket` and `ig list-containers` still work.",
 }
-
-_BINDINGS = "/usr/lib*/python3*/*-packages/bcc/libbcc.py"
-"""Where distributions have BCC's binding. Debian's and Ubuntu's place serves any Python 3."""
-_GET_BCC = (
-    "Install the distribution package: python3-bpfcc (Debian, Ubuntu), python3-bcc (Fedora), "
-    "python-bcc (Arch). The `bcc` on PyPI is unrelated."
-)
 
 
 @dataclass(slots=True)
@@ -133,13 +104,8 @@ def source(program: str) -> str:
     return c_text.read(program)
 
 
-def usual_tracepoints(program: str) -> list[str]:
-    """Return the tracepoints of a program on most kernels: EVENT is raw, CATEGORY:EVENT not."""
-    return sorted({_tracepoint(name) for name in _FUNCTION.findall(source(program))})
-
-
 def bcc_version() -> str:
-    """Return the version of the distribution's BCC. Raises KernelRefused if it is missing.
+    """Return the version of the distribution's BCC. Raises MissingDependency.
 
     A child process imports it: with it comes a compiler, of which half stays in memory.
     """
@@ -148,9 +114,9 @@ def bcc_version() -> str:
     if child == 0:
         answer: dict[str, Any] = {}
         try:
-            answer = {"version": str(_import_bcc().__version__)}
+            answer = {"version": str(import_bcc().__version__)}
         except IgError as error:
-            answer = {"error": error.args}
+            answer = _refusal(error)
         finally:
             os.write(sender, json.dumps(answer).encode())
             os._exit(0)
@@ -164,8 +130,19 @@ def bcc_version() -> str:
         if child:
             os.kill(child, signal.SIGKILL)
     if "error" in answer:
-        raise KernelRefused(*answer["error"])
+        raise _error(answer)
     return str(answer.get("version", ""))
+
+
+def _refusal(error: IgError) -> dict[str, Any]:
+    """Return the child's answer when it failed."""
+    return {"error": error.args, "missing": isinstance(error, MissingDependency)}
+
+
+def _error(answer: Mapping[str, Any]) -> IgError:
+    """Return the error in an answer of the child."""
+    kind = MissingDependency if answer.get("missing") else KernelRefused
+    return kind(*answer["error"])
 
 
 def _fork() -> int:
@@ -223,7 +200,7 @@ class Loading:
             )
         answer: dict[str, Any] = json.loads(message)
         if "error" in answer:
-            raise KernelRefused(*answer["error"])
+            raise _error(answer)
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         given = iter(descriptors)
@@ -256,9 +233,9 @@ def _run_child(sender: socket.socket, text: str, defines: Mapping[str, int | str
             os.dup2(messages.fileno(), 2)
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
             try:
-                answer, descriptors = _load(text, defines)
+                answer, descriptors = load(text, defines)
             except IgError as error:
-                answer, descriptors = {"error": error.args}, []
+                answer, descriptors = _refusal(error), []
             except Exception as error:
                 answer, descriptors = {"error": _explain(error, messages)}, []
         if descriptors:
@@ -302,213 +279,3 @@ def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
         "Run `ig doctor` to check this kernel; IG_DEBUG=1 prints the whole output.",
     )
     return f"Cannot load the BPF program: {what}", shown, remedy
-
-
-def _import_bcc() -> Any:
-    """Return the distribution's BCC binding, wherever Python looks for its packages.
-
-    It is loaded by its path: a virtual environment need not see the system's packages, of which
-    others would take the place of ours; PyPI's `bcc` is an unrelated package.
-    """
-    if "bcc" in sys.modules:
-        return sys.modules["bcc"]
-    os.environ["BCC_KERNEL_SOURCE"] = str(c_text.folder() / "headers")
-    found = sorted(glob.glob(_BINDINGS))
-    if not found:
-        raise KernelRefused("The BCC Python binding is missing.", f"Tried {_BINDINGS}.", _GET_BCC)
-    folder = os.path.dirname(found[-1])
-    spec = importlib.util.spec_from_file_location(
-        "bcc", f"{folder}/__init__.py", submodule_search_locations=[folder]
-    )
-    assert spec
-    assert spec.loader
-    module = sys.modules["bcc"] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (ImportError, OSError) as error:
-        del sys.modules["bcc"]
-        raise KernelRefused(
-            f"Cannot load the BCC Python binding in {folder}.", str(error), _GET_BCC
-        ) from error
-    return module
-
-
-def _load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], list[int]]:
-    """Compile, load and attach in the first way that this kernel lets us: see _loaded and ig.h."""
-    reach_tracefs()
-    btf = Btf()
-    declarations = btf.declare(text)
-    size = c_text.parse(text).size
-    text = (
-        f"{declarations}\n{text}\n_Static_assert(sizeof(struct event) == {size}, "
-        f'"struct event is not laid out as its text says");\n'
-    )
-    defaults = {**dict(_OPTION.findall(text)), **_constants(declarations)}
-    preemptible = "PREEMPTIBLE" in defines or btf.find_id(_PREEMPTED, FUNCTION) > 0
-    # Where perf_event_open() is refused, pairs of raw ones see most.
-    ways = [["PREEMPTIBLE"]] if preemptible else []
-    if preemptible and "#define KERNEL_FUNCTION_bpf_preempt_disable " in declarations:
-        ways.insert(0, ["PREEMPTIBLE", "CALLS_BY_FEXIT"])
-    for way in ways:
-        macros = {**defaults, **dict.fromkeys(way, 1), **defines}
-        with suppress(OSError):
-            return _loaded(text, macros, btf, backups_attached=preemptible)
-    return _loaded(text, {**defaults, **defines}, btf, backups_attached=preemptible)
-
-
-def _loaded(
-    text: str, macros: Mapping[str, int | str], btf: Btf, backups_attached: bool
-) -> tuple[dict[str, Any], list[int]]:
-    """Return the parent's answer, and the descriptors that it lists, of a program then attached."""
-    bcc = _import_bcc()
-    from bcc.libbcc import lib
-
-    flags = [f"-D{name}={value}" for name, value in macros.items()]
-    program = bcc.BPF(text=text.encode(), cflags=["-fms-extensions", "-Wno-everything", *flags])
-    maps = {}
-    lib.bpf_table_name.restype = ctypes.c_char_p
-    for number in range(lib.bpf_num_tables(ctypes.c_void_p(program.module))):
-        name = lib.bpf_table_name(ctypes.c_void_p(program.module), ctypes.c_size_t(number))
-        maps[name.decode()] = int(lib.bpf_table_fd(program.module, name))
-    optional = dict(_OPTIONAL.findall(text))
-    functions, hooks, tracepoints, refused = _attach(program, optional, btf, backups_attached)
-    decide = program.load_func(b"decide", program.RAW_TRACEPOINT).fd
-    backups = [name for name in functions if name.endswith(_BACKUP)]
-    pairs = {_event(name) for name in backups}
-    primaries = [name for name in functions if name not in backups and _event(name) in pairs]
-    unpaired = [name for name in functions if name not in (*backups, *primaries)]
-    answer = {
-        "maps": list(maps),
-        "unpaired": len(unpaired),
-        "primaries": len(primaries),
-        "backups": list(map(_event, backups)),
-        "backups_attached": backups_attached,
-        "tracepoints": tracepoints,
-        "refused": refused,
-    }
-    programs = [functions[name] for name in (*unpaired, *primaries, *backups)]
-    return answer, [*maps.values(), decide, *programs, *hooks]
-
-
-def _constants(declarations: str) -> dict[str, int | str]:
-    """Return the macros that every program gets."""
-    constants: dict[str, int | str] = {
-        "EVENTS_PAGES": EVENTS_BYTES // os.sysconf("SC_PAGE_SIZE"),
-        "PATHS_PAGES": PATHS_BYTES // os.sysconf("SC_PAGE_SIZE"),
-    }
-    subsystem = f"KERNEL_{legacy_cgroup_controller()}_cgrp_id"
-    if f"#define {subsystem} " in declarations:
-        constants["CGROUP_LEGACY"] = subsystem
-    return constants
-
-
-def _attach(
-    program: Any, optional: Mapping[str, str], btf: Btf, backups_attached: bool
-) -> tuple[dict[str, int], list[int], dict[str, bool], list[str]]:
-    """Attach each function to the tracepoint that its name says; load the backups.
-
-    Return the descriptors of the functions and of the hooks, the tracepoints and whether it
-    succeeded there, and what is not seen then.
-    """
-    functions: dict[str, int] = {}
-    hooks: list[int] = []
-    tracepoints: dict[str, bool] = {}
-    refused: list[str] = []
-    for name, tracepoint in _hooks(program):
-        raw, backup = ":" not in tracepoint, name.endswith(_BACKUP)
-        if raw:
-            functions[name] = int(program.load_func(name.encode(), program.RAW_TRACEPOINT).fd)
-        if backup and not backups_attached:
-            continue
-        try:
-            if raw:
-                hooks.append(_attach_raw(functions[name], tracepoint.encode()))
-            elif name.startswith(_FEXIT):
-                functions[name] = _load_fexit(program, name, btf)
-                hooks.append(_attach_raw(functions[name], None))
-            else:
-                functions[name] = _attach_tracepoint(program, name, tracepoint)
-        except OSError as error:
-            if name not in optional:
-                raise
-            refused.append(f"{optional[name]} ({error.strerror})")
-            tracepoints[tracepoint] = False
-        else:
-            tracepoints.setdefault(tracepoint, True)
-    hooks += program.tracepoint_fds.values()
-    return functions, hooks, tracepoints, refused
-
-
-def _hooks(program: Any) -> list[tuple[str, str]]:
-    """Return each function that is to be attached, and where; backups come last."""
-    from bcc.libbcc import lib
-
-    names = [
-        lib.bpf_function_name(program.module, index).decode()
-        for index in range(lib.bpf_num_functions(program.module))
-    ]
-    names.sort(key=lambda name: (name.endswith(_BACKUP), name))
-    return [(name, tracepoint) for name in names if (tracepoint := _tracepoint(name))]
-
-
-def _tracepoint(function: str) -> str:
-    """Return the tracepoint that a function's name says: raw_tp__EVENT or tp__CATEGORY__EVENT."""
-    match function.split("__", 2):
-        case ["fexit", call]:
-            return f"fexit:{_CALL_PREFIX}{call}"
-        case ["raw_tp", event, *_]:
-            return event
-        case ["tp", category, event]:
-            return f"{category}:{event}"
-    return ""
-
-
-def _event(function: str) -> str:
-    """Return the event that a function's name says, raw or not."""
-    return _tracepoint(function).rpartition(":")[2]
-
-
-def _attach_tracepoint(program: Any, function: str, tracepoint: str) -> int:
-    try:
-        program.attach_tracepoint(tp=tracepoint, fn_name=function)
-        return int(program.funcs[function.encode()].fd)
-    except Exception as error:  # of BCC's own, and without the kernel's reason
-        number = ctypes.get_errno()
-        raise OSError(number, f"tracepoint {tracepoint}: {os.strerror(number)}") from error
-
-
-def _load_fexit(program: Any, function: str, btf: Btf) -> int:
-    """Load for the end of a kernel's function; KERNEL_CALL's marks become such calls."""
-    target = btf.find_id(_tracepoint(function).removeprefix("fexit:"), FUNCTION)
-    if not target:
-        raise OSError(errno.ENOENT, f"{_tracepoint(function)}: {os.strerror(errno.ENOENT)}")
-    instructions = bytearray(_instructions(program, function))
-    for at in range(0, len(instructions), _INSTRUCTION.size):
-        code, registers, offset, value = _INSTRUCTION.unpack_from(instructions, at)
-        if code == _CALL and value & KERNEL_CALL:
-            changed = (code, registers | _PSEUDO_KFUNC_CALL << 4, offset, value ^ KERNEL_CALL)
-            _INSTRUCTION.pack_into(instructions, at, *changed)
-    return load_fexit(function, bytes(instructions), target)
-
-
-def _instructions(program: Any, function: str) -> bytes:
-    from bcc.libbcc import lib
-
-    name = function.encode()
-    return ctypes.string_at(
-        lib.bpf_function_start(program.module, name), lib.bpf_function_size(program.module, name)
-    )
-
-
-def _attach_raw(loaded: int, event: bytes | None) -> int:
-    """Attach to a raw tracepoint, as BCC does, which however allows but one program for each.
-
-    Without one, attach to what the program was loaded for.
-    """
-    from bcc.libbcc import lib
-
-    descriptor: int = lib.bpf_attach_raw_tracepoint(loaded, event)
-    if descriptor < 0:
-        where = f"raw tracepoint {event.decode()}" if event else "function"
-        raise OSError(-descriptor, f"{where}: {os.strerror(-descriptor)}")
-    return descriptor

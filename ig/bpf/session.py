@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ig import c_text
-from ig.bpf.loader import EVENTS_BYTES, PATHS_BYTES, Probes
+from ig.bpf.attach import EVENTS_BYTES, PATHS_BYTES
+from ig.bpf.loader import Probes
 from ig.bpf.ringbuf import RecordRing, Ring
 from ig.bpf.syscalls import (
     call_raw_tracepoint,
