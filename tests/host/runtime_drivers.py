@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ig.container import Runtime
@@ -64,10 +65,10 @@ class DockerEngine:
 
 
 class PodmanEngine(DockerEngine):
-    """Podman's service with a storage of its own."""
+    """Podman's service with a storage of its own: root's, or an ordinary user's."""
 
-    def __init__(self, folder: Path) -> None:
-        need("podman", "runc")
+    def __init__(self, folder: Path, user: int = 0) -> None:
+        need("podman", "runc", "setpriv")
         self.socket = f"{folder}/podman.sock"
         # Where root may not raise its limits, Podman's defaults do not start.
         configuration = folder / "containers.conf"
@@ -75,9 +76,16 @@ class PodmanEngine(DockerEngine):
             '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
         )
         self._environment = {"CONTAINERS_CONF": str(configuration)}
+        own: dict[str, str] = {}
+        if user:
+            os.chown(folder, user, user)
+            own = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder), "TMPDIR": str(folder)}
+        ids = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups")
         self.server = Server(
             (
+                *(ids if user else ()),
                 "podman",
+                *(("--storage-driver=vfs",) if user else ()),
                 f"--root={folder}/root",
                 f"--runroot={folder}/run",
                 f"--tmpdir={folder}/tmp",
@@ -92,6 +100,7 @@ class PodmanEngine(DockerEngine):
             ),
             "API service listening",
             **self._environment,
+            **own,
         )
 
     def call(self, *words: str) -> str:

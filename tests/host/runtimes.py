@@ -125,6 +125,7 @@ class Server:
             said.append(line)
             if self._ready in line:
                 return
+        self.stop()
         pytest.skip(f"{self._words[0]} does not run here: {''.join(said[-3:])}")
 
     def stop(self) -> None:
