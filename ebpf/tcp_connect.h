@@ -357,12 +357,14 @@ static __always_inline void repeat_syn(struct sock *sk, int before)
 	event->retransmits++;
 	if (LATENCY || FAILURE_ONLY || event->outcome == UNANSWERED || unreported_error(sk, event))
 		return;
-	event->outcome = UNANSWERED;
 	copy = *event;
+	copy.outcome = UNANSWERED;
 	copy.timestamp = bpf_ktime_get_ns();
 	copy.waited = copy.timestamp - event->timestamp;
 	copy.sport = local_port(sk);
-	submit(&copy);
+	/* Where there is no room this is not lost: it is reported with the next SYN, or at the attempt's end. */
+	if (!events.ringbuf_output(&copy, sizeof(copy), BPF_RB_NO_WAKEUP))
+		event->outcome = UNANSWERED;
 }
 
 #ifdef HAVE_tracepoint_tcp_cong_state_set
