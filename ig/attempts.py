@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ig import c_text
-from ig.columns import error_column, integer
+from ig.columns import enum_names, error_column, integer, named
 from ig.durations import SECOND
 from ig.gadget import Batch, Column, Kind, Param
 
-
-def _names(enum: str, **others: str) -> tuple[str, ...]:
-    """Return the names of an enum of tcp.h as they are shown, those in `others` as said there."""
-    numbers = c_text.enum(c_text.read("tcp.h"), enum)
-    names = {
-        number: others.get(name, name.lower().replace("_", "-")) for name, number in numbers.items()
-    }
-    return tuple(names.get(number, "") for number in range(max(names) + 1))
-
-
-TYPES = _names("type")
+TYPES = enum_names("tcp.h", "type")
 """The types of events, each at the place of its number; "" where there is none."""
-OUTCOMES = _names("outcome", NONE="", DONE="established")
+OUTCOMES = enum_names("tcp.h", "outcome", NONE="", DONE="established")
 """How attempts end, in the same way."""
-
-
-def _named(field: str, names: Sequence[str]) -> Callable[[Batch], Sequence[str]]:
-    return lambda batch: list(map(names.__getitem__, batch.fields[field]))
 
 
 _FAILURES = frozenset(map(OUTCOMES.index, ("refused", "timed-out", "unreachable", "failed")))
@@ -65,7 +50,7 @@ def attempt_columns() -> tuple[Column, ...]:
             "type",
             "type",
             width=7,
-            read=_named("type", TYPES),
+            read=named("type", TYPES),
             values=TYPES[1:],
             description="Event type: connect, accept, close, or unknown.",
         ),
@@ -82,7 +67,7 @@ def attempt_columns() -> tuple[Column, ...]:
             "outcome",
             width=11,
             hidden=False,
-            read=_named("outcome", OUTCOMES),
+            read=named("outcome", OUTCOMES),
             values=OUTCOMES[1:],
             style=_attempt_style,
             description=f"Outcome of an attempt: {', '.join(OUTCOMES[1:])}; else empty.",

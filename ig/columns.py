@@ -10,6 +10,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
+from ig import c_text
 from ig.container import HOST, Container
 from ig.gadget import Batch, Column, Kind, Param, of_each
 from ig.memo import Cache
@@ -124,6 +125,23 @@ STRINGS: Cache[bytes, str] = Cache(
 def text(field: str) -> Callable[[Batch], Sequence[str]]:
     """Return a reader of a `char` field."""
     return lambda batch: STRINGS.of(batch.fields[field])
+
+
+def enum_names(program: str, enum: str, **others: str) -> tuple[str, ...]:
+    """Return the names of an enum of a program's C text, each at the place of its number.
+
+    They are in lower case with hyphens, or as in `others`; "" where a number has none.
+    """
+    numbers = c_text.enum(c_text.read(program), enum)
+    names = {
+        number: others.get(name, name.lower().replace("_", "-")) for name, number in numbers.items()
+    }
+    return tuple(names.get(number, "") for number in range(max(names) + 1))
+
+
+def named(field: str, names: Sequence[str]) -> Callable[[Batch], Sequence[str]]:
+    """Return a reader of a field that holds an enum's numbers."""
+    return lambda batch: list(map(names.__getitem__, batch.fields[field]))
 
 
 def integer(name: str, path: str, field: str = "", width: int = 8, **rest: Any) -> Column:
