@@ -2,11 +2,11 @@
 /*
  * Segments that TCP sends again. A timer sends most of them, so the current task may be anyone: the owner is the
  * socket's cgroup, in which it was made; of a SYN-ACK it is the listener's.
- *
- * FILTER_PORT		only connections with this port at the far end
  */
 #include "ig.h"
 #include "device.h"
+
+OPTION(FILTER_PORT, ANY)	/* only connections with this port at the far end */
 
 /* What is sent again; data may be a FIN too. */
 enum type { SYN = 1, SYN_ACK, DATA };
@@ -64,10 +64,8 @@ static __always_inline int retransmitted(struct sock *owner, struct sock_common 
 	if (!socket_wanted(owner, &event.owner.cgroup))
 		return 0;
 	read_ends(&event, common);
-#ifdef FILTER_PORT
-	if (event.dport != FILTER_PORT)
+	if (FILTER_PORT != ANY && event.dport != FILTER_PORT)
 		return 0;
-#endif
 	if (type == SYN_ACK)
 		event.state = SYN_RECV; /* the request's own is TCP_NEW_SYN_RECV, which nothing else shows */
 	event.timestamp = bpf_ktime_get_ns();

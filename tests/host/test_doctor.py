@@ -18,10 +18,19 @@ from tests.host.tracer import IG, ordinary_user
 from tests.host.waiting import PATIENCE, until
 
 CHECKOUT = Path(__file__).parents[2]
-TRACES = ("gadget trace_bind", "gadget trace_tcp", "gadget trace_tcpconnect")
+TRACES = (
+    "gadget trace_bind",
+    "gadget trace_tcp",
+    "gadget trace_tcpconnect",
+    "gadget trace_tcpretrans",
+)
 SELF_TEST = ("reading kernel memory", "ring buffer", "101 own connects seen")
-RAW = ("inet_sock_set_state", "tcp_destroy_sock")
-SYNS = {"tracepoint tcp_cong_state_set", "tracepoint tcp_retransmit_skb"}
+RAW = (
+    "inet_sock_set_state",
+    "tcp_destroy_sock",
+    "tcp_retransmit_skb",
+    "tcp_retransmit_synack",
+)
 CALLS = ("accept", "accept4", "bind", "connect")
 
 Findings = Mapping[str, tuple[str, str]]
@@ -38,7 +47,7 @@ def doctor(*arguments: object, within: Sequence[str] = ()) -> tuple[Findings, st
         [*within, str(IG), "doctor", "-o", "jsonl", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=4 * PATIENCE,
         check=False,
     )
     return findings(done.stdout.splitlines()), done.stderr, done.returncode
@@ -63,7 +72,6 @@ def test_where_all_works_all_is_yes_but_for_missing_runtimes(tmp_path: Path) -> 
     calls = {f"tracepoint syscalls:sys_exit_{name}" for name in CALLS}
     all_calls = {"tracepoint raw_syscalls:sys_exit"} & set(found)
     all_calls |= {check for check in found if check.startswith("tracepoint fexit:")}
-    assert len(SYNS & set(found)) == 1  # the first where the kernel has it
     assert set(found) >= {
         *SELF_TEST,
         *TRACES,

@@ -27,6 +27,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
         "test_latency.",
     ),
     "trace tcp": ("test_trace_tcp.",),
+    "trace tcpretrans": ("test_trace_tcpretrans.",),
     "trace bind": ("test_trace_bind.",),
     "snapshot socket": ("test_snapshot_",),
     "Docker": ("DockerEngine", "test_list_containers.", "test_resolve."),
@@ -49,6 +50,8 @@ QUICK = (
     "test_trace_tcp.py::test_a_reset_before_the_accept_is_the_accepters_close",
     "test_trace_bind.py::test_each_option_has_its_letter",
     "test_trace_bind.py::test_a_failed_bind_is_told_if_asked_with_what_it_wanted",
+    "test_trace_tcpretrans.py::test_retransmissions_of_a_syn_its_answer_and_data_are_reported_"
+    "with_their_connection",
     "test_snapshot_socket.py::test_the_rows_are_those_of_ss_in_all_states",
     "test_snapshot_socket.py::test_in_a_shared_namespace_a_socket_is_shown_once_under_its_true_owner",
     "test_trace_tcpconnect_owners.py::"
