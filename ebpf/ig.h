@@ -3,7 +3,7 @@
  * What the programs share: reading kernel memory, the rings, the counters of what was lost, the
  * filters, and who the current task is.
  *
- * The loader reads four kinds of lines, which are nothing to the compiler:
+ * The loader reads these lines, which are nothing to the compiler:
  *   KERNEL_STRUCT(name, field, ...)	declares struct name as this kernel lays it out, with these fields
  *   OPTIONAL_STRUCT(name, field, ...)	the same of one that this kernel may not have
  *   KERNEL_ENUM(name, value, ...)	defines KERNEL_value where this kernel has it
