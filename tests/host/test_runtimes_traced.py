@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -81,6 +82,7 @@ def test_containerd_that_is_slow_to_answer_names_a_container_whose_id_is_a_word(
     start_ig: Start, tmp_path: Path, image: Path
 ) -> None:
     engine = ContainerdEngine(tmp_path)
+    name = f"word-{os.getpid()}"  # runc keeps what a test that failed has left
     with serving(engine, tmp_path, image), socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE)
         proxy = Proxy(tmp_path / "proxy.sock", engine.socket)
@@ -92,7 +94,7 @@ def test_containerd_that_is_slow_to_answer_names_a_container_whose_id_is_a_word(
         proxy.passing.clear()
         command = ("/bin/busybox", "nc", "127.0.0.1", str(port))
         run = threading.Thread(
-            target=engine.call, args=("run", "--rm", "--net-host", IMAGE, "a-word", *command)
+            target=engine.call, args=("run", "--rm", "--net-host", IMAGE, name, *command)
         )
         run.start()
         with listener.accept()[0]:
@@ -101,7 +103,7 @@ def test_containerd_that_is_slow_to_answer_names_a_container_whose_id_is_a_word(
                 shown = ig.wait_for(lambda event: event["proc"]["pid"] == os.getpid())
             assert ig.events == shown
             proxy.passing.set()
-            (event,) = ig.wait_for(lambda event: event["runtime"]["containerName"] == "a-word")
+            (event,) = ig.wait_for(lambda event: event["runtime"]["containerName"] == name)
         run.join(PATIENCE)
         proxy.close()
         assert event["runtime"]["runtimeName"] == "containerd"
@@ -119,7 +121,11 @@ def test_podman_of_root_and_of_a_user_are_followed_side_by_side(
         mine.mkdir()
         theirs.mkdir()
         engines = PodmanEngine(mine), PodmanEngine(theirs, USER)
-        with serving(engines[0], mine, image), serving(engines[1], theirs, image):
+        with (
+            ending_all_of(USER),
+            serving(engines[0], mine, image),
+            serving(engines[1], theirs, image),
+        ):
             options = ("-d", "--name", "twin", "--network=none", IMAGE)
             loop = ("/bin/busybox", "sh", "-c", CONNECT_OFTEN)
             try:
@@ -139,6 +145,18 @@ def test_podman_of_root_and_of_a_user_are_followed_side_by_side(
             events, said, code = ig.stop()
             assert {event["runtime"]["containerId"] for event in events} == set(ids)
             assert (said, code) == ("", 0)
+
+
+@contextmanager
+def ending_all_of(user: int) -> Iterator[None]:
+    """End the user's processes afterwards: Podman leaves one that keeps its user namespace."""
+    try:
+        yield
+    finally:
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if process.stat().st_uid == user:
+                    os.kill(int(process.name), signal.SIGKILL)
 
 
 def connects(identifier: str) -> Callable[[Report], bool]:
