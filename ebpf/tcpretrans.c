@@ -9,7 +9,7 @@
 OPTION(FILTER_PORT, ANY)	/* only connections with this port at the far end */
 
 /* What is sent again; data may be a FIN too. */
-enum type { SYN = 1, SYN_ACK, DATA };
+enum kind { SYN = 1, SYN_ACK, DATA };
 /* include/net/tcp_states.h */
 enum state { ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING };
 
@@ -25,7 +25,7 @@ struct event {
 	u8 saddr[16], daddr[16];
 	char zone[DEVICE_NAME];	/* of link-local addresses */
 	u32 retransmits;	/* of this connection so far, this one included */
-	u8 version, type, state, spare;
+	u8 version, kind, state, spare;
 };
 
 static __always_inline int is_mapped(const void *address)
@@ -57,16 +57,16 @@ static __always_inline void read_ends(struct event *event, struct sock_common *f
 	}
 }
 
-static __always_inline int retransmitted(struct sock *owner, struct sock_common *common, u8 type, u32 retransmits)
+static __always_inline int retransmitted(struct sock *owner, struct sock_common *common, u8 kind, u32 retransmits)
 {
-	struct event event = { .type = type, .retransmits = retransmits };
+	struct event event = { .kind = kind, .retransmits = retransmits };
 
 	if (!socket_wanted(owner, &event.owner.cgroup))
 		return 0;
 	read_ends(&event, common);
 	if (FILTER_PORT != ANY && event.dport != FILTER_PORT)
 		return 0;
-	if (type == SYN_ACK)
+	if (kind == SYN_ACK)
 		event.state = SYN_RECV; /* the request's own is TCP_NEW_SYN_RECV, which nothing else shows */
 	event.timestamp = bpf_ktime_get_ns();
 	if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))

@@ -36,9 +36,18 @@ def folder() -> Path:
 
 @functools.cache
 def read(program: str) -> str:
-    """Return a program's text with our own headers put in place of their #include lines."""
-    text = (folder() / program).read_text("utf-8")
-    text = _INCLUDE.sub(lambda match: read(match[1]), text)
+    """Return a program's text with the headers put in place of their #include lines.
+
+    `program` is a file of our folder, or the path of another package's file; its headers are
+    those beside it, or ours. Raises OSError.
+    """
+    path = folder() / program
+
+    def included(match: re.Match[str]) -> str:
+        beside = path.with_name(match[1])
+        return read(str(beside) if path.parent != folder() and beside.exists() else match[1])
+
+    text = _INCLUDE.sub(included, path.read_text("utf-8"))
     return f'#line 1 "{program}"\n{text}'
 
 

@@ -195,7 +195,8 @@ class Gadget:
     """The order of columns in a table, if it differs from JSON; others follow."""
     params: tuple[Param, ...] = ()
     program: str = ""
-    """The C file in `ebpf/` that reports its events; empty for another `source`."""
+    """The C file that reports its events: its name in `ebpf/`, or the whole path of another
+    package's; empty for another `source`."""
     source: str = "program"
     """`program`, or `sockets` (the sockets that exist now)."""
     defines: Mapping[str, int] = field(default_factory=dict)

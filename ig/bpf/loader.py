@@ -98,10 +98,20 @@ class Probes:
 def source(program: str) -> str:
     """Return a program's text, its headers included.
 
-    Raises IgError if somebody could have changed it who could not have changed this module.
+    Raises IgError if somebody could have changed it who could not have changed this module, or if
+    its records lack what every event has.
     """
-    c_text.need_trust(c_text.folder())
-    return c_text.read(program)
+    for folder in {c_text.folder(), (c_text.folder() / program).parent}:
+        c_text.need_trust(folder)
+    text = c_text.read(program)
+    names = c_text.parse(text).names
+    if names[0] != "timestamp" or "cgroup" not in names:
+        raise IgError(
+            f"The program {program} cannot be used: every event needs a time and an owner.",
+            f"Its struct event has the fields {', '.join(names)}.",
+            "Begin struct event with `u64 timestamp` and add `struct owner owner` (see ig.h).",
+        )
+    return text
 
 
 def bcc_version() -> str:

@@ -6,7 +6,7 @@ from ig.columns import TIMESTAMP, enum_names, integer, named, owner_columns
 from ig.ends import RESOLVE, endpoint_columns
 from ig.gadget import Column, Gadget, Param
 
-_TYPES = enum_names("tcpretrans.c", "type")
+_TYPES = enum_names("tcpretrans.c", "kind")
 _STATES = tuple(name.upper().replace("-", "_") for name in enum_names("tcpretrans.c", "state"))
 
 GADGET = Gadget(
@@ -44,7 +44,7 @@ GADGET = Gadget(
             "type",
             width=7,
             hidden=False,
-            read=named("type", _TYPES),
+            read=named("kind", _TYPES),
             values=_TYPES[1:],
             description="What is sent again: syn, syn-ack, or data (a FIN too).",
         ),

@@ -1,0 +1,130 @@
+"""Gadgets that other packages offer, with C files of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.host.namespace import Namespace
+from tests.host.waiting import PATIENCE
+
+pytestmark = pytest.mark.anywhere
+
+MODULE = """
+from pathlib import Path
+from ig.columns import TIMESTAMP, integer, owner_columns
+from ig.gadget import Gadget
+
+GADGET = Gadget(
+    name="trace_destroyed",
+    command=("trace", "destroyed"),
+    summary="Trace the end of TCP sockets.",
+    program=str(Path(__file__).with_name("destroyed.c")),
+    columns=(
+        TIMESTAMP,
+        *owner_columns(),
+        integer("netns", "netns_id", description="Inode of the network namespace."),
+        integer("port", "port", hidden=False, description="Local port."),
+    ),
+)
+"""
+HEADER = """
+struct event {
+	u64 timestamp;
+	u64 cgroup;
+	u32 netns, port;
+};
+"""
+PROGRAM = """
+#include "ig.h"
+#include "destroyed.h"
+
+int raw_tp__tcp_destroy_sock(struct { u64 sk; } *ctx)
+{
+	struct sock *sk = (void *)ctx->sk;
+	struct event event = { .timestamp = bpf_ktime_get_ns() };
+
+	if (!socket_wanted(sk, &event.cgroup))
+		return 0;
+	event.netns = READ((struct net *)READ(sk, __sk_common.skc_net.net), ns.inum);
+	event.port = NTOHS(READ((struct inet_sock *)sk, inet_sport));
+	if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))
+		count_lost(LOST_RING);
+	return 0;
+}
+"""
+MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ig.cli import main; main()"
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Return a folder with an installed package that offers a gadget."""
+    information = tmp_path / "destroyed-1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: destroyed\nVersion: 1\n")
+    (information / "entry_points.txt").write_text("[ig.gadgets]\ndestroyed = destroyed:GADGET\n")
+    folder = tmp_path / "destroyed"
+    folder.mkdir()
+    for name, text in (
+        ("__init__.py", MODULE),
+        ("destroyed.h", HEADER),
+        ("destroyed.c", PROGRAM),
+    ):
+        (folder / name).write_text(text)
+    return tmp_path
+
+
+def started(package: Path, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", MAIN, str(package), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+
+def test_a_package_brings_a_gadget_with_its_c_file_and_header(
+    package: Path, namespace: Namespace
+) -> None:
+    port = namespace.serve()
+    chosen = ("--host", "-F", f"netns=={namespace.inode}", "--max-events", 1)
+    with started(package, "trace", "destroyed", *chosen, "-o", "json") as process:
+        while process.poll() is None:
+            namespace.connect("127.0.0.1", port)
+        said = process.communicate(timeout=PATIENCE)
+    assert said[1] == ""
+    event = json.loads(said[0])
+    assert event["netns_id"] == namespace.inode
+    assert event["port"] > 0
+    assert "containerName" in event["runtime"]
+
+
+def test_a_record_without_an_owner_is_refused_with_what_it_lacks(package: Path) -> None:
+    header = package / "destroyed" / "destroyed.h"
+    header.write_text(HEADER.replace("cgroup", "other"))
+    with started(package, "trace", "destroyed", "--host", "-t", 0) as process:
+        said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "destroyed.c cannot be used: every event needs a time and an owner" in said[1]
+    assert "timestamp, other, netns, port" in said[1]
+    assert "Traceback" not in said[1]
+
+
+def test_a_c_file_that_others_may_change_is_not_loaded(package: Path) -> None:
+    (package / "destroyed" / "destroyed.c").chmod(0o666)
+    with started(package, "trace", "destroyed", "--host", "-t", 0) as process:
+        said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "other users can modify them" in said[1]
+
+
+def test_a_gadget_of_a_package_is_listed(package: Path) -> None:
+    with started(package, "list-gadgets") as process:
+        said = process.communicate(timeout=PATIENCE)
+    assert "trace_destroyed" in said[0]
