@@ -100,7 +100,7 @@ def test_a_path_that_could_not_be_sent_is_looked_up_or_shown_as_unknown(
     assert not losses(tracer.stop()[1])
     events, said, _ = chosen.stop()
     assert not events
-    lost = re.findall(r'"not shown while it was not known whose they are": (\d+)', said)
+    lost = re.findall(r'"not shown: their owner was not known in time": (\d+)', said)
     assert lost == ([] if end == "stay" else [str(count - len(known))])
 
 
