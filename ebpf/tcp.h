@@ -110,18 +110,12 @@ BPF_HASH(sockets, struct sock *, struct tracked, 65536);
 /* Sockets whose attempt failed, and their inode's number: connect() has yet to return why. */
 BPF_TABLE("lru_hash", u64, u64, failed, 65536);
 
+#include "ends.h"
+
 static __always_inline void submit(struct event *event)
 {
 	if (events.ringbuf_output(event, sizeof(*event), BPF_RB_NO_WAKEUP))
 		count_lost(LOST_RING);
-}
-
-/* An IPv4-mapped IPv6 address (::ffff:a.b.c.d) is IPv4 on the wire. */
-static __always_inline int is_mapped(const void *address)
-{
-	const u32 *word = address;
-
-	return !word[0] && !word[1] && word[2] == __builtin_bswap32(0xffff);
 }
 
 static __always_inline struct tracked *tracked_of(struct sock *key)
@@ -154,28 +148,6 @@ static __always_inline struct event *attempt_of(struct sock *sk)
 	return tracked && tracked->state == ATTEMPT ? &tracked->event : NULL;
 }
 
-/* The fields of an event that are read from the socket; its own port is 0 until it is chosen. */
-static __always_inline void read_socket(struct event *event, struct sock *sk)
-{
-	struct sock_common common;
-
-	bpf_probe_read_kernel(&common, sizeof(common), &sk->__sk_common);
-	event->netns = READ(common.skc_net.net, ns.inum);
-	event->dport = NTOHS(common.skc_dport);
-	event->sport = common.skc_num;
-	if (common.skc_family == AF_INET6 && !is_mapped(&common.skc_v6_daddr)) {
-		event->version = 6;
-		__builtin_memcpy(event->saddr, &common.skc_v6_rcv_saddr, 16);
-		__builtin_memcpy(event->daddr, &common.skc_v6_daddr, 16);
-		if (is_link_local(event->daddr) || is_link_local(event->saddr))
-			read_device(event->zone, (void *)READ(sk, __sk_common.skc_net.net), common.skc_bound_dev_if);
-	} else {
-		event->version = 4;
-		__builtin_memcpy(event->saddr, &common.skc_rcv_saddr, 4);
-		__builtin_memcpy(event->daddr, &common.skc_daddr, 4);
-	}
-}
-
 static __always_inline u16 local_port(struct sock *sk)
 {
 	return NTOHS(READ((struct inet_sock *)sk, inet_sport)); /* skc_num is already 0 at CLOSE */
@@ -183,7 +155,7 @@ static __always_inline u16 local_port(struct sock *sk)
 
 static __always_inline void read_ends(struct event *event, struct sock *sk)
 {
-	read_socket(event, sk);
+	read_socket(event, &sk->__sk_common);
 	if (!event->sport)
 		event->sport = local_port(sk);
 }

@@ -17,7 +17,7 @@ static __always_inline void begin_attempt(struct sock *sk, int backup)
 		ignore_connection(sk);
 		return;
 	}
-	read_socket(event, sk);
+	read_socket(event, &sk->__sk_common);
 	if (!port_wanted(event->dport))
 		return;
 	read_owner(&event->owner, cgroup);

@@ -28,34 +28,7 @@ struct event {
 	u8 version, kind, state, spare;
 };
 
-static __always_inline int is_mapped(const void *address)
-{
-	const u32 *word = address;
-
-	return !word[0] && !word[1] && word[2] == __builtin_bswap32(0xffff);
-}
-
-static __always_inline void read_ends(struct event *event, struct sock_common *from)
-{
-	struct sock_common common;
-
-	bpf_probe_read_kernel(&common, sizeof(common), from);
-	event->netns = READ(common.skc_net.net, ns.inum);
-	event->sport = common.skc_num;
-	event->dport = NTOHS(common.skc_dport);
-	event->state = common.skc_state;
-	if (common.skc_family == AF_INET6 && !is_mapped(&common.skc_v6_daddr)) {
-		event->version = 6;
-		__builtin_memcpy(event->saddr, &common.skc_v6_rcv_saddr, 16);
-		__builtin_memcpy(event->daddr, &common.skc_v6_daddr, 16);
-		if (is_link_local(event->daddr) || is_link_local(event->saddr))
-			read_device(event->zone, common.skc_net.net, common.skc_bound_dev_if);
-	} else {
-		event->version = 4;
-		__builtin_memcpy(event->saddr, &common.skc_rcv_saddr, 4);
-		__builtin_memcpy(event->daddr, &common.skc_daddr, 4);
-	}
-}
+#include "ends.h"
 
 static __always_inline int retransmitted(struct sock *owner, struct sock_common *common, u8 kind, u32 retransmits)
 {
@@ -63,11 +36,10 @@ static __always_inline int retransmitted(struct sock *owner, struct sock_common 
 
 	if (!socket_wanted(owner, &event.owner.cgroup))
 		return 0;
-	read_ends(&event, common);
+	read_socket(&event, common);
+	event.state = kind == SYN_ACK ? SYN_RECV : READ(common, skc_state); /* a request's own is TCP_NEW_SYN_RECV */
 	if (FILTER_PORT != ANY && event.dport != FILTER_PORT)
 		return 0;
-	if (kind == SYN_ACK)
-		event.state = SYN_RECV; /* the request's own is TCP_NEW_SYN_RECV, which nothing else shows */
 	event.timestamp = bpf_ktime_get_ns();
 	if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))
 		count_lost(LOST_RING);
