@@ -17,7 +17,7 @@ REFUSED_BIND = "import socket\ntry: socket.socket().bind(('192.0.2.1', 0))\nexce
 
 def test_every_question_has_an_answer(start_ig: Callable[..., Tracer], engine: Engine) -> None:
     commands = QUESTION.findall(README.read_text())
-    assert len(commands) == 10
+    assert len(commands) == 11
     database = engine.program("db", "serve", "0.0.0.0", 5432)
     database.reports.ready()
     web = engine.idle("web")
@@ -33,6 +33,8 @@ def test_every_question_has_an_answer(start_ig: Callable[..., Tracer], engine: E
     engine.connect(web, database.address, 5433)
     engine.connect(web, "198.51.100.2", 80)
     engine.exec(web, ["/usr/bin/python3", "-c", REFUSED_BIND]).all()
+    web.namespace.run("iptables", "-I", "INPUT", "-p", "tcp", "--dport", 9, "-j", "DROP")
+    engine.connect(web, "127.0.0.1", 9, "--timeout", 1.5)
     held = web.namespace.start("connect", database.address, 5432, "--hold")
     held.reports.ready()
     answers = {}
@@ -42,9 +44,10 @@ def test_every_question_has_an_answer(start_ig: Callable[..., Tracer], engine: E
         answers[command] = tracer.reports.lines
     for command, (heading, *rows) in answers.items():
         assert rows, f"ig {command} shows nothing under {heading}"
-    failures, one, slow, of_database, needs, volumes, binds, listeners, connections, containers = (
+    failures, one, slow, of_database, needs, volumes, again, binds, *others = (
         "\n".join(lines[1:]) for lines in answers.values()
     )
+    listeners, connections, containers = others
     assert "refused" in failures
     assert "established" not in failures
     assert "ECONNREFUSED" in one
@@ -52,6 +55,7 @@ def test_every_question_has_an_answer(start_ig: Callable[..., Tracer], engine: E
     assert "5432" in of_database
     assert f"{database.address},5432" in needs
     assert f"{database.address}:5432" in volumes
+    assert "SYN_SENT" in again
     assert "EADDRNOTAVAIL" in binds
     assert "5432" in listeners
     assert f"{database.address}:5432" in connections
