@@ -82,7 +82,8 @@ def test_three_hundred_thousand_connections_are_told_without_a_loss(
             wanted = 1 + 2 * burst * count * EVENTS
             until(partial(reached, lines, wanted), "a burst to be reported")
         assert memory(tracer) < 130
-    assert (lines[0], lost(tmp_path)) == (1 + 2 * bursts * count * EVENTS, {})
+    assert lines[0] == 1 + 2 * bursts * count * EVENTS
+    assert "lost" not in (tmp_path / "stderr").read_text()
 
 
 @pytest.mark.anywhere

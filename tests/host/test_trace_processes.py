@@ -194,4 +194,4 @@ def test_32_bit_programs_are_said_to_be_seen_in_part(start_ig: Start, tmp_path: 
     except OSError:
         pytest.skip("this kernel runs no i386 programs")
     until(lambda: os.readlink(f"/proc/{running.pid}/exe") == str(program), "it to be executed")
-    assert "32-bit programs" in start_ig("trace", "bind", "-o", "json").stop()[1]
+    assert "32-bit processes" in start_ig("trace", "bind", "-o", "json").stop()[1]
