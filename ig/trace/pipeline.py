@@ -24,7 +24,7 @@ from ig.trace.attribution import Attribution
 INTERVAL = 0.05  # seconds between reads of the ring
 _MANY = 4096  # records in a read after which the next one follows without a pause
 _SETTLED = 5_000_000  # ns after which no earlier record can still arrive
-_SUSPENDED = 1_000_000_000  # ns without a step after which changes from the runtimes may be late
+_SUSPENDED = 400_000_000  # ns without a step after which changes from the runtimes may be late
 _CATCH_UP = 250_000_000  # ns to wait for these changes
 _MOST_HELD = 8192  # events that wait for their owner to become known: some 10 MB
 _CLOCK_STEP = 10_000_000  # ns by which the wall clock must have moved against the kernel's

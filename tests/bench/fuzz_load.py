@@ -85,6 +85,8 @@ class Listener:
 
     def __init__(self, family: int, address: str) -> None:
         self.socket = socket.socket(family, socket.SOCK_STREAM)
+        # Connections of listeners that are gone must not use up the ports in a minute.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 100)
         self.socket.bind((address, 0))
         self.socket.listen(4096)

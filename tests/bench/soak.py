@@ -43,7 +43,9 @@ PASSING = 2_000  # cgroups of one round
 PASSING_PREFIX = "5a5a5a5a"
 ALLOWED = 0.001
 """The part of all events that may be missing where only an upper bound of the losses is known."""
-AT_MOST = "at most"
+FOREIGN = 10
+"""Events of others that may be lost too, before the kernel knows that they are not wanted."""
+AT_MOST = "upper bound"
 """What the cause of a loss says that counts hooks, of which not each need have had an event."""
 
 
@@ -222,7 +224,7 @@ def account(
     print(f"{platform.node()}, {os.cpu_count()} CPUs, Linux {platform.release()}, {seconds} s")
     print(tabulate(rows, ("what", "found"), tablefmt="github"))
     allowed = min(possible, ALLOWED * sum(wanted.values()))
-    return min(missing.values()) >= 0 and 0 <= unaccounted <= allowed
+    return min(missing.values()) >= 0 and -FOREIGN <= unaccounted <= allowed
 
 
 def is_flat(samples: Sequence[Sample], events: int) -> bool:

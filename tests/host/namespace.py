@@ -52,7 +52,7 @@ class Program:
         """Return all that it told, once it has ended by itself and well."""
         reports = self.reports.all(seconds)
         status = self.process.wait(seconds)
-        assert status == 0, f"{self.process.args!r} ended with {status}: {self.reports.lines}"
+        assert status == 0, f"{self.process.args!r} ended with {status}: {self.reports.lines[-20:]}"
         return [report for report in reports if "ready" not in report]
 
     def stop(self) -> None:

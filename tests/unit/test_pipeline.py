@@ -126,10 +126,11 @@ def test_nobody_waits_for_longer_than_the_patience(monkeypatch: pytest.MonkeyPat
     trace.path(2, LATE)
     assert trace.step((ago(0.3), 2, 0, 1)) == []
     began = time.monotonic_ns()
-    monkeypatch.setattr(time, "monotonic_ns", lambda: began + SECOND * 6 // 10)
-    assert trace.step((began + SECOND // 2, 2, 0, 2)) == []
-    monkeypatch.setattr(time, "monotonic_ns", lambda: began + SECOND * 12 // 10)
-    assert trace.step() == ["1,bbbbbbbbbbbb", "2,bbbbbbbbbbbb"]
+    for tenths in (3, 6, 9, 12):
+        monkeypatch.setattr(time, "monotonic_ns", lambda now=tenths: began + SECOND * now // 10)
+        more = [(began + SECOND // 2, 2, 0, 2)] if tenths == 6 else []
+        shown = trace.step(*more)
+        assert shown == (["1,bbbbbbbbbbbb", "2,bbbbbbbbbbbb"] if tenths == 12 else [])
 
 
 def test_the_largest_of_those_that_wait_is_given_up_when_there_are_too_many(
@@ -248,5 +249,5 @@ def test_events_wait_for_the_runtimes_news_after_a_suspension(
     monkeypatch.setattr(time, "monotonic_ns", lambda: later)
     assert trace.step((later - SECOND, 1, 0, 1)) == []
     trace.runtimes.tell("renamed", Container(WEB.id, "other", "docker"))
-    monkeypatch.setattr(time, "monotonic_ns", lambda: later + SECOND // 2)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: later + SECOND * 3 // 10)
     assert trace.step() == ["1,other"]
