@@ -28,7 +28,7 @@ LOST = {
     "LOST_CONNECTIONS": "too many open connections to report each connect and close (upper bound)",
     "LOST_ANSWERS": "connect results missed (BPF program skipped)",
     "LOST_ACCEPTS": "a connection was closed by another thread before accept() returned it",
-    "LOST_ENDS": "closes of connections never accepted missed (BPF program skipped)",
+    "LOST_ENDS": "closes of connections never accepted missed (upper bound)",
 }
 """What enum lost in ig.h counts."""
 _MOST_SOCKETS = 131072  # the size of sockets in tcp.h

@@ -23,7 +23,8 @@ LOAD = Path(__file__).with_name("fuzz_load.py")
 ADDRESSES = 40
 """Loopback addresses of IPv6 that clients have, each with 50,000 ports."""
 RESETS = {"", "ECONNRESET", "EPIPE", "ECONNABORTED"}
-UNSEEN = "closes of connections never accepted missed (BPF program skipped)"
+MOST_OVERCOUNTED = 10
+UNSEEN = "closes of connections never accepted missed (upper bound)"
 MISSING = "['unknown'] was to be at the server"
 Key = tuple[str, int, int]
 
@@ -48,7 +49,8 @@ def fuzz(seconds: float, seed: int) -> tuple[int, list[str]]:
         namespace.remove()
     wrong = list(compare(expected, events))
     missing = [line for line in wrong if line.startswith(MISSING) and line.endswith(": []")]
-    if (unseen := counted(said)) == len(missing):
+    # The count is of the whole host, and an upper bound.
+    if len(missing) <= (unseen := counted(said)) <= len(missing) + MOST_OVERCOUNTED:
         wrong = [line for line in wrong if line not in missing]
     else:
         wrong.append(f"{len(missing)} are missing, {unseen} were counted as missed")

@@ -112,7 +112,7 @@ def test_ends_that_were_hidden_of_connections_that_nobody_accepted_are_counted(
     types, lost = json.loads(namespace.run(sys.executable, "-c", ENDS))
     # the first is reset by its listener's end, which is seen
     assert sorted(each for each in types if each != CONNECT) == [CLOSE, UNKNOWN]
-    missed = "closes of connections never accepted missed (BPF program skipped)"
+    missed = "closes of connections never accepted missed (upper bound)"
     assert lost == {missed: 2}
 
 
