@@ -13,7 +13,6 @@ enum kind { SYN = 1, SYN_ACK, DATA };
 /* include/net/tcp_states.h */
 enum state { ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING };
 
-KERNEL_STRUCT(sock_common, skc_bound_dev_if)
 KERNEL_STRUCT(tcp_sock, total_retrans)
 KERNEL_STRUCT(request_sock, __req_common, num_retrans)
 

@@ -79,6 +79,7 @@ class Layout:
         return struct.calcsize("=" + self.format)
 
 
+@functools.cache
 def parse(text: str, name: str = "event") -> Layout:
     """Read `struct name` from C text; nested ones are flattened, arrays of u8 and char are bytes.
 

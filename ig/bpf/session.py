@@ -67,7 +67,7 @@ class Source:
         return self._events.records()
 
     def cgroups(self) -> Iterator[tuple[int, Paths]]:
-        """Yield (id, paths) of cgroups that the kernel has not told of, or has forgotten since."""
+        """Yield (id, paths) of cgroups whose paths the kernel has sent since the last call."""
         for piece in self._paths.pieces():
             (identifier,) = _PATH.unpack_from(piece)
             yield identifier, decode(piece[_PATH.size :])
