@@ -126,9 +126,10 @@ class Liar:
 @pytest.fixture
 def liar(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     started: list[Liar] = []
+    numbers = itertools.count()
 
     def start(answer: Callable[[], Iterable[bytes]] | None) -> Path:
-        path = tmp_path / f"{len(started)}.sock"
+        path = tmp_path / f"{next(numbers)}.sock"
         started.append(Liar(path, answer))
         return path
 
@@ -333,9 +334,10 @@ class GrpcLiar(grpc.GenericRpcHandler):
 @pytest.fixture
 def grpc_liar(tmp_path: Path) -> Iterator[Callable[..., tuple[GrpcLiar, Path]]]:
     started: list[GrpcLiar] = []
+    numbers = itertools.count()  # tests start several at once, in threads
 
     def start(answers: Mapping[str, Pieces]) -> tuple[GrpcLiar, Path]:
-        path = tmp_path / f"grpc{len(started)}.sock"
+        path = tmp_path / f"grpc{next(numbers)}.sock"
         started.append(GrpcLiar(path, answers))
         return started[-1], path
 
