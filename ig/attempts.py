@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ig.columns import enum_names, error_column, integer, named
-from ig.durations import SECOND
 from ig.gadget import Batch, Column, Kind, Param
+from ig.values import SECOND
 
 TYPES = enum_names("tcp.h", "type")
 """The types of events, each at the place of its number; "" where there is none."""

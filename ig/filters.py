@@ -20,17 +20,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
 
-from ig import options
-from ig.durations import MILLISECOND, SECOND, parse_duration
 from ig.errors import UsageError
 from ig.gadget import Batch, Column, Kind
 from ig.memo import Cache
 from ig.output.text import BOOLEANS, texts
 from ig.query import find_column
+from ig.values import MILLISECOND, parse_duration, parse_group, parse_port, parse_time, parse_user
 
 Predicate = Callable[[Batch], Sequence[bool]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -52,17 +50,12 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 _SETS = ("==", "!=", "=")
 _NETWORK = (ipaddress.IPv4Network, ipaddress.IPv6Network)
 _NUMBERED: Mapping[str, Callable[[str], int]] = {
-    "uid": options.user,
-    "gid": options.group,
-    **dict.fromkeys(("port", "sport", "dport", "src.port", "dst.port"), options.port),
+    "uid": parse_user,
+    "gid": parse_group,
+    **dict.fromkeys(("port", "sport", "dport", "src.port", "dst.port"), parse_port),
 }
 """The parser of names, for columns whose numbers have names."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}|0[xX][0-9a-fA-F]{1,16}")
-_TIME = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?"
-    r"(?:[Zz]|([+-][0-9]{2}:[0-9]{2}))"
-)
-_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 _MOST_CPU = 1.0
 """Seconds of CPU time for a regular expression per batch of 4,096 names; some ms are usual."""
 _SHOWN = 64
@@ -265,7 +258,7 @@ def _value(column: Column, symbol: str, text: str) -> Any:
     if _INTEGER.fullmatch(text):
         return int(text, 16 if text[1:2] in ("x", "X") else 10)
     if column.kind is Kind.TIMESTAMP:
-        return _time(text)
+        return parse_time(text)
     if column.name in _NUMBERED:
         return _NUMBERED[column.name](text)
     raise _no_value(column, text, "an integer")
@@ -293,23 +286,6 @@ def _boolean(column: Column, symbol: str, text: str) -> bool:
         if text.lower() == name:
             return value
     raise _no_value(column, text, "true or false")
-
-
-def _time(text: str) -> int:
-    match = _TIME.fullmatch(text)
-    try:
-        if match:
-            date, time, fraction, zone = match.groups()
-            elapsed = datetime.fromisoformat(f"{date}T{time}{zone or '+00:00'}") - _EPOCH
-            whole = elapsed.days * 86_400 + elapsed.seconds
-            return whole * SECOND + int((fraction or "").ljust(9, "0"))
-    except ValueError:
-        pass
-    raise UsageError(
-        f"Invalid time {text[:_SHOWN]!r}.",
-        "",
-        "Use RFC 3339 with a zone: 2026-11-20T20:33:04Z or 2026-11-20T20:33:04.5+01:00.",
-    )
 
 
 def _no_value(column: Column, text: str, wanted: str) -> UsageError:

@@ -1,16 +1,9 @@
-"""The options that commands share, and the parsing of their values."""
+"""The options that commands share."""
 
 from __future__ import annotations
 
-import grp
-import pwd
-import socket
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
-from ig.durations import MILLISECOND, SECOND, parse_duration
-from ig.errors import UsageError
 from ig.gadget import Gadget, Param
 
 WHOSE = (
@@ -150,109 +143,3 @@ FOREIGN = {
     "-P": "--port",
 }
 """Options of similar commands, and their equivalent here."""
-_LEAST_INTERVAL = 0.1
-_MOST_SECONDS = 10**9
-_MOST_PORTS = 2048
-
-
-def duration(text: str) -> int:
-    """Return the ns of a duration; a bare number is in ms. Raises UsageError."""
-    return parse_duration(text, MILLISECOND)
-
-
-def seconds(text: str) -> float:
-    """Return the seconds of a duration; a bare number is in seconds. Raises UsageError."""
-    value = parse_duration(text, SECOND) / SECOND
-    if value > _MOST_SECONDS:
-        raise UsageError(
-            f"Invalid duration {text[:64]!r}: too long.", f"The maximum is {_MOST_SECONDS} s."
-        )
-    return value
-
-
-def _interval(text: str) -> float:
-    interval = seconds(text)
-    if interval < _LEAST_INTERVAL:
-        raise UsageError(
-            f"Invalid interval {text.strip()[:64]!r}: too short.",
-            "",
-            f"The minimum is {_LEAST_INTERVAL:g} seconds.",
-        )
-    return interval
-
-
-def port(text: str) -> int:
-    """Return the port of a number or of a service's name (/etc/services). Raises UsageError."""
-    name = text.strip()
-    if name.isascii() and name.isdigit() and len(name) < 6 and 0 < int(name) < 65536:
-        return int(name)
-    if name and not name[0].isdigit():
-        for protocol in ("tcp", "udp"):
-            try:
-                return socket.getservbyname(name, protocol)
-            except (OSError, UnicodeError, ValueError):
-                continue
-    raise UsageError(
-        f"Invalid port {name[:64]!r}.",
-        "",
-        "Use a number from 1 to 65535, or a service name from /etc/services such as http.",
-    )
-
-
-def user(text: str) -> int:
-    """Return the number of a user, given as it or by the name here. Raises UsageError."""
-    return _account(text, "user", lambda name: pwd.getpwnam(name).pw_uid)
-
-
-def group(text: str) -> int:
-    """Return the number of a group, given as it or by the name here. Raises UsageError."""
-    return _account(text, "group", lambda name: grp.getgrnam(name).gr_gid)
-
-
-def _account(text: str, what: str, find: Callable[[str], int]) -> int:
-    name = text.strip()
-    if name.isascii() and name.isdigit() and len(name) < 11 and int(name) < 2**32 - 1:
-        return int(name)
-    try:
-        return find(name)
-    except (KeyError, ValueError, UnicodeError):
-        raise UsageError(
-            f"Unknown {what} {name[:64]!r}.",
-            "",
-            f"Use the name of a {what} of this host, or a number.",
-        ) from None
-
-
-def _ports(text: str) -> list[int]:
-    ports = [port(part) for part in text.split(",")]
-    if len(ports) > _MOST_PORTS:
-        raise UsageError(
-            f"Too many ports for the kernel's filter: {len(ports)}.",
-            f"The maximum is {_MOST_PORTS}.",
-            "Use -F 'port>=1024,port<2048' to filter by a range.",
-        )
-    return ports
-
-
-def _whole(name: str, least: int, most: int) -> Callable[[int], int]:
-    def check(value: int) -> int:
-        if not least <= value <= most:
-            raise UsageError(
-                f"Invalid {name} {value}.", "", f"Use a number from {least} to {most}."
-            )
-        return value
-
-    return check
-
-
-CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
-    "duration": duration,
-    "ports": _ports,
-    "port": port,
-    "uid": user,
-    "pid": _whole("PID", 1, 1 << 22),
-    "integer": _whole("integer", -(1 << 63), (1 << 63) - 1),
-    "seconds": seconds,
-    "interval": _interval,
-}
-"""The parser of each kind of option."""

@@ -13,11 +13,8 @@ from typer.core import TyperCommand
 
 from ig.errors import UsageError
 from ig.gadget import Param
-from ig.options import (
-    CONVERSIONS,
-    FOREIGN,
-    HEADINGS,
-)
+from ig.options import FOREIGN, HEADINGS
+from ig.values import CONVERSIONS
 
 _SHORT_WITH_VALUE = re.compile(r"(-[A-Za-z])=(.*)", re.S)
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from ig import filters, output
 from ig.container import Container
-from ig.durations import SECOND
 from ig.errors import UsageError
 from ig.gadget import Batch, Column, CompatView, Gadget
 from ig.memo import Cache
 from ig.output.layout import colored, watch
 from ig.output.text import format_timestamps
 from ig.query import find_column
+from ig.values import SECOND
 
 OF_PODS = ("namespace", "podname", "podcontainer")
 """The columns that are shown by default if there are pods."""

@@ -18,7 +18,6 @@ from ig.commands.display import DisplayOptions
 from ig.commands.setup import check_ready_file, follow, make_index, selection, write_ready_file
 from ig.container import Change, Container
 from ig.containers.index import Index
-from ig.durations import SECOND
 from ig.errors import IgError
 from ig.gadget import Batch, Column, Gadget, Kind
 from ig.kernel import monitor
@@ -26,6 +25,7 @@ from ig.kernel.netns import sees_all_processes
 from ig.output.stream import Stream, say
 from ig.sockets import proc
 from ig.stop import Stop
+from ig.values import SECOND
 
 _MOST_CHANGES = 65536
 _PATIENCE = 6.0  # seconds for all runtimes to list, and again for all details

@@ -11,11 +11,11 @@ from typing import Any
 
 from ig.columns import STRINGS
 from ig.container import Container
-from ig.durations import SECOND, format_duration
 from ig.ends import ADDRESSES, end_kind, end_name
 from ig.gadget import Address, Batch, End, of_each
 from ig.memo import Cache
 from ig.output.text import SECONDS, format_timestamps, json_string
+from ig.values import SECOND, format_duration
 
 Encode = Callable[[Sequence[Any]], Sequence[str]]
 _MILLISECONDS, _MICROSECONDS = '"%.9gms"', '"%.6gµs"'

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from ig.durations import SECOND, format_durations, format_milliseconds
 from ig.gadget import Batch, Column, Kind
 from ig.memo import Cache
+from ig.values import SECOND, format_durations, format_milliseconds
 
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 ELLIPSIS = "…"

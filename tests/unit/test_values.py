@@ -2,7 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.durations import (
+from ig.errors import UsageError
+from ig.values import (
+    CONVERSIONS,
     MILLISECOND,
     SECOND,
     format_duration,
@@ -10,7 +12,6 @@ from ig.durations import (
     format_milliseconds,
     parse_duration,
 )
-from ig.errors import UsageError
 
 AS_GO_PRINTS = [
     (0, "0s"),
@@ -129,3 +130,43 @@ def test_any_text_is_a_duration_or_a_usage_error(text: str) -> None:
     except UsageError as error:
         message = str(error)
     assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("seconds", "1s", 1.0),
+        ("seconds", "50ms", 0.05),
+        ("seconds", "0", 0.0),
+        ("seconds", "90", 90.0),
+        ("seconds", "2m", 120.0),
+        ("interval", "0.5", 0.5),
+        ("duration", "50", 50_000_000),
+        ("duration", "1.5s", 1_500_000_000),
+        ("port", "http", 80),
+        ("ports", "80,https", [80, 443]),
+        ("uid", "root", 0),
+        ("uid", "1000", 1000),
+    ],
+)
+def test_values_are_taken_with_a_unit_or_a_name_or_as_bare_numbers(
+    kind: str, text: str, value: object
+) -> None:
+    assert CONVERSIONS[kind](text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("seconds", "soon", "Invalid duration 'soon'"),
+        ("seconds", "-1", "negative"),
+        ("interval", "10ms", "(?s)'10ms': too short.*0.1 seconds"),
+        ("port", "no-such-service", "(?s)Invalid port.*http"),
+        ("port", "65536", "Invalid port"),
+        ("ports", "80,", "Invalid port"),
+        ("uid", "nobody-there", "Unknown user 'nobody-there'"),
+    ],
+)
+def test_option_values_that_are_invalid_are_refused(kind: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        CONVERSIONS[kind](text)
