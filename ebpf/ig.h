@@ -11,6 +11,7 @@
  *   OPTION(NAME, value)		defines NAME as this value, unless user space gives another
  *   KERNEL_FUNCTION(name, ...)	defines KERNEL_FUNCTION_name, to be called where CALLS_BY_FEXIT
  *   OPTIONAL_HOOK(function, "...")	a hook that may be refused, and what is not seen then
+ *   LOSS(NAME, "...")		a cause of losses for count_lost(), and how it is reported; one without words is not
  * A function called raw_tp__NAME is attached to that raw tracepoint, tp__CATEGORY__NAME to that
  * tracepoint, fexit__sys_NAME to the end of the kernel's function for that system call of 64-bit tasks.
  * What the preprocessor leaves out is not attached.
@@ -22,6 +23,7 @@
 #define KERNEL_FUNCTION(...)
 #define OPTION(...)
 #define OPTIONAL_HOOK(...)
+#define LOSS(...)
 
 #define ANY -1
 OPTION(FILTER_PID, ANY)
@@ -109,7 +111,7 @@ struct cgroup_path {
 /* What user space has decided about a cgroup's events; until then they pass. FORGET: see decide(). */
 enum verdict { UNDECIDED, KEEP, DROP, FORGET };
 
-enum lost { LOST_RING, LOST_ATTEMPTS, LOST_CONNECTIONS, LOST_ANSWERS, LOST_ACCEPTS, LOST_ENDS, LOST_CAUSES, BACKUP_HANDLED = LOST_CAUSES, COUNTERS };
+LOSS(LOST_RING, "the ring buffer was full")
 
 /* Submitted without waking the reader, which would cost more than the event: it looks every 50 ms. */
 BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);
@@ -120,7 +122,7 @@ BPF_PERCPU_ARRAY(path_buffer, struct cgroup_path, 1);
  * User space maps it (1 << 10 is BPF_F_MMAPABLE). Reading or writing an element by bpf() keeps every tp__
  * program from running on that CPU meanwhile, however long it is preempted: bpf_disable_instrumentation().
  */
-BPF_F_TABLE("array", u32, u64, lost, COUNTERS, 1 << 10);
+BPF_F_TABLE("array", u32, u64, lost, LOSSES, 1 << 10);
 
 /*
  * Called by user space, which writes its verdict so, for the same reason. What user space forgets is

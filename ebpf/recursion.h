@@ -26,6 +26,7 @@
  * Whether a backup has nothing to do, since its primary has handled the event: the primary records the last event
  * that it handled, in a slot that few sockets share. `what` is never the same twice in a row for a socket.
  */
+LOSS(BACKUP_HANDLED, "")
 #ifdef PREEMPTIBLE
 BPF_ARRAY(handled, u64, 4096);
 #endif

@@ -66,6 +66,12 @@ OPTIONAL_HOOK(raw_tp__tcp_retransmit_skb, "unanswered attempts are reported only
 OPTIONAL_HOOK(raw_tp__inet_sk_error_report, "no latency for attempts that end by an ICMP error")
 OPTIONAL_HOOK(tp__syscalls__sys_exit_connect, "connects that fail before a SYN are not traced")
 
+LOSS(LOST_ATTEMPTS, "too many connects were waiting for an answer")
+LOSS(LOST_CONNECTIONS, "too many open connections to report each connect and close (upper bound)")
+LOSS(LOST_ANSWERS, "connect results missed (BPF program skipped)")
+LOSS(LOST_ACCEPTS, "a connection was closed by another thread before accept() returned it")
+LOSS(LOST_ENDS, "closes of connections never accepted missed (upper bound)")
+
 #ifdef BIT_OFFSET_sock_sk_userlocks
 #define USER_LOCKS(sk) BITS(sk, BIT_OFFSET_sock_sk_userlocks, 4)
 #else

@@ -25,6 +25,7 @@ _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 _FIELD = re.compile(r"(?:(struct)\s+)?(\w+)\s+([^;]+);")
 _DECLARATOR = re.compile(r"(\w+)((?:\[\w+\])*)$")
 _CONSTANT = r"^#define %s (\d+)$"
+_LOSS = re.compile(r'^LOSS\((\w+), "([^"]*)"\)', re.M)
 _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "s32": "i", "s64": "q", "char": "s"}
 
 
@@ -63,6 +64,18 @@ def enum(text: str, name: str) -> Mapping[str, int]:
         values[member] = values[value] if value in values else int(value or following)
         following = values[member] + 1
     return values
+
+
+def losses(text: str) -> Mapping[str, str]:
+    """Return the causes of losses that C text declares, and how each is reported, in order.
+
+    A cause's place is its number. Raises ValueError for one that is declared twice.
+    """
+    declared = _LOSS.findall(text)
+    for name, words in declared:
+        if sum(name == other[0] or words == other[1] != "" for other in declared) > 1:
+            raise ValueError(f"LOSS({name}) is declared twice, or in the words of another")
+    return dict(declared)
 
 
 @dataclass(frozen=True, slots=True)

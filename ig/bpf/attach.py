@@ -92,7 +92,9 @@ def load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], l
         f"{declarations}\n{text}\n_Static_assert(sizeof(struct event) == {size}, "
         f'"struct event is not laid out as its text says");\n'
     )
-    defaults = {**dict(_OPTION.findall(text)), **_constants(declarations)}
+    losses = c_text.losses(text)
+    numbers = {name: number for number, name in enumerate((*losses, "LOSSES"))}
+    defaults = {**dict(_OPTION.findall(text)), **_constants(declarations), **numbers}
     preemptible = "PREEMPTIBLE" in defines or btf.find_id(_PREEMPTED, FUNCTION) > 0
     # Where perf_event_open() is refused, pairs of raw ones see most.
     ways = [["PREEMPTIBLE"]] if preemptible else []

@@ -99,12 +99,20 @@ def source(program: str) -> str:
     """Return a program's text, its headers included.
 
     Raises IgError if somebody could have changed it who could not have changed this module, or if
-    its records lack what every event has.
+    what it declares cannot be read, or its records lack what every event has.
     """
     for folder in {c_text.folder(), (c_text.folder() / program).parent}:
         c_text.need_trust(folder)
     text = c_text.read(program)
-    names = c_text.parse(text).names
+    try:
+        names = c_text.parse(text).names
+        c_text.losses(text)
+    except ValueError as error:
+        raise IgError(
+            f"The program {program} cannot be used.",
+            f"{error}.",
+            "See CONTRIBUTING.md for what a program declares.",
+        ) from error
     if names[0] != "timestamp" or "cgroup" not in names:
         raise IgError(
             f"The program {program} cannot be used: every event needs a time and an owner.",

@@ -21,16 +21,7 @@ from ig.bpf.syscalls import (
 from ig.errors import KernelRefused
 from ig.kernel.cgroupfs import Paths, decode
 
-RING_FULL = "the ring buffer was full"
-LOST = {
-    "LOST_RING": RING_FULL,
-    "LOST_ATTEMPTS": "too many connects were waiting for an answer",
-    "LOST_CONNECTIONS": "too many open connections to report each connect and close (upper bound)",
-    "LOST_ANSWERS": "connect results missed (BPF program skipped)",
-    "LOST_ACCEPTS": "a connection was closed by another thread before accept() returned it",
-    "LOST_ENDS": "closes of connections never accepted missed (upper bound)",
-}
-"""What enum lost in ig.h counts."""
+RING_FULL = c_text.losses(c_text.read("ig.h"))["LOST_RING"]
 _MOST_SOCKETS = 131072  # the size of sockets in tcp.h
 _PATH = struct.Struct("=Q8x")  # struct cgroup_path in ig.h, up to its text
 
@@ -45,7 +36,7 @@ class Source:
         self._probes = probes
         self._preemptible = probes.backups_attached  # then from the start
         self._refused = False  # to attach the backups
-        self._lost = c_text.enum(probes.text, "lost")
+        self._losses = c_text.losses(probes.text)
         self._verdicts = c_text.enum(probes.text, "verdict")
         event = c_text.parse(probes.text)
         self.fields = event.names
@@ -93,11 +84,12 @@ class Source:
 
     def lost(self) -> Mapping[str, int]:
         """Return how many events could not be delivered so far, by cause; those of 0 left out."""
-        counts = {cause: self._counters[self._lost[name]] for name, cause in LOST.items()}
+        counters = dict(zip(self._losses, self._counters, strict=False))  # they fill a page
+        counts = {words: counters[name] for name, words in self._losses.items() if words}
         skipped = sum(map(recursion_misses, self._probes.unpaired))
         if self._refused or self._preemptible:
             hidden = sum(map(recursion_misses, self._probes.primaries))
-            skipped += max(hidden - self._counters[self._lost["BACKUP_HANDLED"]], 0)
+            skipped += max(hidden - counters.get("BACKUP_HANDLED", 0), 0)
         counts["BPF recursion misses (upper bound)"] = skipped
         return {cause: count for cause, count in counts.items() if count}
 

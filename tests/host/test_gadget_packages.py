@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,19 +18,27 @@ pytestmark = pytest.mark.anywhere
 
 MODULE = """
 from pathlib import Path
-from ig.columns import TIMESTAMP, integer, owner_columns
-from ig.gadget import Gadget
+from ig.columns import TIMESTAMP, enum_names, integer, named, owner_columns
+from ig.gadget import Column, Gadget
+
+PROGRAM = str(Path(__file__).with_name("destroyed.c"))
 
 GADGET = Gadget(
     name="trace_destroyed",
     command=("trace", "destroyed"),
     summary="Trace the end of TCP sockets.",
-    program=str(Path(__file__).with_name("destroyed.c")),
+    program=PROGRAM,
     columns=(
         TIMESTAMP,
         *owner_columns(),
         integer("netns", "netns_id", description="Inode of the network namespace."),
         integer("port", "port", hidden=False, description="Local port."),
+        Column(
+            "family",
+            "family",
+            read=named("family", enum_names(PROGRAM, "family")),
+            description="Address family.",
+        ),
     ),
 )
 """
@@ -37,12 +46,16 @@ HEADER = """
 struct event {
 	u64 timestamp;
 	u64 cgroup;
-	u32 netns, port;
+	u32 netns;
+	u16 port, family;	/* family: enum family */
 };
 """
 PROGRAM = """
 #include "ig.h"
 #include "destroyed.h"
+
+LOSS(LOST_UNBOUND, "sockets that never had a port")
+enum family { OTHER, IPV4, IPV6 };
 
 int raw_tp__tcp_destroy_sock(struct { u64 sk; } *ctx)
 {
@@ -53,7 +66,10 @@ int raw_tp__tcp_destroy_sock(struct { u64 sk; } *ctx)
 		return 0;
 	event.netns = READ((struct net *)READ(sk, __sk_common.skc_net.net), ns.inum);
 	event.port = NTOHS(READ((struct inet_sock *)sk, inet_sport));
-	if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))
+	event.family = READ(sk, __sk_common.skc_family) == AF_INET ? IPV4 : IPV6;
+	if (!event.port)
+		count_lost(LOST_UNBOUND);
+	else if (events.ringbuf_output(&event, sizeof(event), BPF_RB_NO_WAKEUP))
 		count_lost(LOST_RING);
 	return 0;
 }
@@ -89,30 +105,44 @@ def started(package: Path, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def test_a_package_brings_a_gadget_with_its_c_file_and_header(
+def test_a_package_brings_a_gadget_with_its_c_file_header_enum_and_cause_of_losses(
     package: Path, namespace: Namespace
 ) -> None:
     port = namespace.serve()
     chosen = ("--host", "-F", f"netns=={namespace.inode}", "--max-events", 1)
     with started(package, "trace", "destroyed", *chosen, "-o", "json") as process:
         while process.poll() is None:
+            socket.socket().close()
             namespace.connect("127.0.0.1", port)
         said = process.communicate(timeout=PATIENCE)
-    assert said[1] == ""
+    lost = json.loads(said[1].splitlines()[-1])
+    assert lost["causes"] == {"sockets that never had a port": lost["count"]}
     event = json.loads(said[0])
     assert event["netns_id"] == namespace.inode
     assert event["port"] > 0
+    assert event["family"] == "ipv4"
     assert "containerName" in event["runtime"]
 
 
-def test_a_record_without_an_owner_is_refused_with_what_it_lacks(package: Path) -> None:
-    header = package / "destroyed" / "destroyed.h"
-    header.write_text(HEADER.replace("cgroup", "other"))
+@pytest.mark.parametrize(
+    ("given", "other", "why"),
+    [
+        ("u64 cgroup", "u64 other", "every event needs a time and an owner"),
+        ("u64 cgroup", "u64 other", "timestamp, other, netns, port"),
+        ("u32 netns", "u8 netns", "struct event has a hole before port"),
+        ("LOST_UNBOUND", "LOST_RING", "LOSS(LOST_RING) is declared twice"),
+    ],
+)
+def test_a_program_that_declares_less_or_wrong_is_refused_with_what_it_lacks(
+    package: Path, given: str, other: str, why: str
+) -> None:
+    for name, text in (("destroyed.h", HEADER), ("destroyed.c", PROGRAM)):
+        (package / "destroyed" / name).write_text(text.replace(given, other))
     with started(package, "trace", "destroyed", "--host", "-t", 0) as process:
         said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert "destroyed.c cannot be used: every event needs a time and an owner" in said[1]
-    assert "timestamp, other, netns, port" in said[1]
+    assert "destroyed.c cannot be used" in said[1]
+    assert why in said[1]
     assert "Traceback" not in said[1]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ig import c_text
 from ig.bpf.loader import source
-from ig.bpf.session import LOST
+from ig.bpf.session import RING_FULL
 from ig.gadgets import declared
 
 RECORD = """
@@ -87,6 +87,10 @@ def test_enums_are_numbered_as_a_compiler_does() -> None:
         c_text.enum(text, "other")
 
 
-def test_causes_of_losses_are_those_that_the_programs_count() -> None:
-    counters = c_text.enum(c_text.read("ig.h"), "lost")
-    assert list(LOST) == list(counters)[: counters["LOST_CAUSES"]]
+def test_losses_are_numbered_in_their_order_and_declared_once() -> None:
+    text = 'LOSS(ONE, "a thing")\nLOSS(NONE, "")\nLOSS(OTHER, "")\n'
+    assert c_text.losses(text) == {"ONE": "a thing", "NONE": "", "OTHER": ""}
+    assert next(iter(c_text.losses(source("tcp.c")).values())) == RING_FULL
+    for again in ('LOSS(ONE, "another")', 'LOSS(MORE, "a thing")'):
+        with pytest.raises(ValueError, match="declared twice"):
+            c_text.losses(f"{text}{again}\n")
