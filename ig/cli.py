@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperOption
 
 from ig.errors import IgError, UsageError
 from ig.gadget import CompatView, Gadget, Param
-from ig.options import (
-    OUTPUT,
-    RUNTIMES,
-    WHOSE,
-    gadget_params,
-)
+from ig.options import OUTPUT, RUNTIMES, WHOSE, gadget_params
 from ig.output.stream import (
     STDOUT,
     ReaderGone,
@@ -26,81 +23,65 @@ from ig.output.stream import (
     say,
 )
 from ig.stop import Stop, Stopped
-from ig.typer_command import Command, command_function
+from ig.typer_command import Command, Group
 
-_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-
-def _add_gadget(
-    app: typer.Typer, name: str, gadget: Gadget, named: bool, view: CompatView | None = None
-) -> None:
-    """Add a gadget's command, with its options only if `named`, to save time."""
-
-    def body(options: dict[str, Any]) -> None:
-        if options.pop("list_columns", False):
-            _list_columns(gadget, view, options)
-            return
-        from ig.commands import run
-
-        run(gadget, view, options)
-
-    summary = view.summary if view else gadget.summary
-    fixed = view.fixed if view else {}
-    params = [
-        param if param.name not in fixed else _with_default(param, fixed[param.name])
-        for param in (gadget_params(gadget) if named else ())
-    ]
-    function = command_function(name, summary, params, body)
-    app.command(name, help=summary, cls=Command, context_settings=dict(_SETTINGS))(function)
-
-
-def _with_default(param: Param, value: Any) -> Param:
-    from dataclasses import replace
-
-    return replace(param, default=value)
-
-
-def _group(summary: str) -> typer.Typer:
-    return typer.Typer(
-        help=summary,
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        add_completion=False,
-        context_settings=dict(_SETTINGS),
-    )
-
-
-_LIST = "List the containers of all runtimes."
 _GROUPS = {"trace": "Trace events as they happen.", "snapshot": "Show the current state."}
 
 
-def build(arguments: Sequence[str]) -> typer.Typer:
+def build(arguments: Sequence[str]) -> Group:
     """Build the command line, with the options of those commands that `arguments` may name."""
     from ig.gadgets import built_in, declared
 
     gadgets = built_in()
     if tuple(arguments[:2]) not in {gadget.command for gadget in gadgets.values()}:
         gadgets = declared()
-    app = _group("Show which container connects where, how fast, and what fails.")
-    app.callback()(_root)
-    groups: dict[str, typer.Typer] = {}
-    run = _group("Run a gadget by name.")
+    version = TyperOption(
+        param_decls=["version", "--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_asked_for_version,
+        help="Print the version.",
+    )
+    summary = "Show which container connects where, how fast, and what fails."
+    root = Group("ig", summary, params=[version])
+    run = Group("run", "Run a gadget by name.")
+    verbs: dict[str, Group] = {}
     for gadget in gadgets.values():
         verb, noun = gadget.command
-        if verb not in groups:
-            groups[verb] = _group(_GROUPS.get(verb, ""))
-            app.add_typer(groups[verb], name=verb)
-        _add_gadget(groups[verb], noun, gadget, noun in arguments)
-        _add_gadget(run, gadget.name, gadget, gadget.name in arguments)
+        group = verbs.setdefault(verb, Group(verb, _GROUPS.get(verb, "")))
+        group.add_command(_gadget(noun, gadget, arguments))
+        run.add_command(_gadget(gadget.name, gadget, arguments))
         for view in gadget.views:
-            _add_gadget(app, view.command, gadget, view.command in arguments, view)
-    app.add_typer(run, name="run")
-    app.command("list-gadgets", help="List the available gadgets.")(_list_gadgets)
-    app.command("list-containers", help=_LIST, cls=Command)(_list_containers())
-    app.command("doctor", help=_DOCTOR, cls=Command)(_doctor())
-    app.command("version", help="Print the version.")(_version)
-    return app
+            root.add_command(_gadget(view.command, gadget, arguments, view))
+    root.add_command(Command("list-gadgets", "List the available gadgets.", (), _list_gadgets))
+    root.add_command(_list_containers())
+    root.add_command(_doctor())
+    root.add_command(Command("version", "Print the version.", (), _version))
+    for group in (*verbs.values(), run):
+        root.add_command(group)
+    return root
+
+
+def _gadget(
+    name: str, gadget: Gadget, arguments: Sequence[str], view: CompatView | None = None
+) -> Command:
+    """Return a gadget's command; to save time, with its options only if `arguments` name it."""
+
+    def run(options: dict[str, Any]) -> None:
+        if options.pop("list_columns", False):
+            _list_columns(gadget, view, options)
+            return
+        from ig import commands
+
+        commands.run(gadget, view, options)
+
+    fixed = view.fixed if view else {}
+    params = [
+        param if param.name not in fixed else replace(param, default=fixed[param.name])
+        for param in (gadget_params(gadget) if name in arguments else ())
+    ]
+    return Command(name, view.summary if view else gadget.summary, params, run)
 
 
 def _list_columns(gadget: Gadget, view: CompatView | None, options: dict[str, Any]) -> None:
@@ -111,15 +92,15 @@ def _list_columns(gadget: Gadget, view: CompatView | None, options: dict[str, An
     typer.echo(describe.table(columns, output.shown_columns(columns, options)))
 
 
-def _list_gadgets() -> None:
+def _list_gadgets(_: dict[str, Any]) -> None:
     from ig.gadgets import declared
     from ig.output import describe
 
     typer.echo(describe.gadgets(list(declared().values())))
 
 
-def _list_containers() -> Callable[..., None]:
-    def body(options: dict[str, Any]) -> None:
+def _list_containers() -> Command:
+    def run(options: dict[str, Any]) -> None:
         from ig.commands import list_containers
 
         if options.pop("list_columns", False):
@@ -129,41 +110,30 @@ def _list_containers() -> Callable[..., None]:
 
     watch = Param("watch", ("-w", "--watch"), "flag", "Follow: print a line per container event.")
     params = (watch, *(p for p in WHOSE if not p.name.startswith("host")), *RUNTIMES, *OUTPUT)
-    return command_function("list-containers", _LIST, params, body)
+    return Command("list-containers", "List the containers of all runtimes.", params, run)
 
 
-_DOCTOR = "Check whether this host supports tracing."
-
-
-def _doctor() -> Callable[..., None]:
-    def body(options: dict[str, Any]) -> None:
+def _doctor() -> Command:
+    def run(options: dict[str, Any]) -> None:
         from ig.commands.doctor import examine
 
         if not examine(options):
             raise typer.Exit(1)
 
     params = (*RUNTIMES[1:], *(param for param in OUTPUT if param.name == "output"))
-    return command_function("doctor", _DOCTOR, params, body)
+    return Command("doctor", "Check whether this host supports tracing.", params, run)
 
 
-def _version() -> None:
+def _version(_: dict[str, Any]) -> None:
     from importlib.metadata import version
 
     typer.echo(f"ig {version('ig')}")
 
 
-def _asked_for_version(asked: bool) -> None:
+def _asked_for_version(_context: object, _option: object, asked: bool) -> None:
     if asked:
-        _version()
+        _version({})
         raise typer.Exit
-
-
-def _root(
-    version: bool = typer.Option(
-        False, "--version", callback=_asked_for_version, is_eager=True, help="Print the version."
-    ),
-) -> None:
-    pass
 
 
 def _plain(arguments: list[str]) -> list[str]:
@@ -215,7 +185,7 @@ def _guarded(arguments: list[str]) -> int:
     try:
         Stop()  # a command that has something to finish makes its own
         arguments = _plain(arguments)
-        result = build(arguments)(arguments, prog_name="ig", standalone_mode=False)
+        result = build(arguments).main(arguments, prog_name="ig", standalone_mode=False)
         sys.stdout.flush()
     except IgError as error:
         if os.environ.get("IG_DEBUG"):

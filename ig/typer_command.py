@@ -1,46 +1,24 @@
-"""Commands and options as Typer wants them, from declared parameters."""
+"""Commands and options of Typer, from declared parameters."""
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from ig.errors import UsageError
 from ig.gadget import Param
 from ig.options import FOREIGN, HEADINGS
 from ig.values import CONVERSIONS
 
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _SHORT_WITH_VALUE = re.compile(r"(-[A-Za-z])=(.*)", re.S)
-
-
 _LONG_WITH_TRUTH = re.compile(r"(--[a-z-]+)=(true|false)", re.I)
-
-
 _INTERVAL = "2"  # seconds between repetitions, where the option stands alone
-
-
-_ANNOTATIONS: dict[str, Any] = {
-    "flag": bool,
-    "integer": int,
-    "pid": int,
-    "uid": str,
-    "count": int,
-    "string": str,
-    "duration": str,
-    "ports": str,
-    "port": str,
-    "seconds": str,
-    "interval": str,
-    "strings": list[str],
-}
-
-
+_NUMBERS = ("integer", "pid", "count")
 _METAVARS = {
     "integer": "NUMBER",
     "pid": "NUMBER",
@@ -57,7 +35,33 @@ _METAVARS = {
 
 
 class Command(TyperCommand):
-    """A command that also takes `-i=false`, `-P=42` and `--flag=true`, as Go's commands do."""
+    """A command that also takes `-i=false`, `-P=42` and `--flag=true`, as Go's commands do.
+
+    `run` is called with the values of the options by the parameters' names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        params: Sequence[Param],
+        run: Callable[[dict[str, Any]], None],
+    ) -> None:
+        def converted(**options: Any) -> None:
+            for param in params:
+                convert = CONVERSIONS.get(param.kind)
+                if convert and options[param.name] is not None:
+                    options[param.name] = convert(options[param.name])
+            run(options)
+
+        super().__init__(
+            name,
+            help=summary,
+            params=list(map(_option, params)),
+            callback=converted,
+            context_settings=dict(_SETTINGS),
+            rich_markup_mode=None,
+        )
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, once these forms are what Typer knows."""
@@ -109,44 +113,33 @@ class Command(TyperCommand):
                 formatter.write_dl([(first[0].ljust(min(widest, 30)), first[1]), *others])
 
 
-def _parameter(param: Param) -> inspect.Parameter:
-    """Return a param as the parameter of a function that typer reads."""
-    kind = _ANNOTATIONS[param.kind]
+def _option(param: Param) -> TyperOption:
+    flag = param.kind == "flag"
     flags = list(param.flags)
-    if param.kind == "flag" and not flags[-1].startswith("--no-"):
+    if flag and not flags[-1].startswith("--no-"):
         flags[-1] += f"/--no-{flags[-1].lstrip('-')}"
-        annotation: Any = bool
-        default: Any = bool(param.default)
-    else:
-        annotation = kind | None
-        default = param.default
-    limits: dict[str, Any] = {"min": 1} if param.kind == "count" else {}
-    limits |= {"metavar": _METAVARS[param.kind]} if param.kind in _METAVARS else {}
-    limits |= {"hidden": True} if not param.help else {}
-    option = typer.Option(*flags, help=param.help, show_default=bool(param.default), **limits)
-    return inspect.Parameter(
-        param.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[annotation, option],
+    return TyperOption(
+        param_decls=[param.name, *flags],
+        type=None if flag else int if param.kind in _NUMBERS else str,
+        is_flag=flag,
+        multiple=param.kind == "strings",
+        default=bool(param.default) if flag else param.default,
+        show_default=bool(param.default),
+        metavar=_METAVARS.get(param.kind),
+        help=param.help,
+        hidden=not param.help,
     )
 
 
-def command_function(
-    name: str, summary: str, params: Sequence[Param], body: Callable[[dict[str, Any]], None]
-) -> Callable[..., None]:
-    """Return a function with those parameters, for typer to build a command of."""
+class Group(TyperGroup):
+    """A command that has commands; alone it prints its help."""
 
-    def command(**options: Any) -> None:
-        for param in params:
-            convert = CONVERSIONS.get(param.kind)
-            if convert and options.get(param.name) is not None:
-                options[param.name] = convert(options[param.name])
-        body(options)
-
-    parameters = [_parameter(param) for param in params]
-    command.__name__ = name.replace("-", "_")
-    command.__doc__ = summary
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
+    def __init__(self, name: str, summary: str, **rest: Any) -> None:
+        super().__init__(
+            name=name,
+            help=summary,
+            no_args_is_help=True,
+            context_settings=dict(_SETTINGS),
+            rich_markup_mode=None,
+            **rest,
+        )

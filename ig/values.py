@@ -246,7 +246,9 @@ CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "port": parse_port,
     "uid": parse_user,
     "pid": _whole("PID", 1, 1 << 22),
+    "count": _whole("count", 1, (1 << 63) - 1),
     "integer": _whole("integer", -(1 << 63), (1 << 63) - 1),
+    "strings": lambda texts: list(texts) or None,
     "seconds": parse_seconds,
     "interval": _interval,
 }

@@ -165,8 +165,9 @@ def test_values_are_taken_with_a_unit_or_a_name_or_as_bare_numbers(
         ("port", "65536", "Invalid port"),
         ("ports", "80,", "Invalid port"),
         ("uid", "nobody-there", "Unknown user 'nobody-there'"),
+        ("count", 0, "Invalid count 0"),
     ],
 )
-def test_option_values_that_are_invalid_are_refused(kind: str, text: str, message: str) -> None:
+def test_option_values_that_are_invalid_are_refused(kind: str, text: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         CONVERSIONS[kind](text)
