@@ -89,6 +89,8 @@ def _list_columns(gadget: Gadget, view: CompatView | None, options: dict[str, An
     from ig.output import describe
 
     columns = view.columns if view else gadget.columns
+    if gadget.stages:
+        columns = gadget.stages(options)[1]
     typer.echo(describe.table(columns, output.shown_columns(columns, options)))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import compress
-from typing import Any
+from typing import Any, Protocol
 
 from ig.container import Container
 from ig.memo import Value
@@ -60,6 +60,23 @@ class Batch:
         """Return the events from `start` up to, not including, `end`."""
         fields = {name: values[start:end] for name, values in self.fields.items()}
         return Batch(fields, self.owners[start:end])
+
+
+NOTHING = Batch({}, [])
+"""A batch without events."""
+
+
+class Stage(Protocol):
+    """A step between the owners of events and their output: it filters, sums up or sorts.
+
+    It knows columns, never gadgets.
+    """
+
+    def feed(self, batch: Batch) -> Batch:
+        """Return what goes on at once, NOTHING if all of it is held or left out."""
+
+    def flush(self) -> Batch:
+        """Return what was held, at the end of an interval and of the input."""
 
 
 def of_each(containers: Sequence[Container], compute: Callable[[Container], Value]) -> list[Value]:
@@ -203,6 +220,9 @@ class Gadget:
     """C macros that select the gadget's part of its program."""
     views: tuple[CompatView, ...] = ()
     withheld: Withheld | None = None
+    stages: Callable[[Mapping[str, Any]], tuple[Sequence[Stage], tuple[Column, ...]]] | None = None
+    """Return the stages that follow the filter, for these options, and the columns of what leaves
+    them: those that are shown. `columns` are what is filtered by."""
 
 
 GROUP = "ig.gadgets"

@@ -104,14 +104,25 @@ TRACING = (
         "Stop after this many events; each attempt counts once.",
     ),
 )
+REPEATING = (
+    Param(
+        "interval",
+        ("--interval",),
+        "interval",
+        "Print again every SECONDS (default 2), with the time.",
+        excludes=("watch",),
+    ),
+    Param("count", ("--count",), "count", "Stop after this many intervals."),
+)
 MAX_ROWS = Param("max_rows", ("-m", "--max-rows"), "count", "Print at most this many rows.")
 
 
 def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
     """Return all options of a gadget's command: its own, then those that all have."""
-    limits = (TIME, *TRACING) if gadget.source == "program" else (MAX_ROWS,)
+    limits = TRACING if gadget.source == "program" else (MAX_ROWS,)
+    repeating = REPEATING if gadget.stages or gadget.source != "program" else ()
     own = {flag for param in gadget.params for flag in param.flags}
-    shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, *limits]
+    shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, TIME, *repeating, *limits]
     return (
         *gadget.params,
         *(_without(param, own) for param in shared),
@@ -128,7 +139,7 @@ HEADINGS = {
         ("Containers", WHOSE),
         ("Runtimes", RUNTIMES),
         ("Output", (*OUTPUT, TIME, MAX_ROWS)),
-        ("Limits", TRACING),
+        ("Limits", (*REPEATING, *TRACING)),
     )
     for param in params
 }

@@ -1,15 +1,16 @@
-"""Find columns by the names that users give them, and sort by them."""
+"""Find columns by the names that users give them; the stages that filter, limit and sort."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
-from operator import itemgetter
+from itertools import chain
+from operator import itemgetter, not_
 from typing import Any
 
 from ig.errors import UsageError
-from ig.gadget import Batch, Column, Kind
+from ig.gadget import NOTHING, Batch, Column, Kind
 
 _SHORTHANDS = {
     "sport": "src.port",
@@ -77,10 +78,99 @@ def _raw(column: Column) -> Column:
 _EXACT = 2**53  # whole numbers below are exact as floats, which sort faster
 
 
-def first(batch: Batch, columns: Sequence[Column], keys: Sequence[str], most: int | None) -> Batch:
-    """Return the first `most` events, all if that is None, in the order that `sort` gives."""
-    ordered = sort(batch, columns, keys)
-    return ordered if most is None else ordered.part(0, most)
+class Filter:
+    """The stage that leaves out what a predicate does not hold for."""
+
+    def __init__(self, keep: Callable[[Batch], Sequence[object]] | None) -> None:
+        self._keep = keep
+
+    def feed(self, batch: Batch) -> Batch:
+        """Return the events that are kept."""
+        return batch.select(self._keep(batch)) if self._keep else batch
+
+    def flush(self) -> Batch:
+        """Return nothing: no event is held."""
+        return NOTHING
+
+
+class Withhold:
+    """The stage that leaves out, and counts, the events in which a column is not 0."""
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self.count = 0
+
+    def feed(self, batch: Batch) -> Batch:
+        """Return the other events."""
+        others = list(map(not_, batch.read(self._column)))
+        self.count += others.count(False)
+        return batch.select(others)
+
+    def flush(self) -> Batch:
+        """Return nothing: no event is held."""
+        return NOTHING
+
+
+class Limit:
+    """The stage that counts events, and lets through `most` of them, all if that is 0."""
+
+    def __init__(self, most: int = 0) -> None:
+        self._most = most
+        self.passed = 0
+        """The number of events so far; of several of one attempt, the first."""
+
+    def reached(self) -> bool:
+        """Return whether no more events are wanted."""
+        return bool(self._most) and self.passed >= self._most
+
+    def feed(self, batch: Batch) -> Batch:
+        """Return the events up to the limit; a second event of an attempt does not count."""
+        if not self._most:
+            self.passed += len(batch)
+            return batch
+        repeated = batch.fields.get("update") or [0] * len(batch)
+        first = [place for place, again in enumerate(repeated) if not again]
+        left = self._most - self.passed
+        if len(first) > left:
+            batch = batch.part(0, first[left])
+        self.passed += min(len(first), left)
+        return batch
+
+    def flush(self) -> Batch:
+        """Return nothing: no event is held."""
+        return NOTHING
+
+
+class Sort:
+    """The stage that holds events, and gives the first `most`, or all, in the order of `sort`."""
+
+    def __init__(
+        self, columns: Sequence[Column], keys: Sequence[str], most: int | None = None
+    ) -> None:
+        self._columns, self._keys, self._most = columns, keys, most
+        self._held: list[Batch] = []
+
+    def feed(self, batch: Batch) -> Batch:
+        """Hold the events, and return nothing."""
+        self._held.append(batch)
+        return NOTHING
+
+    def flush(self) -> Batch:
+        """Return the events since the last call."""
+        held, self._held = self._held, []
+        ordered = sort(joined(held), self._columns, self._keys) if held else NOTHING
+        return ordered if self._most is None else ordered.part(0, self._most)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Return the events of all batches, which have the same fields, as one."""
+    if len(batches) <= 1:
+        return batches[0] if batches else NOTHING
+    fields = {
+        name: list(chain.from_iterable(batch.fields[name] for batch in batches))
+        for name in batches[0].fields
+    }
+    return Batch(fields, list(chain.from_iterable(batch.owners for batch in batches)))
 
 
 def sort(batch: Batch, columns: Sequence[Column], keys: Sequence[str]) -> Batch:

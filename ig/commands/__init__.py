@@ -6,23 +6,27 @@ from typing import Any
 
 from ig.errors import UsageError
 from ig.gadget import CompatView, Gadget
+from ig.options import gadget_params
 
 
 def run(gadget: Gadget, view: CompatView | None, options: dict[str, Any]) -> None:
     """Run a gadget's command. Raises IgError."""
     from ig.commands.setup import check_ready_file
 
-    for param in gadget.params:
+    params = gadget_params(gadget)
+    for param in params:
         given = options.get(param.name) not in (None, False, [])
         if given:
             options |= param.implies
         clash = [name for name in param.excludes if given and options.get(name)]
         if clash:
-            flags = {other.name: other.flags[-1] for other in gadget.params}
+            flags = {other.name: other.flags[-1] for other in params}
             raise UsageError(
                 f"{param.flags[-1]} and {flags[clash[0]]} are mutually exclusive.",
                 remedy="Use only one of them.",
             )
+    if options.get("count") and not (options.get("interval") or options.get("watch")):
+        raise UsageError("--count needs an interval.", remedy="Use it with --interval SECONDS.")
     check_ready_file(options.get("ready_file"))
     if gadget.source == "program":
         from ig.commands.trace import trace as carry_out

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import operator
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ig import filters, output
+from ig.columns import TIMESTAMP
 from ig.container import Container
 from ig.errors import UsageError
-from ig.gadget import Batch, Column, CompatView, Gadget
+from ig.gadget import Batch, Column, CompatView, Gadget, Stage
 from ig.memo import Cache
 from ig.output.layout import colored, watch
+from ig.output.sink import Formatter, IntervalPrinter, Printer, Sink
+from ig.output.stream import Stream, say
 from ig.output.text import format_timestamps
-from ig.query import find_column
+from ig.query import Filter, Withhold, find_column
 from ig.values import SECOND
 
 OF_PODS = ("namespace", "podname", "podcontainer")
 """The columns that are shown by default if there are pods."""
+_CLEAR = "\x1b[H\x1b[2J"
 _FAR_ENDS = (".name", ".namespace", ".kind")
 """Suffixes of the columns with the owner of an end of a connection."""
 
@@ -48,45 +52,54 @@ class DisplayOptions:
 
     def __init__(self, gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> None:
         columns = view.columns if view else gadget.columns
+        self.stages: Sequence[Stage] = ()
+        """The gadget's own, which follow the filters."""
+        if gadget.stages:
+            self.stages, columns = gadget.stages(options)
+        self.sortable = columns if gadget.stages else gadget.columns
+        """The columns that the rows of an interval are sorted by."""
+        time = options.get("time") or ("clock" if options.get("interval") else "none")
+        self._whole = gadget.source != "program" or bool(self.stages)
+        self._timed = self._whole and time != "none"
+        if self._timed and all(column.name != TIMESTAMP.name for column in columns):
+            columns = (TIMESTAMP, *columns)
         if options.get("resolve"):
             columns = tuple(replace(c, read=c.resolved) if c.resolved else c for c in columns)
-        mode = options.get("output") or "columns"
-        self.named: list[Column] = []
-        """The columns that the user named."""
-        if "=" in mode:
-            self.named += output.parse_output(mode, columns)[1]
-        relative = mode.partition("=")[2].lstrip().startswith(("+", "-"))
-        self._keep = bool(self.named) and not relative
-        expressions = [*(options.get("filter") or ()), *_family(gadget.columns, options)]
-        self.keep = filters.parse(expressions, gadget.columns)
-        self._filtered = filters.filtered(expressions, gadget.columns)
-        self.withheld = 0
-        """The number of withheld events that match the filter."""
-        if gadget.withheld and options.get(gadget.withheld.option):
-            self.keep = self._withhold(find_column(gadget.withheld.column, gadget.columns))
-        usual = _usual(columns, gadget.shown if view is None else (), options)
-        self.mode, self.shown = output.parse_output(mode, columns, usual)
-        times = time_column(options.get("time") or "none")
-        if times and self.mode == "columns":
-            self.shown = (times, *self.shown)
         self.columns = columns
+        self._options = options
+        self._set_filters(gadget)
+        self._set_shown(gadget.shown if view is None else (), time)
         self._color = colored(options.get("color") or "auto")
         self._screen = watch(wide=bool(options.get("wide")))
-        self._heading = not options.get("no_header")
         self.resolves = self._resolves(options)
         """Whether owners of far ends are shown or filtered by."""
 
-    def _withhold(self, column: Column) -> filters.Predicate:
-        """Return a filter that omits and counts events with a non-zero `column`."""
-        before = self.keep
+    def _set_filters(self, gadget: Gadget) -> None:
+        expressions = [*(self._options.get("filter") or ())]
+        expressions += _family(gadget.columns, self._options)
+        self._filtered = filters.filtered(expressions, gadget.columns)
+        keep = filters.parse(expressions, gadget.columns)
+        self.filters: list[Stage] = [Filter(keep)] if keep else []
+        self._withheld = gadget.withheld
+        if gadget.withheld and self._options.get(gadget.withheld.option):
+            self.filters.append(Withhold(find_column(gadget.withheld.column, gadget.columns)))
 
-        def keep(batch: Batch) -> Sequence[bool]:
-            kept = before(batch) if before else [True] * len(batch)
-            marked = list(map(bool, batch.read(column)))
-            self.withheld += sum(map(operator.and_, kept, marked))
-            return list(map(operator.gt, kept, marked))
-
-        return keep
+    def _set_shown(self, order: Sequence[str], time: str) -> None:
+        mode = self._options.get("output") or "columns"
+        self.mode = output.parse_output(mode.partition("=")[0], self.columns)[0]
+        self.named: list[Column] = []
+        """The columns that the user named."""
+        if "=" in mode and self.mode in output.MODES:
+            self.named += output.parse_output(mode, self.columns)[1]
+        relative = mode.partition("=")[2].lstrip().startswith(("+", "-"))
+        self._keep = bool(self.named) and not relative
+        usual = _usual(self.columns, order, self._options)
+        self.mode, self.shown = output.parse_output(mode, self.columns, usual)
+        if self._timed and self.mode == "csv" and not self.named:
+            self.shown = (TIMESTAMP, *self.shown)
+        times = time_column(time)
+        if times and self.mode == "columns":
+            self.shown = (times, *self.shown)
 
     def _resolves(self, options: Mapping[str, Any]) -> bool:
         names = {c.name for c in self.columns if c.name.endswith(_FAR_ENDS)}
@@ -101,7 +114,29 @@ class DisplayOptions:
         if self.mode == "columns" and not self.named and any(each.pod_name for each in containers):
             self.shown = (*(c for c in self.columns if c.name in OF_PODS), *self.shown)
 
-    def formatter(self, array: bool = False, columns: Sequence[Column] = ()) -> output.Formatter:
+    def sink(self, stream: Stream) -> Sink:
+        """Return what prints events as they come or, if they are of intervals, those of each.
+
+        It is another package's if the output mode names one.
+        """
+        if self.mode not in output.MODES:
+            return output.offered_sink(self._options["output"], self.columns)
+        structured = self.mode.startswith("json")
+        if not self._whole:
+            return Printer(self.formatter(), stream, structured)
+        before = _CLEAR if self._options.get("watch") and os.isatty(1) else ""
+        asked = [c for c in self.columns if c.show_if is None or c.show_if(self._options)]
+        array = not (self.stages or self._options.get("interval"))
+        printer = self.formatter(array=array, columns=asked)
+        return IntervalPrinter(printer, stream, structured, before, timed=self._timed)
+
+    def tell_withheld(self) -> None:
+        """Report the number of events that matched the filter and were withheld, if any."""
+        count = sum(each.count for each in self.filters if isinstance(each, Withhold))
+        if self._withheld and count and not self.mode.startswith("json"):
+            say(self._withheld.message.format(count=count))
+
+    def formatter(self, array: bool = False, columns: Sequence[Column] = ()) -> Formatter:
         """Return the formatter; with `array`, `json` is one array."""
         return output.formatter(
             self.mode,
@@ -110,7 +145,7 @@ class DisplayOptions:
             array=array,
             screen=self._screen,
             color=self._color,
-            heading=self._heading,
+            heading=not self._options.get("no_header"),
             keep=self._keep,
         )
 

@@ -10,7 +10,6 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
-from ig import output
 from ig.columns import owner_columns
 from ig.commands import answers
 from ig.commands.answers import Answers, Hint, closing
@@ -22,6 +21,7 @@ from ig.errors import IgError
 from ig.gadget import Batch, Column, Gadget, Kind
 from ig.kernel import monitor
 from ig.kernel.netns import sees_all_processes
+from ig.output.sink import Formatter
 from ig.output.stream import Stream, say
 from ig.sockets import proc
 from ig.stop import Stop
@@ -226,7 +226,7 @@ def show(options: Mapping[str, Any]) -> None:
 
 def _print_list(
     display: DisplayOptions, stream: Stream, found: list[Container], watching: bool
-) -> output.Formatter:
+) -> Formatter:
     """Print the current containers; return the formatter for changes."""
     found.sort(key=lambda each: (each.runtime, each.name))
     display.show_pods(found)
@@ -277,7 +277,9 @@ def _detailed(index: Index, containers: Sequence[Container]) -> tuple[list[Conta
 
 
 def _kept(display: DisplayOptions, batch: Batch) -> Batch:
-    return batch.select(display.keep(batch)) if display.keep else batch
+    for stage in display.filters:
+        batch = stage.feed(batch)
+    return batch
 
 
 class Changes:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ig import query
 from ig.commands import answers
 from ig.commands.answers import Hint, closing
 from ig.commands.display import DisplayOptions
@@ -24,17 +23,15 @@ from ig.container import HOST
 from ig.containers.index import Index
 from ig.containers.peers import Peers
 from ig.containers.selection import Selection
-from ig.gadget import Batch, Column, CompatView, Gadget
+from ig.gadget import NOTHING, Batch, Column, CompatView, Gadget
 from ig.kernel import netns
 from ig.kernel.capabilities import Capability
+from ig.output.sink import Chain
 from ig.output.stream import Stream, say
-from ig.query import find_column
+from ig.query import Sort, find_column
 from ig.sockets.collect import PROCESS_FIELDS, Say, collect
 from ig.sockets.owner import Known
-from ig.sockets.proc import (
-    INFO,
-    TIME_WAIT,
-)
+from ig.sockets.proc import INFO, TIME_WAIT
 from ig.sockets.published import Published, silent
 from ig.stop import Stop
 
@@ -62,8 +59,7 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
     """Show the current state, once or repeatedly."""
     options = with_host(options)
     chosen = selection(options)
-    sort = split_names(options.get("sort")) or list(DEFAULT_ORDER)
-    options = _snapshot_options(gadget, view, options, sort)
+    options = _snapshot_options(gadget, view, options)
     display = DisplayOptions(gadget, view, options)
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
@@ -72,21 +68,43 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
     configure_display(display, chosen, index, answered)
     gc.disable()  # one pass over plain lists: a collection would cost time and free nothing
     notes = Notes(say, again=os.isatty(1))
+    chain = _chain(gadget, display, options, stream, notes.append)
     name_ends = _name_ends(display, options, chosen, index)
-    finish = _finish(gadget, display, {**options, "sort": sort}, notes.append)
-    show = make_printer(display, options, stream, stop, notes.tell)
 
-    def take() -> Batch:
-        return finish(name_ends(collect(options, known_by(index), chosen.wants, notes.append)))
+    def take() -> None:
+        batch = name_ends(collect(options, known_by(index), chosen.wants, notes.append))
+        with stop.noted():
+            chain.write(batch)
+            chain.tick()
+        notes.tell()
 
     write_ready_file(options.get("ready_file"))
     with closing(index):
-        if options.get("watch"):
-            watch(options["watch"], take, show, stop.wait)
+        chain.open()
+        if seconds := options.get("watch") or options.get("interval"):
+            repeat(seconds, take, stop.wait, options.get("count") or 0)
         else:
             Hint(index, chosen, options).give_now()
-            show(take())
+            take()
             answers.need_owners(answered, chosen)
+        chain.close()
+
+
+def _chain(
+    gadget: Gadget,
+    display: DisplayOptions,
+    options: Mapping[str, Any],
+    stream: Stream,
+    note: Callable[[str], None],
+) -> Chain:
+    """Return what filters, folds, sorts and prints a snapshot; `note` gets what was folded."""
+    stages = [*display.filters]
+    if display.mode == "columns" and not (
+        gadget.stages or options.get("all") or options.get("filter")
+    ):
+        stages.append(Fold(netns.host(), bool(options.get("state")), note))
+    order = Sort(display.sortable, options["sort"], options.get("max_rows"))
+    return Chain([*stages, *display.stages, order], display.sink(stream))
 
 
 def _tells_ends(display: DisplayOptions, options: Mapping[str, Any]) -> bool:
@@ -113,55 +131,21 @@ def _name_ends(
     return name
 
 
-def _finish(
-    gadget: Gadget, display: DisplayOptions, options: Mapping[str, Any], note: Callable[[str], None]
-) -> Callable[[Batch], Batch]:
-    """Return a function that filters, folds and sorts a snapshot; `note` gets their number."""
-    folds = display.mode == "columns" and not (options.get("all") or options.get("filter"))
-    host = netns.host()
-
-    def finish(batch: Batch) -> Batch:
-        if display.keep:
-            batch = batch.select(display.keep(batch))
-        if folds:
-            batch, line = folded(batch, host, bool(options.get("state")))
-            note(line)
-        return query.first(batch, gadget.columns, options["sort"], options.get("max_rows"))
-
-    return finish
+def _default_order(gadget: Gadget, options: Mapping[str, Any]) -> list[str]:
+    """Return the columns to sort by where none are named, as far as the gadget has them."""
+    columns = gadget.stages(options)[1] if gadget.stages else gadget.columns
+    names = {column.name for column in columns}
+    return [name for name in DEFAULT_ORDER if name in names]
 
 
 def _snapshot_options(
-    gadget: Gadget, view: CompatView | None, options: Mapping[str, Any], sort: Sequence[str]
+    gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-
-    named = [find_column(key.lstrip("-"), gadget.columns) for key in sort]
-    named += DisplayOptions(gadget, view, options).named
-    return asked_by_columns({**options, "state": split_names(options.get("state"))}, named)
-
-
-def make_printer(
-    display: DisplayOptions,
-    options: Mapping[str, Any],
-    stream: Stream,
-    stop: Stop,
-    tell: Callable[[], None],
-) -> Callable[[Batch], None]:
-    """Return a function that prints a snapshot; on a terminal it replaces the last one."""
-    columns = [c for c in display.columns if c.show_if is None or c.show_if(options)]
-    formatter = display.formatter(array=True, columns=columns)
-
-    def show(batch: Batch) -> None:
-        with stop.noted():
-            if options.get("watch") and os.isatty(1):
-                stream.write("\x1b[H\x1b[2J")
-            stream.write(formatter.header(batch))
-            for part in portions(batch):
-                stream.write(formatter.format(part))
-            stream.write(formatter.footer())
-        tell()
-
-    return show
+    sort = split_names(options.get("sort")) or _default_order(gadget, options)
+    display = DisplayOptions(gadget, view, options)
+    named = [find_column(key.lstrip("-"), display.sortable) for key in sort] + display.named
+    state = split_names(options.get("state"))
+    return asked_by_columns({**options, "sort": sort, "state": state}, named)
 
 
 def known_by(index: Index) -> Known:
@@ -186,21 +170,19 @@ def asked_by_columns(options: Mapping[str, Any], columns: Iterable[Column]) -> d
     }
 
 
-def watch(
-    seconds: float,
-    take: Callable[[], Batch],
-    show: Callable[[Batch], None],
-    wait: Callable[[float], bool],
+def repeat(
+    seconds: float, take: Callable[[], None], wait: Callable[[float], bool], count: int = 0
 ) -> None:
-    """Take and show a snapshot every `seconds`, until `wait(seconds)` returns true.
+    """Take a snapshot every `seconds`, until there are `count`, or `wait(seconds)` returns true.
 
     `threading.Event().wait` is such a function. A slow snapshot delays the next one; missed ones
     are not made up for.
     """
     while True:
         began = time.monotonic()
-        show(take())
-        if wait(max(0.0, began + seconds - time.monotonic())):
+        take()
+        count -= 1
+        if count == 0 or wait(max(0.0, began + seconds - time.monotonic())):
             return
 
 
@@ -226,30 +208,30 @@ class Notes:
         self._lines, self._said = [], self._lines
 
 
-def portions(batch: Batch, size: int = 1024) -> Iterator[Batch]:
-    """Yield the batch in parts, so that the text of all rows is never in memory at once."""
-    for start in range(0, len(batch), size):
-        part = slice(start, start + size)
-        fields = {name: values[part] for name, values in batch.fields.items()}
-        yield Batch(fields, batch.owners[part])
+class Fold:
+    """The stage that leaves out TIME_WAIT and Docker's resolver, and notes their number."""
 
+    def __init__(self, host: int, waiting: bool, note: Callable[[str], None]) -> None:
+        """`host` is the id of the host's network namespace. With `waiting`, TIME_WAIT is kept."""
+        self._host, self._waiting, self._note = host, waiting, note
 
-def folded(batch: Batch, host: int, waiting: bool) -> tuple[Batch, str]:
-    """Return the sockets without TIME_WAIT and Docker's resolver, and a message with their number.
+    def feed(self, batch: Batch) -> Batch:
+        """Return the other sockets."""
+        states, namespaces = batch.fields["state_raw"], batch.fields["netns_id"]
+        waits = [state == TIME_WAIT and not self._waiting for state in states]
+        resolves = [
+            address == _RESOLVER and not port and namespace != self._host
+            for address, port, namespace in zip(
+                batch.fields["saddr"], batch.fields["dport"], namespaces, strict=True
+            )
+        ]
+        counts = {"TIME_WAIT": sum(waits), f"of Docker's DNS resolver ({_RESOLVER})": sum(resolves)}
+        said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        if not said:
+            return batch
+        self._note(f"Not shown: {said}. Use --all to show them.")
+        return batch.select([not (one or two) for one, two in zip(waits, resolves, strict=True)])
 
-    `host` is the id of the host's network namespace. With `waiting`, TIME_WAIT is kept.
-    """
-    states, namespaces = batch.fields["state_raw"], batch.fields["netns_id"]
-    waits = [state == TIME_WAIT and not waiting for state in states]
-    resolves = [
-        address == _RESOLVER and not port and namespace != host
-        for address, port, namespace in zip(
-            batch.fields["saddr"], batch.fields["dport"], namespaces, strict=True
-        )
-    ]
-    counts = {"TIME_WAIT": sum(waits), f"of Docker's DNS resolver ({_RESOLVER})": sum(resolves)}
-    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    if not said:
-        return batch, ""
-    keep = [not (one or other) for one, other in zip(waits, resolves, strict=True)]
-    return batch.select(keep), f"Not shown: {said}. Use --all to show them."
+    def flush(self) -> Batch:
+        """Return nothing: no socket is held."""
+        return NOTHING

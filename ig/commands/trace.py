@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -29,7 +27,9 @@ from ig.containers.peers import Peers
 from ig.gadget import CompatView, Gadget
 from ig.kernel.capabilities import Capability, need_privileges
 from ig.kernel.cgroupfs import look_up
+from ig.output.sink import Chain
 from ig.output.stream import Stream, say
+from ig.query import Limit
 from ig.sockets.proc import COMPAT, compat_processes
 from ig.stop import Stop
 from ig.trace.attribution import Attribution
@@ -59,22 +59,23 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
             configure_display(
                 display, chosen, index, answered, " yet; new containers are shown as they start"
             )
+            limit = Limit(options.get("max_events") or 0)
             pipeline = Pipeline(
                 source,
                 Attribution(index, chosen.wants, source, look_up),
-                display.formatter(),
+                Chain([*display.filters, limit, *display.stages], display.sink(stream)),
                 stream,
-                display.keep,
                 stop,
-                lambda lost: _tell_lost(lost, display.mode),
+                limit.reached,
                 peers=peers,
-                max_events=options.get("max_events") or 0,
+                interval=options.get("interval") or 0,
+                intervals=options.get("count") or 0,
             )
             with stop.noted(), hint:
                 write_ready_file(options.get("ready_file"))
                 pipeline.run(options.get("timeout"))
-                hint.give_at_end(pipeline.printed)
-                _tell_withheld(gadget, display)
+                hint.give_at_end(limit.passed)
+                display.tell_withheld()
 
 
 @contextmanager
@@ -91,18 +92,3 @@ def _source(loading: Any, index: Index) -> Iterator[Any]:
         yield source
     finally:
         source.close()
-
-
-def _tell_withheld(gadget: Gadget, display: DisplayOptions) -> None:
-    if gadget.withheld and display.withheld and not display.mode.startswith("json"):
-        say(gadget.withheld.message.format(count=display.withheld))
-
-
-def _tell_lost(lost: Mapping[str, int], mode: str) -> None:
-    if mode.startswith("json"):
-        counts = {"type": "lost", "count": sum(lost.values()), "causes": dict(lost)}
-        sys.stderr.write(json.dumps(counts) + "\n")
-        sys.stderr.flush()
-    else:
-        for cause, count in lost.items():
-            say(f"{count} events lost so far: {cause}")

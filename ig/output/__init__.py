@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ig.errors import UsageError
-from ig.gadget import Batch, Column
+from ig.gadget import Column
 from ig.output.csv import CsvFormatter
 from ig.output.json import JsonFormatter
 from ig.output.layout import Screen
+from ig.output.sink import Formatter, Sink
 from ig.output.table import TableFormatter
 from ig.output.yaml import YamlFormatter
 from ig.query import find_column
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 MODES = ("columns", "custom-columns", "json", "jsonl", "jsonpretty", "yaml", "csv")
+SINKS = "ig.sinks"
+"""The entry point group in which other packages offer sinks."""
 _WITH_COLUMNS = ("columns", "custom-columns", "csv")
-
-
-class Formatter(Protocol):
-    """Formats batches as UTF-8 text without control characters except newlines."""
-
-    def header(self, batch: Batch | None = None) -> str:
-        """Return what comes before the first event, and reset the formatter.
-
-        `batch` is all that there will be, where that is known: a table is as wide as it needs.
-        """
-        ...
-
-    def format(self, batch: Batch) -> str:
-        """Return the text of all events of the batch, for one write; empty for an empty batch."""
-        ...
-
-    def footer(self) -> str:
-        """Return what comes after the last event."""
-        ...
 
 
 def formatter(
@@ -55,6 +42,8 @@ def formatter(
     a `heading`. With `array`, `json` and `jsonpretty` are one array, as a snapshot is printed. A
     table fits the `screen`, in colours if so asked; with `keep` no column is left out for that.
     """
+    if mode not in MODES:
+        raise UsageError(f"Output mode {mode!r} is not available here.", remedy=_known([]))
     if mode == "csv":
         return CsvFormatter(shown, heading)
     if mode == "yaml":
@@ -74,16 +63,21 @@ def parse_output(
 ) -> tuple[str, tuple[Column, ...]]:
     """Return the mode (of MODES, not `custom-columns`) and the shown columns that `-o TEXT` means.
 
-    Where it names none these are `default`, or those not hidden. Raises UsageError for an unknown
-    mode or column, and for a list where the mode takes none.
+    Where it names none these are `default`, or those not hidden. Another mode is the name of a
+    sink of another package. Raises UsageError for an unknown mode or column, and for a list where
+    the mode takes none.
     """
     mode, equals, names = text.strip().partition("=")
     mode = mode.strip().lower()
+    usual = shown_columns(columns, {}) if default is None else tuple(default)
     if mode not in MODES:
-        near = get_close_matches(mode[:64], MODES, n=1)
+        offered = _offered()
+        if mode in offered:
+            return mode, usual
+        near = get_close_matches(mode[:64], [*MODES, *offered], n=1)
         raise UsageError(
             f"Unknown output mode {mode[:64]!r}.",
-            "Known modes: " + ", ".join(MODES),
+            _known(offered),
             f"Did you mean {near[0]!r}?" if near else "",
         )
     if equals and mode not in _WITH_COLUMNS:
@@ -92,9 +86,25 @@ def parse_output(
             f"Found {names[:64]!r}; this mode always prints all columns.",
             f"Use columns={names[:64]} or csv={names[:64]}.",
         )
-    usual = shown_columns(columns, {}) if default is None else tuple(default)
     shown = _named(names, columns, usual) if equals else usual
     return ("columns" if mode == "custom-columns" else mode), shown
+
+
+def offered_sink(text: str, columns: Sequence[Column]) -> Sink:
+    """Return the sink of another package for `-o TEXT`, a mode that `parse_output` gave."""
+    mode, _, argument = text.strip().partition("=")
+    sink: Sink = _offered()[mode.strip().lower()].load()(columns, argument)
+    return sink
+
+
+def _offered() -> Mapping[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=SINKS)}
+
+
+def _known(offered: Iterable[str]) -> str:
+    return "Known modes: " + ", ".join((*MODES, *offered))
 
 
 def _named(names: str, columns: Sequence[Column], usual: Sequence[Column]) -> tuple[Column, ...]:

@@ -57,12 +57,12 @@ class TableFormatter:
         """Return the line of headings; columns are as wide as `batch`, if given, needs them."""
         self._finite = batch is not None
         if batch is not None:
+            self._needs = [_need(column, len(heading(column))) for column in self._shown]
+        if batch is not None and len(batch):
             first = batch.part(0, _SIZED_BY)
             self._needs = [
-                _need(column, len(heading(column))).and_of(
-                    self._needed(place, texts_of(column, first))
-                )
-                for place, column in enumerate(self._shown)
+                need.and_of(self._needed(place, texts_of(self._shown[place], first)))
+                for place, need in enumerate(self._needs)
             ]
         self._arrange(self._screen())
         self._rows = 1

@@ -1,7 +1,7 @@
-"""From the kernel to the formatter: decode, attribute, order, filter and print, batch by batch.
+"""From the kernel to the sink: decode, attribute, order and pass on, batch by batch.
 
-Events are printed in order of time within each cgroup. Events of a cgroup whose owner is not known
-yet wait for a second at most; events of other cgroups do not wait for them.
+Events are passed on in order of time within each cgroup. Events of a cgroup whose owner is not
+known yet wait for a second at most; events of other cgroups do not wait for them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ig.bpf.session import RING_FULL
 from ig.container import HOST, Container
 from ig.gadget import Batch, Gadget
 from ig.kernel.cgroupfs import Paths
-from ig.output import Formatter
+from ig.output.sink import Sink
 from ig.output.stream import ReaderGone, Stream
 from ig.trace.attribution import Attribution
 
@@ -61,14 +61,16 @@ class Pipeline:
 
     source: EventSource
     attribution: Attribution
-    formatter: Formatter
+    sink: Sink
     stream: Stream
-    keep: Callable[[Batch], Sequence[object]] | None
     stopping: Callable[[], bool]
-    report_lost: Callable[[Mapping[str, int]], None]
+    enough: Callable[[], bool]
+    """Return whether the sink takes no more events."""
     peers: Callable[[Fields, Sequence[Container]], Sequence[Container]] | None = None
-    max_events: int = 0
-    printed: int = 0
+    interval: float = 0.0
+    """Seconds after which the sink is told that an interval is over; 0: never."""
+    intervals: int = 0
+    """The number of intervals after which to end; 0: any number."""
     _waiting: list[tuple[Any, ...]] = field(default_factory=list)
     _held: dict[int, list[tuple[Any, ...]]] = field(default_factory=dict)
     _offset: int = 0
@@ -81,27 +83,32 @@ class Pipeline:
     _full: int = 0
     _waited: float = 0.0
     _report_due: float = 0.0
+    _tick_due: float = float("inf")
+    _ticks: int = 0
 
     def run(self, seconds: float | None = None) -> None:
-        """Print events until stopped, `seconds` have passed, or enough are printed.
+        """Pass events on until stopped, `seconds` have passed, or there are enough.
 
-        Records in the ring at that time are printed, also if `seconds` is 0. Raises ReaderGone when
-        the reader of stdout is gone.
+        Records in the ring at that time are passed on, also if `seconds` is 0. Raises ReaderGone
+        when the reader of stdout is gone.
         """
         ends = float("inf") if seconds is None else time.monotonic() + seconds
-        self.stream.write(self.formatter.header())
+        self.sink.open()
+        self._tick_due = time.monotonic() + (self.interval or float("inf"))
         try:
             while not self.stopping() and time.monotonic() < ends and not self._enough():
                 if self._step() < _MANY:
                     self.stream.rest(INTERVAL)
                 self._report_losses()
-            self._finish()
-            self.stream.write(self.formatter.footer())
+                self._tick()
+            if not self._enough():
+                self._finish()
         finally:
             self._report_losses(last=True)
+        self.sink.close()
 
     def _finish(self) -> None:
-        """Print the events from before the end, each with the usual wait for its owner."""
+        """Pass on the events from before the end, each with the usual wait for its owner."""
         ends = time.monotonic_ns()
         while self._step(ends) and not self._enough():
             pass  # more than fits into one batch
@@ -109,11 +116,18 @@ class Pipeline:
             self.stream.rest(INTERVAL)
             self._step(ends)
 
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now >= self._tick_due:
+            self._tick_due = max(self._tick_due + self.interval, now)
+            self._ticks += 1
+            self.sink.tick()
+
     def _enough(self) -> bool:
-        return bool(self.max_events) and self.printed >= self.max_events
+        return self.enough() or 0 < self.intervals <= self._ticks
 
     def _step(self, until: int | None = None) -> int:
-        """Read new records and print the events that are due; return the number of records read."""
+        """Read new records and pass on the events that are due; return the number read."""
         now = time.monotonic_ns()
         records = list(self.source.records())
         if until is not None:
@@ -130,11 +144,11 @@ class Pipeline:
             ready = self._ready(self._waiting[:due], now)
             del self._waiting[:due]
             if ready:
-                self._print(ready)
+                self._pass_on(ready)
         return len(records)
 
     def _ready(self, due: list[tuple[Any, ...]], now: int) -> list[tuple[Any, ...]]:
-        """Return the events that can be printed; hold those whose owner may become known."""
+        """Return the events that can be passed on; hold those whose owner may become known."""
         place = self.source.fields.index("cgroup")
         cgroups = {record[place] for record in due}
         undecided = self.attribution.undecided(cgroups | self._held.keys(), now)
@@ -154,7 +168,7 @@ class Pipeline:
         ready.sort(key=itemgetter(0))
         return ready
 
-    def _print(self, records: Sequence[tuple[Any, ...]]) -> None:
+    def _pass_on(self, records: Sequence[tuple[Any, ...]]) -> None:
         fields = dict(zip(self.source.fields, zip(*records, strict=True), strict=True))
         owners, shown = self._attributed(fields)
         offset = self._wall_clock()
@@ -164,19 +178,13 @@ class Pipeline:
         batch = Batch(fields, owners)
         if not all(shown):
             batch = batch.select(shown)
-        if self.keep and len(batch):
-            batch = batch.select(self.keep(batch))
-        if self.max_events and len(batch):
-            batch = self._limited(batch)
-        else:
-            self.printed += len(batch)
         if len(batch):
             self._write(batch)
 
     def _write(self, batch: Batch) -> None:
-        """Write the events; count those that were not read when the reader was given up."""
+        """Pass the events on; count those that were not read when the reader was given up."""
         try:
-            self.stream.write(self.formatter.format(batch))
+            self.sink.write(batch)
         except ReaderGone:
             if self.stopping():
                 left = len(self._waiting) + sum(map(len, self._held.values()))
@@ -184,16 +192,6 @@ class Pipeline:
                     left += records
                 self._unread = len(batch) + left
             raise
-
-    def _limited(self, batch: Batch) -> Batch:
-        """Return the events up to the limit; a second event of an attempt does not count."""
-        repeated = batch.fields.get("update") or [0] * len(batch)
-        first = [place for place, again in enumerate(repeated) if not again]
-        left = self.max_events - self.printed
-        if len(first) > left:
-            batch = batch.part(0, first[left])
-        self.printed += min(len(first), left)
-        return batch
 
     def _attributed(
         self, fields: Mapping[str, Sequence[Any]]
@@ -243,7 +241,7 @@ class Pipeline:
             return
         lost = self._lost()
         if lost != self._reported or (last and lost):
-            self.report_lost(lost)
+            self.sink.lost(lost)
             self._reported = lost
         self._report_due = time.monotonic() + _REPORT_EVERY
 

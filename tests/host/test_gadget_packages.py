@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -77,22 +78,23 @@ int raw_tp__tcp_destroy_sock(struct { u64 sk; } *ctx)
 MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ig.cli import main; main()"
 
 
+def install(folder: Path, name: str, offers: str, files: Mapping[str, str]) -> Path:
+    """Make `folder` one in which a package is installed; `offers` are its entry points."""
+    information = folder / f"{name}-1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (information / "entry_points.txt").write_text(offers)
+    (folder / name).mkdir()
+    for file, text in files.items():
+        (folder / name / file).write_text(text)
+    return folder
+
+
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """Return a folder with an installed package that offers a gadget."""
-    information = tmp_path / "destroyed-1.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: destroyed\nVersion: 1\n")
-    (information / "entry_points.txt").write_text("[ig.gadgets]\ndestroyed = destroyed:GADGET\n")
-    folder = tmp_path / "destroyed"
-    folder.mkdir()
-    for name, text in (
-        ("__init__.py", MODULE),
-        ("destroyed.h", HEADER),
-        ("destroyed.c", PROGRAM),
-    ):
-        (folder / name).write_text(text)
-    return tmp_path
+    files = {"__init__.py": MODULE, "destroyed.h": HEADER, "destroyed.c": PROGRAM}
+    return install(tmp_path, "destroyed", "[ig.gadgets]\ndestroyed = destroyed:GADGET\n", files)
 
 
 def started(package: Path, *arguments: object) -> subprocess.Popen[str]:

@@ -12,7 +12,9 @@ from ig.gadget import Batch, Column, Kind
 from ig.kernel.cgroupfs import CgroupPath, Paths
 from ig.output import stream
 from ig.output.csv import CsvFormatter
+from ig.output.sink import Chain, Formatter, Printer
 from ig.output.stream import ReaderGone, Stream
+from ig.query import Limit
 from ig.trace import pipeline
 from ig.trace.attribution import Attribution
 from ig.trace.pipeline import Pipeline
@@ -46,6 +48,17 @@ class Source:
         return dict(self.counted)
 
 
+class Output(Printer):
+    """A printer that notes reported losses."""
+
+    def __init__(self, formatter: Formatter, stream: Stream, lost: list[Mapping[str, int]]) -> None:
+        super().__init__(formatter, stream)
+        self._lost = lost
+
+    def lost(self, counts: Mapping[str, int]) -> None:
+        self._lost.append(counts)
+
+
 class Trace:
     """A pipeline into a pipe, stepped by the test."""
 
@@ -55,6 +68,8 @@ class Trace:
         self.stopped = False
         self.lost: list[Mapping[str, int]] = []
         self._read, write = os.pipe()
+        out = Stream(write, lambda: self.stopped)
+        self.limit = Limit(max_events)
         os.set_blocking(self._read, False)
         columns = (
             Column("number", kind=Kind.INTEGER),
@@ -69,12 +84,10 @@ class Trace:
         self.pipeline = Pipeline(
             self.source,
             attribution,
-            CsvFormatter(columns),
-            Stream(write, lambda: self.stopped),
-            None,
+            Chain([self.limit], Output(CsvFormatter(columns), out, self.lost)),
+            out,
             lambda: self.stopped,
-            self.lost.append,
-            max_events=max_events,
+            self.limit.reached,
         )
 
     def path(self, cgroup: int, container: Container) -> None:
@@ -184,8 +197,8 @@ def test_no_more_events_are_printed_than_asked_for() -> None:
 def test_a_second_event_of_an_attempt_does_not_count() -> None:
     trace = Trace(WEB, max_events=2)
     repeated = Batch({"update": [0, 1, 1, 0, 1, 0]}, [WEB] * 6)
-    assert len(trace.pipeline._limited(repeated)) == 5
-    assert trace.pipeline._enough()
+    assert len(trace.limit.feed(repeated)) == 5
+    assert trace.limit.reached()
 
 
 def test_zero_seconds_print_what_is_there_and_end() -> None:

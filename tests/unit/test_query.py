@@ -1,7 +1,8 @@
-"""Snapshots are put in the order that was asked for, cut in portions, and repeated."""
+"""Stages: what is filtered, limited and sorted; snapshots that are repeated."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from ig.columns import integer
 from ig.commands import snapshot
 from ig.container import HOST, Container
 from ig.errors import UsageError
-from ig.gadget import Batch, Column
-from ig.query import first, sort
+from ig.gadget import NOTHING, Batch, Column
+from ig.output.sink import Chain
+from ig.query import Filter, Limit, Sort, Withhold, joined, sort
 
 COLUMNS = (
     Column("name", read=lambda batch: [owner.name for owner in batch.owners]),
@@ -69,24 +71,23 @@ def test_a_column_that_is_none_is_refused() -> None:
         sort(batch(("a", 1)), COLUMNS, ["-colour"])
 
 
-@given(st.integers(0, 20), st.integers(1, 7))
-def test_portions_have_all_rows(count: int, size: int) -> None:
-    rows = [(str(number), number) for number in range(count)]
-    parts = list(snapshot.portions(batch(*rows), size))
-    assert [row for part in parts for row in seen(part)] == rows
-    assert all(0 < len(part) <= size for part in parts)
+def test_batches_are_joined_in_their_order() -> None:
+    parts = [batch(("b", 1)), batch(("a", 2), ("c", 3))]
+    assert seen(joined(parts)) == [("b", 1), ("a", 2), ("c", 3)]
+    assert len(joined([])) == 0
 
 
-def test_a_snapshot_is_taken_again_until_it_is_enough() -> None:
-    shown: list[Batch] = []
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_snapshot_is_taken_again_until_it_is_enough(count: int) -> None:
+    taken: list[int] = []
     waits: list[float] = []
 
     def wait(seconds: float) -> bool:
         waits.append(seconds)
         return len(waits) == 3
 
-    snapshot.watch(2.0, batch, shown.append, wait)
-    assert len(shown) == 3
+    snapshot.repeat(2.0, lambda: taken.append(1), wait, count)
+    assert len(taken) == (count or 3)
     assert all(0 < seconds <= 2 for seconds in waits)
 
 
@@ -96,8 +97,71 @@ def test_columns_that_need_an_option_turn_it_on() -> None:
     assert snapshot.asked_by_columns({}, [Column("rtt")])["info"]
 
 
-def test_only_so_many_rows_are_the_first_of_the_order() -> None:
-    rows = [("b", 1), ("a", 2), ("c", 3)]
-    assert seen(first(batch(*rows), COLUMNS, ["-name"], 2)) == [("c", 3), ("b", 1)]
-    assert len(first(batch(*rows), COLUMNS, ["name"], 9)) == 3
-    assert len(first(batch(*rows), COLUMNS, ["name"], None)) == 3
+@pytest.mark.parametrize(("most", "rows"), [(2, [("c", 3), ("b", 1)]), (9, None), (None, None)])
+def test_a_sorted_snapshot_has_the_first_rows(
+    most: int | None, rows: list[tuple[str, int]] | None
+) -> None:
+    stage = Sort(COLUMNS, ["-name"], most)
+    assert len(stage.feed(batch(("b", 1), ("a", 2)))) == 0
+    stage.feed(batch(("c", 3)))
+    assert seen(stage.flush()) == (rows or [("c", 3), ("b", 1), ("a", 2)])
+    assert len(stage.flush()) == 0
+
+
+class Pairs:
+    """A stage that holds events until there are two; what it gives is numbered anew."""
+
+    def __init__(self) -> None:
+        self._held: list[Batch] = []
+
+    def feed(self, given: Batch) -> Batch:
+        self._held.append(given)
+        return self.flush() if sum(map(len, self._held)) >= 2 else NOTHING
+
+    def flush(self) -> Batch:
+        held, self._held = joined(self._held), []
+        return held
+
+
+class Seen:
+    """A sink that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def open(self) -> None:
+        self.told.append("open")
+
+    def write(self, given: Batch) -> None:
+        self.told.append(seen(given))
+
+    def tick(self) -> None:
+        self.told.append("tick")
+
+    def lost(self, counts: Mapping[str, int]) -> None:
+        self.told.append(counts)
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
+def test_a_chain_flushes_each_stage_through_those_after_it() -> None:
+    sink, limit = Seen(), Limit(4)
+    numbers = Filter(lambda given: [number < 9 for number in given.fields["number"]])
+    chain = Chain([numbers, limit, Pairs(), Sort(COLUMNS, ["-number"])], sink)
+    chain.open()
+    for number in (1, 9, 2, 3):
+        chain.write(batch(("a", number)))
+    chain.tick()
+    chain.lost({"cause": 1})
+    chain.write(batch(("a", 4), ("a", 5)))
+    chain.close()
+    first, second = [("a", 3), ("a", 2), ("a", 1)], [("a", 4)]
+    assert sink.told == ["open", first, "tick", {"cause": 1}, second, "close"]
+    assert limit.reached()
+
+
+def test_a_stage_that_withholds_counts_what_it_leaves_out() -> None:
+    stage = Withhold(COLUMNS[1])
+    assert seen(stage.feed(batch(("a", 0), ("b", 2), ("c", 0)))) == [("a", 0), ("c", 0)]
+    assert stage.count == 1
