@@ -16,15 +16,18 @@ from contextlib import suppress
 from typing import Any
 
 from ig import c_text
+from ig.bpf import cgroup_hooks
 from ig.bpf.btf import FUNCTION, KERNEL_CALL, Btf
 from ig.bpf.syscalls import load_fexit
-from ig.errors import MissingDependency
+from ig.errors import IgError, MissingDependency
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
 
 EVENTS_BYTES = 8 << 20
 PATHS_BYTES = 1 << 20
 _BACKUP = "__backup"  # see recursion.h
 _FEXIT = "fexit__"
+_RAW = "raw_tp__"
+_DECIDE = "decide"  # called by user space, see ig.h
 _CALL_PREFIX = "__x64_" if platform.machine() == "x86_64" else "__arm64_"
 _INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn
 _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2
@@ -33,7 +36,7 @@ _PREEMPTED = "init_srcu_struct_fast"
 __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast" (7.0), which needs it."""
 _FUNCTION = re.compile(
     r"(?<!^#ifdef PREEMPTIBLE\n)(?<!^#else /\* older kernels \*/\n)"
-    r"^int ((?:raw_)?tp__(?:(?!__backup)\w)+)\(",
+    r"^int ((?:(?:raw_)?tp|cgroup(?:_skb)?)__(?:(?!__backup)\w)+)\(",
     re.M,
 )
 _OPTION = re.compile(r"^OPTION\((\w+), ([-\w]+)\)", re.M)
@@ -47,7 +50,10 @@ _GET_BCC = (
 
 
 def usual_tracepoints(program: str) -> list[str]:
-    """Return the tracepoints of a program on most kernels: EVENT is raw, CATEGORY:EVENT not."""
+    """Return the hooks of a program on most kernels.
+
+    EVENT is a raw tracepoint, CATEGORY:EVENT another, cgroup_skb/PLACE one of cgroups.
+    """
     return sorted({_tracepoint(name) for name in _FUNCTION.findall(c_text.read(program))})
 
 
@@ -123,7 +129,7 @@ def _loaded(
         maps[name.decode()] = int(lib.bpf_table_fd(program.module, name))
     optional = dict(_OPTIONAL.findall(text))
     functions, hooks, tracepoints, refused = _attach(program, optional, btf, backups_attached)
-    decide = program.load_func(b"decide", program.RAW_TRACEPOINT).fd
+    decide = program.load_func(_DECIDE.encode(), program.RAW_TRACEPOINT).fd
     backups = [name for name in functions if name.endswith(_BACKUP)]
     pairs = {_event(name) for name in backups}
     primaries = [name for name in functions if name not in backups and _event(name) in pairs]
@@ -166,7 +172,7 @@ def _attach(
     tracepoints: dict[str, bool] = {}
     refused: list[str] = []
     for name, tracepoint in _hooks(program):
-        raw, backup = ":" not in tracepoint, name.endswith(_BACKUP)
+        raw, backup = name.startswith(_RAW), name.endswith(_BACKUP)
         if raw:
             functions[name] = int(program.load_func(name.encode(), program.RAW_TRACEPOINT).fd)
         if backup and not backups_attached:
@@ -177,6 +183,10 @@ def _attach(
             elif name.startswith(_FEXIT):
                 functions[name] = _load_fexit(program, name, btf)
                 hooks.append(_attach_raw(functions[name], None))
+            elif "/" in tracepoint:
+                code = _instructions(program, name)
+                functions[name], link = cgroup_hooks.attach(name, tracepoint, code)
+                hooks.append(link)
             else:
                 functions[name] = _attach_tracepoint(program, name, tracepoint)
         except OSError as error:
@@ -191,7 +201,10 @@ def _attach(
 
 
 def _hooks(program: Any) -> list[tuple[str, str]]:
-    """Return each function that is to be attached, and where; backups come last."""
+    """Return each function that is to be attached, and where; backups come last.
+
+    Raises IgError for a function whose name says no hook.
+    """
     from bcc.libbcc import lib
 
     names = [
@@ -199,11 +212,19 @@ def _hooks(program: Any) -> list[tuple[str, str]]:
         for index in range(lib.bpf_num_functions(program.module))
     ]
     names.sort(key=lambda name: (name.endswith(_BACKUP), name))
-    return [(name, tracepoint) for name in names if (tracepoint := _tracepoint(name))]
+    found = [(name, _tracepoint(name)) for name in names if name != _DECIDE]
+    if unknown := [name for name, hook in found if not hook]:
+        raise IgError(
+            f"The function {unknown[0]} is named after no hook.",
+            "Known hooks: raw_tp__EVENT, tp__CATEGORY__EVENT, fexit__sys_CALL, "
+            f"{', '.join(hook.replace('/', '__') for hook in cgroup_hooks.HOOKS)}.",
+            "Rename it, or make it static __always_inline.",
+        )
+    return found
 
 
 def _tracepoint(function: str) -> str:
-    """Return the tracepoint that a function's name says: raw_tp__EVENT or tp__CATEGORY__EVENT."""
+    """Return the hook that a function's name says, empty if none: see `usual_tracepoints`."""
     match function.split("__", 2):
         case ["fexit", call]:
             return f"fexit:{_CALL_PREFIX}{call}"
@@ -211,6 +232,8 @@ def _tracepoint(function: str) -> str:
             return event
         case ["tp", category, event]:
             return f"{category}:{event}"
+        case [kind, place] if f"{kind}/{place}" in cgroup_hooks.HOOKS:
+            return f"{kind}/{place}"
     return ""
 
 

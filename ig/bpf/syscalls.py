@@ -17,6 +17,7 @@ from ig.errors import KernelRefused
 _BPF = 321 if platform.machine() == "x86_64" else 280  # include/uapi/asm-generic/unistd.h
 _PROG_LOAD, _TRACING = 5, 26
 _TRACE_FEXIT = 25  # of enum bpf_attach_type
+_LOG_BYTES = 1 << 20
 _RECURSION_MISSES = 26  # the u64 of struct bpf_prog_info, 208 bytes in
 _POINTER = ctypes.c_void_p
 _SIGNATURES = {
@@ -30,6 +31,10 @@ _SIGNATURES = {
     "bpf_map_delete_elem": ([ctypes.c_int, _POINTER], ctypes.c_int),
     "bpf_map_get_next_key": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
     "bpf_raw_tracepoint_open": ([ctypes.c_char_p, ctypes.c_int], ctypes.c_int),
+    "bpf_link_create": (
+        [ctypes.c_int, ctypes.c_int, ctypes.c_uint32, _POINTER],
+        ctypes.c_int,
+    ),
     "bpf_prog_test_run_opts": ([ctypes.c_int, _POINTER], ctypes.c_int),
     "bpf_obj_get_info_by_fd": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
 }
@@ -88,31 +93,58 @@ def attach_raw_tracepoint(event: str, program: int) -> int:
     return descriptor
 
 
+def create_link(hook: str, program: int, target: int, place: int) -> int:
+    """Return a descriptor that keeps a program attached to a cgroup, at a place (bpf_attach_type).
+
+    Raises OSError.
+    """
+    descriptor = int(library().bpf_link_create(program, target, place, None))
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{hook}: {os.strerror(number)}")
+    return descriptor
+
+
 def load_fexit(name: str, instructions: bytes, function: int) -> int:
     """Return a descriptor of a program for the end of the kernel's function with this BTF id.
 
-    Source: bpf_prog_load() in kernel/bpf/syscall.c, which libbpf's versions each wrap in another
-    way. Raises OSError.
+    Raises OSError.
+    """
+    return load_program(name, instructions, _TRACING, _TRACE_FEXIT, function)
+
+
+def load_program(name: str, instructions: bytes, kind: int, place: int, function: int = 0) -> int:
+    """Return a descriptor of a program of this bpf_prog_type, for this bpf_attach_type.
+
+    The verifier's words go to stderr. Source: bpf_prog_load() in kernel/bpf/syscall.c, which
+    libbpf's versions each wrap in another way. Raises OSError.
     """
     code, licence = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"GPL")
-    attributes = ctypes.create_string_buffer(
-        struct.pack(
-            "=IIQQ24x16s4xI36xI",
-            _TRACING,
-            len(instructions) // 8,
-            ctypes.addressof(code),
-            ctypes.addressof(licence),
-            name.encode()[:15],
-            _TRACE_FEXIT,
-            function,
-        )
-    )
+    log = ctypes.create_string_buffer(_LOG_BYTES)
     libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = int(libc.syscall(_BPF, _PROG_LOAD, attributes, len(attributes)))
-    if descriptor < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"BPF program {name}: {os.strerror(number)}")
-    return descriptor
+    number = 0
+    for level in (0, 1):  # with a log only once it is refused: a log that is full refuses, too
+        attributes = ctypes.create_string_buffer(
+            struct.pack(
+                "=IIQQIIQ8x16s4xI36xI",
+                kind,
+                len(instructions) // 8,
+                ctypes.addressof(code),
+                ctypes.addressof(licence),
+                level,
+                len(log) if level else 0,
+                ctypes.addressof(log) if level else 0,
+                name.encode()[:15],
+                place,
+                function,
+            )
+        )
+        descriptor = int(libc.syscall(_BPF, _PROG_LOAD, attributes, len(attributes)))
+        if descriptor >= 0:
+            return descriptor
+        number = number or ctypes.get_errno()
+    os.write(2, log.value)
+    raise OSError(number, f"BPF program {name}: {os.strerror(number)}")
 
 
 class _TestRun(ctypes.Structure):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -212,9 +213,9 @@ def _bcc() -> tuple[str, str]:
 
 def _tracepoints(tracepoints: Mapping[str, bool]) -> Iterator[Finding]:
     for name, attached in sorted(tracepoints.items()):
-        kind = "program" if ":" in name else "raw program"
+        kind = "program" if re.search("[:/]", name) else "raw program"
         found = ("yes", f"{kind} attached") if attached else ("no", "no program attached")
-        yield f"tracepoint {name}", *found
+        yield f"{'hook' if '/' in name else 'tracepoint'} {name}", *found
 
 
 def _tracefs(tracepoints: Mapping[str, bool]) -> tuple[str, str]:

@@ -42,26 +42,27 @@ class Cgroups:
         self.complete = netns.join_cgroups()
         """Whether paths begin at the host's root; else at a cgroup whose own path is unknown."""
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._roots: dict[str, int] = {}
+        self.roots: dict[str, int] = {}
         self._prefix = ""
-        self._root = self._opened()
+        self.root = self._opened()
+        """The folder of the hierarchy's root, or of the part that is mounted; -1 if none is."""
         # Where the walk and the links of /proc/self/fd begin, which are cut off.
-        self._point = os.readlink(f"/proc/self/fd/{self._root}").rstrip("/") if self else ""
-        self._roots[""] = self._root
+        self._point = os.readlink(f"/proc/self/fd/{self.root}").rstrip("/") if self else ""
+        self.roots[""] = self.root
         self._paths: dict[int, str | None] = {0: None}
         self._makers: dict[tuple[str, PurePosixPath], bool] = {}
         self._walked = False
         if self:
-            self._paths[os.fstat(self._root).st_ino] = self._prefix or "/"
+            self._paths[os.fstat(self.root).st_ino] = self._prefix or "/"
 
     def __bool__(self) -> bool:
-        return self._root >= 0
+        return self.root >= 0
 
     def __enter__(self) -> Cgroups:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for root in self._roots.values():
+        for root in self.roots.values():
             if root >= 0:
                 os.close(root)
 
@@ -95,15 +96,15 @@ class Cgroups:
         return len(names)
 
     def _hierarchy(self, controllers: str) -> int:
-        if controllers not in self._roots:
+        if controllers not in self.roots:
             wanted = set(controllers.split(","))
             whole = (
                 mount.point
                 for mount in mounts()
                 if mount.kind == "cgroup" and mount.root == "/" and wanted <= set(mount.options)
             )
-            self._roots[controllers] = next((os.open(point, _FOLDER) for point in whole), -1)
-        return self._roots[controllers]
+            self.roots[controllers] = next((os.open(point, _FOLDER) for point in whole), -1)
+        return self.roots[controllers]
 
     def _opened(self) -> int:
         """Open the root of the hierarchy, or of the part of it that is mounted; -1 if none is."""
@@ -138,7 +139,7 @@ class Cgroups:
         handle = _HANDLE.pack(8, _FILEID_KERNFS, identifier)
         opened = -1
         if not self._walked:
-            opened = self._libc.open_by_handle_at(self._root, handle, _FOLDER)
+            opened = self._libc.open_by_handle_at(self.root, handle, _FOLDER)
         if opened < 0:
             if ctypes.get_errno() != errno.EPERM and not self._walked:
                 return None
@@ -154,11 +155,22 @@ class Cgroups:
         """Look at all cgroups, once: handles need CAP_DAC_READ_SEARCH."""
         if not self._walked:
             self._walked = True
-            point = f"/proc/self/fd/{self._root}"
+            point = f"/proc/self/fd/{self.root}"
             for inode, path in _walk(point):
                 below = "".join(f"/{name}" for name in path.names)
                 self._paths[inode] = self._prefix + below or "/"
         return self._paths.get(identifier)
+
+
+def open_root() -> int:
+    """Return a descriptor of the root of the version 2 hierarchy, wherever it is mounted.
+
+    The calling thread leaves a cgroup namespace of its own. Raises OSError.
+    """
+    with Cgroups() as found:
+        if found and found.path(_ROOT) == "/":
+            return os.dup(found.root)
+    raise OSError(errno.ENOENT, "the root of the cgroup v2 hierarchy cannot be seen from here")
 
 
 def _only_roots(folder: PurePosixPath, root: int) -> bool:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.host.gadget_package import install, started
 from tests.host.namespace import Namespace
 from tests.host.waiting import PATIENCE
-
-pytestmark = pytest.mark.anywhere
 
 MODULE = """
 from pathlib import Path
@@ -75,19 +70,6 @@ int raw_tp__tcp_destroy_sock(struct { u64 sk; } *ctx)
 	return 0;
 }
 """
-MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ig.cli import main; main()"
-
-
-def install(folder: Path, name: str, offers: str, files: Mapping[str, str]) -> Path:
-    """Make `folder` one in which a package is installed; `offers` are its entry points."""
-    information = folder / f"{name}-1.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-    (information / "entry_points.txt").write_text(offers)
-    (folder / name).mkdir()
-    for file, text in files.items():
-        (folder / name / file).write_text(text)
-    return folder
 
 
 @pytest.fixture
@@ -95,16 +77,6 @@ def package(tmp_path: Path) -> Path:
     """Return a folder with an installed package that offers a gadget."""
     files = {"__init__.py": MODULE, "destroyed.h": HEADER, "destroyed.c": PROGRAM}
     return install(tmp_path, "destroyed", "[ig.gadgets]\ndestroyed = destroyed:GADGET\n", files)
-
-
-def started(package: Path, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", MAIN, str(package), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
 
 
 def test_a_package_brings_a_gadget_with_its_c_file_header_enum_and_cause_of_losses(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.host.gadget_package import install, started
 from tests.host.namespace import Namespace
-from tests.host.test_gadget_packages import install, started
 from tests.host.waiting import PATIENCE
 
 ATTEMPTS = 7

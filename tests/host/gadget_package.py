@@ -1,0 +1,34 @@
+"""A package that offers gadgets or sinks, as it is installed, and the command that finds it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+_MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ig.cli import main; main()"
+
+
+def install(folder: Path, name: str, offers: str, files: Mapping[str, str]) -> Path:
+    """Make `folder` one in which a package is installed; `offers` are its entry points."""
+    information = folder / f"{name}-1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (information / "entry_points.txt").write_text(offers)
+    (folder / name).mkdir()
+    for file, text in files.items():
+        (folder / name / file).write_text(text)
+    return folder
+
+
+def started(package: Path, *arguments: object) -> subprocess.Popen[str]:
+    """Start `ig` with these arguments where the package in this folder is installed."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _MAIN, str(package), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
