@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ig.columns import enum_names, error_column, integer, named
+from ig.columns import enum_names, error_column, hyphenated, integer, named
 from ig.gadget import Batch, Column, Kind, Param
 from ig.values import SECOND
 
-TYPES = enum_names("tcp.h", "type")
+TYPES = hyphenated(enum_names("tcp.h", "type"))
 """The types of events, each at the place of its number; "" where there is none."""
-OUTCOMES = enum_names("tcp.h", "outcome", NONE="", DONE="established")
+OUTCOMES = hyphenated(enum_names("tcp.h", "outcome"), NONE="", DONE="established")
 """How attempts end, in the same way."""
-
-
 _FAILURES = frozenset(map(OUTCOMES.index, ("refused", "timed-out", "unreachable", "failed")))
 _OPEN = frozenset(map(OUTCOMES.index, ("abandoned", "unanswered")))
 SLOW = SECOND

@@ -127,16 +127,19 @@ def text(field: str) -> Callable[[Batch], Sequence[str]]:
     return lambda batch: STRINGS.of(batch.fields[field])
 
 
-def enum_names(program: str, enum: str, **others: str) -> tuple[str, ...]:
+def enum_names(program: str, enum: str) -> tuple[str, ...]:
     """Return the names of an enum of a program's C text, each at the place of its number.
 
-    They are in lower case with hyphens, or as in `others`; "" where a number has none.
+    "" where a number has none.
     """
     numbers = c_text.enum(c_text.read(program), enum)
-    names = {
-        number: others.get(name, name.lower().replace("_", "-")) for name, number in numbers.items()
-    }
+    names = {number: name for name, number in numbers.items()}
     return tuple(names.get(number, "") for number in range(max(names) + 1))
+
+
+def hyphenated(names: Sequence[str], **others: str) -> tuple[str, ...]:
+    """Return `TIMED_OUT` as `timed-out`, or as in `others`."""
+    return tuple(others.get(name, name.lower().replace("_", "-")) for name in names)
 
 
 def named(field: str, names: Sequence[str]) -> Callable[[Batch], Sequence[str]]:

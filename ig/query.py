@@ -9,6 +9,7 @@ from itertools import chain
 from operator import itemgetter, not_
 from typing import Any
 
+from ig.container import Container
 from ig.errors import UsageError
 from ig.gadget import NOTHING, Batch, Column, Kind
 
@@ -240,8 +241,9 @@ def _refined(
 
 
 def _picked(values: Sequence[Any], pick: itemgetter[Any]) -> Sequence[Any]:
-    # Most columns of most snapshots are the same everywhere: no need to move anything.
-    if values.count(values[0]) == len(values):
+    # Most columns of most snapshots are the same everywhere: no need to move anything. To compare
+    # containers, field by field, costs more than that.
+    if not isinstance(values[0], Container) and values.count(values[0]) == len(values):
         return values
     moved: Sequence[Any] = pick(values)
     return moved

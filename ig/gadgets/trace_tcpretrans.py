@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ig.columns import TIMESTAMP, enum_names, integer, named, owner_columns
+from ig.columns import TIMESTAMP, enum_names, hyphenated, integer, named, owner_columns
 from ig.ends import RESOLVE, endpoint_columns
 from ig.gadget import Column, Gadget, Param
 
-_TYPES = enum_names("tcpretrans.c", "kind")
-_STATES = tuple(name.upper().replace("-", "_") for name in enum_names("tcpretrans.c", "state"))
+_TYPES = hyphenated(enum_names("tcpretrans.c", "kind"))
+_STATES = enum_names("tcpretrans.c", "state")
 
 GADGET = Gadget(
     name="trace_tcpretrans",
