@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from operator import attrgetter
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from ig.columns import owner_columns
+from ig.columns import integer, owner_columns
 from ig.commands import answers
 from ig.commands.answers import Answers, Hint, closing
 from ig.commands.display import DisplayOptions
@@ -77,6 +78,8 @@ def _addresses(batch: Batch) -> Sequence[str]:
     ]
 
 
+_OWNER = {column.name: column for column in owner_columns()}
+_integer = partial(integer, hidden=False, optional=True)
 # What changes of a container is a field.
 _COLUMNS = (
     Column(
@@ -86,15 +89,7 @@ _COLUMNS = (
         show_if=lambda options: bool(options.get("watch")),
         description="Event: exists, created, started, renamed, exited or removed.",
     ),
-    Column(
-        "runtime",
-        "runtime",
-        width=10,
-        drop=4,
-        hidden=False,
-        of_owner=attrgetter("runtime"),
-        description="Container runtime: docker, containerd, podman, cri-o, …",
-    ),
+    replace(_OWNER["runtime"], path="runtime", drop=4, hidden=False),
     Column(
         "id",
         "id",
@@ -103,64 +98,40 @@ _COLUMNS = (
         of_owner=lambda owner: owner.id[:12],
         description="Container ID, first 12 digits.",
     ),
-    Column(
-        "name",
-        "name",
-        width=24,
+    replace(
+        _OWNER["containername"],
+        name="name",
+        path="name",
+        heading="",
         least=12,
-        hidden=False,
-        of_owner=attrgetter("name"),
+        text=None,
         description="Container name.",
     ),
-    Column(
-        "image",
-        "image",
-        width=24,
-        least=12,
-        drop=5,
-        hidden=False,
-        of_owner=attrgetter("image"),
-        description="Container image.",
-    ),
-    Column(
+    replace(_OWNER["image"], path="image", drop=5, hidden=False),
+    _integer(
         "pid",
         "pid",
-        Kind.INTEGER,
-        width=8,
         drop=3,
-        hidden=False,
-        optional=True,
-        read=lambda b: b.fields["pid"],
         description="Process ID of the container's first process, 0 if it is not running.",
     ),
-    Column(
+    _integer(
         "mntns",
         "mntns_id",
-        Kind.INTEGER,
         width=10,
         drop=1,
-        hidden=False,
-        optional=True,
-        read=lambda b: b.fields["mntns"],
         description="Inode of the mount namespace, 0 if unknown.",
     ),
-    Column(
+    _integer(
         "netns",
         "netns_id",
-        Kind.INTEGER,
         width=10,
         drop=2,
-        hidden=False,
-        optional=True,
-        read=lambda b: b.fields["netns"],
         description="Inode of the network namespace, 0 if unknown.",
     ),
     Column(
         "ip",
         "ip",
-        width=16,
         hidden=False,
-        read=lambda b: b.fields["ip"],
         text=_addresses,
         description="IP addresses, comma-separated.",
     ),
@@ -171,21 +142,12 @@ _COLUMNS = (
         width=8,
         heading="UP",
         hidden=False,
-        read=lambda b: b.fields["started"],
         text=_age,
         description="Start time (tables: time since then); null if not started.",
     ),
-    Column(
-        "containerid",
-        "containerId",
-        least=12,
-        of_owner=attrgetter("id"),
-        description="Container ID.",
-    ),
-    *(column for column in owner_columns() if column.path.startswith("k8s.")),
+    replace(_OWNER["containerid"], path="containerId"),
+    *(column for column in _OWNER.values() if column.path.startswith("k8s.")),
 )
-
-
 LIST = Gadget(
     "list_containers", ("list-containers", ""), "List the containers of all runtimes.", _COLUMNS
 )
