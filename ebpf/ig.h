@@ -38,7 +38,8 @@ OPTION(FILTER_UID, ANY)
 
 #define READ(p, field) ({ typeof((p)->field) _v; bpf_probe_read_kernel(&_v, sizeof(_v), &(p)->field); _v; })
 /*
- * The current task, and the fields of it and of what its pointers point to: since 5.11 without a call each.
+ * The current task, and the fields of it and of what its pointers point to: without a call each since 5.11
+ * (3ca1032ab7ab "bpf: Implement get_current_task_btf and RET_PTR_TO_BTF_ID").
  * BCC before 0.25 ends where what is called is no declared function or variable.
  */
 #ifdef KERNEL_BPF_FUNC_get_current_task_btf

@@ -11,11 +11,11 @@
  * attached when the primary has been skipped for the first time; what was missed until then is looked for: see
  * RECHECK. Programs without a backup are unpaired; what they miss is counted by the kernel.
  *
- * Since 7.0 ("tracing: Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast") such programs can be
- * preempted, so that events of many threads find both running. There, where PREEMPTIBLE is defined, the primary
- * is tp__CATEGORY__NAME, which the kernel does not let be preempted ("tracing: perf: Have perf tracepoint
- * callbacks always disable preemption"). It is skipped in interrupts of any program of that type; so the backup
- * is attached from the start.
+ * Since 7.0 (a46023d5616e "tracing: Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast") such programs
+ * can be preempted, so that events of many threads find both running. There, where PREEMPTIBLE is defined, the
+ * primary is tp__CATEGORY__NAME, which the kernel does not let be preempted (16718274ee75 "tracing: perf: Have perf
+ * tracepoint callbacks always disable preemption"). It is skipped in interrupts of any program of that type; so the
+ * backup is attached from the start.
  *
  * Programs at a system call's own tracepoint can be preempted too, and all of that type are skipped on their CPU
  * meanwhile. The program of all calls, raw_syscalls:sys_exit, cannot, but makes every call slower. So there are

@@ -375,7 +375,7 @@ int raw_tp__tcp_cong_state_set(struct { u64 sk, state; } *ctx)
 		repeat_syn((void *)ctx->sk, 1);
 	return 0;
 }
-/* That one came in 5.19; this is called after a SYN was sent, so not for those that this host drops. */
+/* That one came in 5.19 (15fcdf6ae116 "tcp: Add tracepoint for tcp_set_ca_state"); this is called after a SYN was sent, so not for those that this host drops. */
 #else /* older kernels */
 int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
 {

@@ -75,7 +75,9 @@ class Source:
         number = self._verdicts[verdict]
         try:
             call_raw_tracepoint(self._probes.decide, cgroup, number)
-        except KernelRefused:  # Linux before 5.10 runs no such program
+        except KernelRefused:
+            # Linux before 5.10 runs no such program (1b4d60ec162f "bpf: Enable BPF_PROG_TEST_RUN
+            # for raw_tracepoint").
             cgroups, key = self._probes.maps["cgroups"], struct.pack("=Q", cgroup)
             if verdict == "FORGET":
                 map_delete(cgroups, key)

@@ -175,8 +175,9 @@ def call_raw_tracepoint(program: int, *arguments: int) -> None:
 
 
 def recursion_misses(program: int) -> int:
-    """Return how often the kernel skipped a program because of recursion; 0 before 5.12.
+    """Return how often the kernel skipped a program because of recursion.
 
+    0 before 5.12 (9ed9e9ba2337 "bpf: Count the number of times recursion was prevented").
     Source: struct bpf_prog_info in include/uapi/linux/bpf.h. Raises KernelRefused.
     """
     information = (ctypes.c_uint64 * 32)()

@@ -1,8 +1,9 @@
 """The paths of cgroups by the ids that the kernel reports, and who could have created them.
 
-Source: fs/kernfs/mount.c (file handles that hold a bare id, since Linux 5.5), open_by_handle_at(2),
-fsopen(2), fsmount(2), cgroup_namespaces(7); for paths in records `struct cgroup_path` and
-current_wanted() in ebpf/ig.h. A cgroup's id is its inode number, 1 that of a hierarchy's root.
+Source: fs/kernfs/mount.c (file handles that hold a bare id, since Linux 5.5: 33c5ac917519 "kernfs:
+implement custom exportfs ops and fid type"), open_by_handle_at(2), fsopen(2), fsmount(2),
+cgroup_namespaces(7); for paths in records `struct cgroup_path` and current_wanted() in ebpf/ig.h. A
+cgroup's id is its inode number, 1 that of a hierarchy's root.
 """
 
 from __future__ import annotations

@@ -201,7 +201,9 @@ class _Search:
         path = f"/proc/{pid}/fd"
         folder = os.open(path, _FOLDER)
         try:
-            if os.fstat(folder).st_size > _MOST_DESCRIPTORS:  # their number, since Linux 6.2
+            # Their number, since Linux 6.2 (f1f1f2569901 "proc: report open files as size in stat()
+            # for /proc/pid/fd").
+            if os.fstat(folder).st_size > _MOST_DESCRIPTORS:
                 return
             names = os.listdir(folder)
             for name in names if len(names) <= _MOST_DESCRIPTORS else ():

@@ -49,7 +49,7 @@ _INFO_FIELDS = {
     "rtt": (68, 4, 1000),
     "retransmits": (100, 4, 1),
     "cwnd": (80, 4, 1),
-    "bytes_sent": (200, 8, 1),  # since Linux 4.19
+    "bytes_sent": (200, 8, 1),  # since Linux 4.19 (ba113c3aa79a "tcp: add data bytes sent stats")
     "bytes_received": (128, 8, 1),
 }
 
