@@ -19,8 +19,8 @@ from ig.containers.index import Index
 from ig.errors import IgError, RuntimeUnavailable
 from ig.gadget import Batch, Column, Gadget
 from ig.gadgets import declared
+from ig.kernel import netns
 from ig.kernel.capabilities import need_privileges, reach
-from ig.kernel.netns import sees_all_processes
 from ig.output.layout import watch
 from ig.output.stream import Stream
 from ig.stop import Stop
@@ -85,10 +85,14 @@ def _verdict(results: Mapping[str, str]) -> Finding:
 def _tried(check: str, attempt: Callable[[], tuple[str, str]]) -> Finding:
     try:
         return (check, *attempt())
-    except IgError as error:
-        return check, "no", " ".join(f"{error.failed} {error.found}".split())
-    except OSError as error:
-        return check, "no", error.strerror or str(error)
+    except (IgError, OSError) as error:
+        return check, "no", _reason(error)
+
+
+def _reason(error: IgError | OSError) -> str:
+    if isinstance(error, IgError):
+        return " ".join(f"{error.failed} {error.found}".split())
+    return error.strerror or str(error)
 
 
 def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
@@ -126,14 +130,12 @@ def _compat() -> tuple[str, str]:
 
 def _sockets() -> tuple[str, str]:
     """Check what a snapshot needs: sock_diag and access to other namespaces."""
-    from ig.kernel import netns
-
     limits = []
     try:
         _sock_diag()
     except OSError as error:
         limits.append(f"sock_diag: {error.strerror}; using /proc/PID/net instead")
-    if not sees_all_processes():
+    if not netns.sees_all_processes():
         limits.append("only this PID namespace is visible, not the whole host")
     if not _may_enter(netns.host()):
         limits.append("only its own network namespace is visible")
@@ -141,8 +143,6 @@ def _sockets() -> tuple[str, str]:
 
 
 def _may_enter(namespace: int) -> bool:
-    from ig.kernel import netns
-
     found = netns.find()
     ways = netns.visit([found.namespaces[namespace]], lambda _, entered: entered)
     others = [each for each in found.namespaces.values() if each.id != netns.own()]
@@ -152,27 +152,18 @@ def _may_enter(namespace: int) -> bool:
 def _self_test() -> list[Finding]:
     """Connect to this process itself and check the events of these connects."""
     checks = ("reading kernel memory", "ring buffer", f"{_CONNECTS} own connects seen")
-    found: tuple[int, ...] = ()
-
-    def load() -> tuple[str, str]:
-        nonlocal found
-        found = _own_connects()
-        return "", ""
-
-    _, _, refused = _tried("", load)
-    if refused:
-        return [(check, "no", refused) for check in checks]
-    seen, right, lost = found
-    told = (
+    try:
+        seen, right, lost = _own_connects()
+    except (IgError, OSError) as error:
+        return [(check, "no", _reason(error)) for check in checks]
+    worked = (right == seen > 0, seen > 0, seen == _CONNECTS)
+    found = (
         f"{right} of {seen} events have the right port",
         f"{seen} events received",
         f"{seen} seen, {lost} lost",
     )
-    worked = (right == seen > 0, seen > 0, seen == _CONNECTS)
-    return [
-        (check, "yes" if well else "no", words)
-        for check, well, words in zip(checks, worked, told, strict=True)
-    ]
+    results = ["yes" if well else "no" for well in worked]
+    return list(zip(checks, results, found, strict=True))
 
 
 def _own_connects() -> tuple[int, int, int]:
@@ -223,10 +214,8 @@ def _tracefs(tracepoints: Mapping[str, bool]) -> tuple[str, str]:
 
     points = [mount.point for mount in mounts() if mount.kind == "tracefs"]
     if points and not any(map(lists_tracepoints, points)):
-        why = lockdown_refusal()
-        return "no", " ".join(
-            [f"empty at {', '.join(points)}", *(["(locked down)"] if why else [])]
-        )
+        why = " (locked down)" if lockdown_refusal() else ""
+        return "no", f"empty at {', '.join(points)}{why}"
     if points:
         return "yes", ", ".join(points)
     if any(":" in name for name, attached in tracepoints.items() if attached):
