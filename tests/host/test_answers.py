@@ -56,7 +56,7 @@ def docker(path: object) -> tuple[str, ...]:
     return ("-r", "docker", "--docker-socketpath", str(path))
 
 
-def test_a_list_without_an_answer_is_an_error_that_names_who_did_not(
+def test_list_without_an_answer_is_an_error_that_names_who_did_not(
     fake_engine: Callable[..., FakeEngine], tmp_path: Path
 ) -> None:
     mute = fake_engine(mute="*").socket
@@ -68,7 +68,7 @@ def test_a_list_without_an_answer_is_an_error_that_names_who_did_not(
         assert "by ID" not in done.stderr
 
 
-def test_a_list_says_whose_details_did_not_come_and_ends_in_time(
+def test_list_says_whose_details_did_not_come_and_ends_in_time(
     fake_engine: Callable[..., FakeEngine],
 ) -> None:
     names = [f"c{number}" for number in range(21)]
@@ -79,7 +79,7 @@ def test_a_list_says_whose_details_did_not_come_and_ends_in_time(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_list_that_waits_for_details_ends_when_told_to(
+def test_list_that_waits_for_details_ends_when_told_to(
     fake_engine: Callable[..., FakeEngine], number: int
 ) -> None:
     engine = fake_engine()
@@ -90,7 +90,7 @@ def test_a_list_that_waits_for_details_ends_when_told_to(
         assert process.wait(PATIENCE / 6) == 0
 
 
-def test_an_engine_that_is_slow_is_waited_for_by_a_list_and_told_of_by_others(
+def test_engine_that_is_slow_is_waited_for_by_a_list_and_told_of_by_others(
     fake_engine: Callable[..., FakeEngine],
 ) -> None:
     slow = docker(fake_engine(delay=1.2).socket)
@@ -103,7 +103,7 @@ def test_an_engine_that_is_slow_is_waited_for_by_a_list_and_told_of_by_others(
     assert "No container" not in done.stderr
 
 
-def test_a_trace_does_not_say_that_nothing_runs_where_nobody_could_tell(
+def test_trace_does_not_say_that_nothing_runs_where_nobody_could_tell(
     fake_engine: Callable[..., FakeEngine], tmp_path: Path
 ) -> None:
     for socket in (tmp_path / "none", fake_engine(mute="*").socket):
@@ -115,7 +115,7 @@ def test_a_trace_does_not_say_that_nothing_runs_where_nobody_could_tell(
     assert "No container of docker is running yet" in done.stderr
 
 
-def test_an_ordinary_user_is_told_that_there_is_no_list_because_it_may_not_ask(
+def test_ordinary_user_is_told_that_there_is_no_list_because_it_may_not_ask(
     fake_engine: Callable[..., FakeEngine],
 ) -> None:
     socket = fake_engine().socket
@@ -131,7 +131,7 @@ def test_an_ordinary_user_is_told_that_there_is_no_list_because_it_may_not_ask(
             assert "No container" not in done.stderr
 
 
-def test_a_choice_that_matches_no_container_is_told_with_those_that_run(
+def test_choice_that_matches_no_container_is_told_with_those_that_run(
     start_ig: Start, fake_engine: Callable[..., FakeEngine]
 ) -> None:
     chosen = (*docker(fake_engine().socket), "-c", "wbe", "-l", "tier")

@@ -87,14 +87,14 @@ def test_filters_choose_events(start_ig: Start, namespace: Namespace, expression
 
 
 @pytest.mark.anywhere
-def test_it_ends_after_the_time_that_it_was_given(start_ig: Start) -> None:
+def test_timeout_ends_it(start_ig: Start) -> None:
     events, _, code = start_ig("trace", "tcpconnect", "-t", "0.2").finished()
     assert (events, code) == ([], 0)
 
 
 @pytest.mark.parametrize("mode", ["columns", "json", "yaml", "csv"])
 @pytest.mark.anywhere
-def test_a_process_that_is_named_to_do_harm_does_none(
+def test_process_that_is_named_to_do_harm_does_none(
     start_ig: Start, namespace: Namespace, mode: str
 ) -> None:
     comm = '\x1b[2J\x07"\n\u202e'
@@ -115,7 +115,7 @@ def test_a_process_that_is_named_to_do_harm_does_none(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_after_the_last_events(
+def test_signal_ends_it_after_the_last_events(
     start_ig: Start, namespace: Namespace, number: int
 ) -> None:
     tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json")
@@ -134,7 +134,7 @@ def test_events_come_in_the_order_of_their_times(start_ig: Start, namespace: Nam
     assert times == sorted(times)
 
 
-def test_a_reader_that_has_enough_ends_it_quietly() -> None:
+def test_reader_that_has_enough_ends_it_quietly() -> None:
     pipe = f"{shlex.quote(str(IG))} trace tcpconnect --host | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", pipe], capture_output=True, text=True, timeout=PATIENCE, check=True
@@ -184,7 +184,7 @@ def test_command_line_that_is_invalid_is_refused_with_what_is_valid(
 @pytest.mark.anywhere
 @pytest.mark.parametrize("command", ["trace tcpconnect", "run trace_tcpconnect"])
 @pytest.mark.parametrize(("ordinary", "remedy"), [(False, "--privileged"), (True, "sudo")])
-def test_who_may_not_trace_is_told_so(command: str, ordinary: bool, remedy: str) -> None:
+def test_user_who_may_not_trace_is_told_so(command: str, ordinary: bool, remedy: str) -> None:
     root_of_a_container = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     who = ordinary_user() if ordinary else root_of_a_container
     done = subprocess.run(
@@ -201,7 +201,7 @@ def test_who_may_not_trace_is_told_so(command: str, ordinary: bool, remedy: str)
 
 
 @pytest.mark.anywhere
-def test_a_full_disk_is_an_error_that_says_so() -> None:
+def test_full_disk_is_an_error_that_says_so() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         done = subprocess.run(
@@ -219,14 +219,14 @@ def test_a_full_disk_is_an_error_that_says_so() -> None:
 
 
 @pytest.mark.anywhere
-def test_a_registry_and_a_tag_run_the_built_in_gadget(start_ig: Start) -> None:
+def test_registry_and_a_tag_run_the_built_in_gadget(start_ig: Start) -> None:
     image = "ghcr.io/inspektor-gadget/gadget/trace_tcpconnect:v0.30.0"
     _, said, code = start_ig("run", image, "--host", "-t", "0.1").finished()
     assert "built-in" in said
     assert code == 0
 
 
-def test_no_time_at_all_is_an_end_at_once(start_ig: Start) -> None:
+def test_timeout_of_zero_is_an_end_at_once(start_ig: Start) -> None:
     assert start_ig("trace", "tcp", "-o", "json", "-t", 0).finished()[::2] == ([], 0)
 
 
@@ -247,7 +247,7 @@ def test_standard_descriptors_that_are_closed_are_no_bug() -> None:
 
 
 @pytest.mark.anywhere
-def test_every_locale_and_warnings_as_errors_make_no_difference(tmp_path: Path) -> None:
+def test_locales_and_warnings_as_errors_make_no_difference(tmp_path: Path) -> None:
     """Run the module: what is installed does not look at Python's environment."""
     posix = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     ready = f"{tmp_path}/\u00fc"
@@ -297,7 +297,7 @@ def test_help_and_version_are_told_in_all_the_ways_people_ask() -> None:
 
 @pytest.mark.anywhere
 @pytest.mark.parametrize("command", ["--help", "list-gadgets", "trace tcp --help", "version"])
-def test_a_closed_pipe_is_no_failure(command: str) -> None:
+def test_closed_pipe_is_no_failure(command: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -308,15 +308,13 @@ def test_a_closed_pipe_is_no_failure(command: str) -> None:
 
 
 @pytest.mark.anywhere
-def test_the_version_is_told_in_the_two_ways_people_ask() -> None:
+def test_version_is_told_in_the_two_ways_people_ask() -> None:
     asked = [run("version"), run("--version")]
     assert {done.returncode for done in asked} == {0}
     assert {done.stdout for done in asked} == {f"ig {importlib.metadata.version('ig')}\n"}
 
 
-def test_the_documented_capabilities_are_enough_to_trace(
-    namespace: Namespace, tmp_path: Path
-) -> None:
+def test_documented_capabilities_are_enough_to_trace(namespace: Namespace, tmp_path: Path) -> None:
     options = ("--host", "-o", "json", "--max-events", 1, "-F", f"netns=={namespace.inode}")
     line = [str(IG), "trace", "tcpconnect", *map(str, options), "--ready-file", f"{tmp_path}/ready"]
     # Debian's kernels know a level 3, at which CAP_PERFMON is not enough for perf_event_open().
@@ -338,7 +336,7 @@ def test_the_documented_capabilities_are_enough_to_trace(
     assert json.loads(printed)["outcome"] == "refused"
 
 
-def test_no_folder_need_be_writable() -> None:
+def test_folders_need_not_be_writable() -> None:
     folders = "for p in /tmp /var/tmp /dev/shm"
     read_only = "do mount --bind $p $p; mount -o remount,ro,bind $p; done; cd /proc"
     check = "touch /tmp/x 2>/dev/null && exit 9"
@@ -348,7 +346,7 @@ def test_no_folder_need_be_writable() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
-def test_in_a_root_that_is_no_mount_point_tracefs_is_reached_all_the_same(tmp_path: Path) -> None:
+def test_tracefs_is_reached_in_a_root_that_is_no_mount_point(tmp_path: Path) -> None:
     hide = "umount --lazy /sys/kernel/debug /sys/kernel/tracing 2>/dev/null; cd ROOT"
     link, bind = 'cp -P "$path" .', 'mkdir ".$path" && mount --rbind "$path" ".$path"'
     kinds = f'if [ -L "$path" ]; then {link}; elif [ -d "$path" ]; then {bind}; fi'
@@ -359,7 +357,7 @@ def test_in_a_root_that_is_no_mount_point_tracefs_is_reached_all_the_same(tmp_pa
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
-def test_too_few_descriptors_are_an_error_that_says_so() -> None:
+def test_descriptors_too_few_are_an_error_that_says_so() -> None:
     done = subprocess.run(
         ["sh", "-c", f"ulimit -n 8; exec {shlex.quote(str(IG))} trace tcpconnect --host -t 0.1"],
         capture_output=True,
@@ -372,7 +370,7 @@ def test_too_few_descriptors_are_an_error_that_says_so() -> None:
     assert done.returncode == 1
 
 
-def test_a_trace_that_was_suspended_goes_on(start_ig: Start, namespace: Namespace) -> None:
+def test_trace_that_was_suspended_goes_on(start_ig: Start, namespace: Namespace) -> None:
     # By the port, which the kernel looks at: others' events must not fill the ring meanwhile.
     only = ("--port", 4247, "-F", f"netns=={namespace.inode}")
     tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json", *only)

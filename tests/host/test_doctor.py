@@ -61,7 +61,7 @@ def results(found: Findings, *checks: str) -> set[str]:
     return {found[check][0] for check in checks}
 
 
-def test_where_all_works_all_is_yes_but_for_missing_runtimes(tmp_path: Path) -> None:
+def test_doctor_says_yes_to_all_but_missing_runtimes_where_all_works(tmp_path: Path) -> None:
     found, said, code = doctor("--docker-socketpath", tmp_path / "none")
     assert (said, code) == ("", 0)
     assert {check for check, (result, _) in found.items() if result != "yes"} <= {
@@ -88,7 +88,7 @@ def test_where_all_works_all_is_yes_but_for_missing_runtimes(tmp_path: Path) -> 
     assert found["containers' cgroups"][0] == "yes"
 
 
-def test_a_runtime_is_absent_missing_or_slow(tmp_path: Path) -> None:
+def test_runtime_is_absent_missing_or_slow(tmp_path: Path) -> None:
     engine = FakeEngine(tmp_path / "docker.sock", mute="*")
     try:
         missing = ("--podman-socketpath", tmp_path / "none")
@@ -102,7 +102,7 @@ def test_a_runtime_is_absent_missing_or_slow(tmp_path: Path) -> None:
     assert (found["runtime cri-o"][0] == "absent") is not usual.exists()
 
 
-def test_what_is_known_is_told_at_once_and_what_does_not_fit_goes_on_below() -> None:
+def test_findings_are_told_at_once_and_go_on_below_where_they_do_not_fit() -> None:
     environment = {**os.environ, "COLUMNS": "80"}
     with subprocess.Popen([IG, "doctor"], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout
@@ -118,7 +118,7 @@ def test_what_is_known_is_told_at_once_and_what_does_not_fit_goes_on_below() -> 
     assert not any("…" in line for line in lines)
 
 
-def test_a_runtime_that_answers_is_told_with_its_version_and_containers(engine: Engine) -> None:
+def test_runtime_that_answers_is_told_with_its_version_and_containers(engine: Engine) -> None:
     engine.idle("one")
     found, _, code = doctor("--docker-socketpath", engine.socket)
     result, words = found["runtime docker"]
@@ -145,7 +145,7 @@ def test_a_runtime_that_answers_is_told_with_its_version_and_containers(engine: 
         ("setns=EPERM", set(), {"gadget snapshot_socket"}),
     ],
 )
-def test_what_is_refused_is_told_and_the_rest_works(
+def test_refused_calls_are_told_and_the_rest_works(
     rule: str, bad: set[str], degraded: set[str]
 ) -> None:
     found, said, code = doctor(within=refused(rule))
@@ -155,7 +155,7 @@ def test_what_is_refused_is_told_and_the_rest_works(
     assert {check for check in checks if found[check][0] == "degraded"} == degraded
 
 
-def test_an_ordinary_user_is_told_what_works_and_what_needs_root() -> None:
+def test_ordinary_user_is_told_what_works_and_what_needs_root() -> None:
     found, said, code = doctor(within=ordinary_user())
     assert (said, code) == ("", 1)
     assert results(found, *SELF_TEST, *TRACES) == {"no"}
@@ -167,7 +167,7 @@ def test_an_ordinary_user_is_told_what_works_and_what_needs_root() -> None:
     assert results(found, "kernel's types (BTF)", "BCC", "sock_diag", "cgroups") == {"yes"}
 
 
-def test_in_a_container_without_privileges_it_tells_the_truth(engine: Engine) -> None:
+def test_doctor_tells_the_truth_in_a_container_without_privileges(engine: Engine) -> None:
     folders = {str(CHECKOUT), sys.prefix}
     container = engine.run(
         "doctor",

@@ -33,7 +33,7 @@ for _ in range(80_021):
 PORT = 4241  # nobody's
 
 
-def test_while_nobody_reads_losses_are_counted_and_then_it_goes_on(
+def test_losses_are_counted_while_nobody_reads_and_then_it_goes_on(
     namespace: Namespace, tmp_path: Path
 ) -> None:
     # By the port, which the kernel looks at: another's events must not be lost, and counted, too.
@@ -109,7 +109,7 @@ def scene(start_ig: Start, private_engine: PrivateEngine) -> Iterator[Scene]:
     engine.close()
 
 
-def test_an_engine_that_hangs_costs_no_name_that_was_known(scene: Scene) -> None:
+def test_engine_that_hangs_costs_no_name_that_was_known(scene: Scene) -> None:
     scene.private.signal(signal.SIGSTOP)
     assert scene.connects() == scene.client
     scene.private.signal(signal.SIGCONT)
@@ -117,7 +117,7 @@ def test_an_engine_that_hangs_costs_no_name_that_was_known(scene: Scene) -> None
     assert scene.tracer.stop()[2] == 0
 
 
-def test_an_engine_that_is_killed_is_missed_aloud_and_its_names_return(scene: Scene) -> None:
+def test_engine_that_is_killed_is_missed_aloud_and_its_names_return(scene: Scene) -> None:
     scene.private.signal(signal.SIGKILL)
     scene.tracer.says("docker")
     assert scene.connects() == scene.client
@@ -134,7 +134,7 @@ def test_an_engine_that_is_killed_is_missed_aloud_and_its_names_return(scene: Sc
 @pytest.mark.parametrize(
     "reader", ["cat >/dev/full", "timeout -s KILL 1 cat >/dev/null", "head -2"]
 )
-def test_a_reader_that_dies_ends_it_quietly(namespace: Namespace, reader: str) -> None:
+def test_reader_that_dies_ends_it_quietly(namespace: Namespace, reader: str) -> None:
     pipe = (
         f"{IG} trace tcpconnect --host -o json --port {PORT} | ({reader}); echo ${{PIPESTATUS[0]}}"
     )
@@ -172,7 +172,7 @@ print(child("second", child("first", 0)))
 """
 
 
-def test_two_processes_that_had_the_same_number_are_told_apart(
+def test_processes_that_had_the_same_number_are_told_apart(
     start_ig: Start, namespace: Namespace
 ) -> None:
     tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json")
@@ -185,7 +185,7 @@ def test_two_processes_that_had_the_same_number_are_told_apart(
 
 
 @pytest.mark.needs("clock to set")
-def test_a_clock_that_is_set_back_is_followed_and_nothing_is_lost(
+def test_clock_that_is_set_back_is_followed_and_nothing_is_lost(
     start_ig: Start, namespace: Namespace
 ) -> None:
     tracer = start_ig(

@@ -79,7 +79,7 @@ def package(tmp_path: Path) -> Path:
     return install(tmp_path, "destroyed", "[ig.gadgets]\ndestroyed = destroyed:GADGET\n", files)
 
 
-def test_a_package_brings_a_gadget_with_its_c_file_header_enum_and_cause_of_losses(
+def test_package_brings_a_gadget_with_its_c_file_header_enum_and_cause_of_losses(
     package: Path, namespace: Namespace
 ) -> None:
     port = namespace.serve()
@@ -107,7 +107,7 @@ def test_a_package_brings_a_gadget_with_its_c_file_header_enum_and_cause_of_loss
         ("LOST_UNBOUND", "LOST_RING", "LOSS(LOST_RING) is declared twice"),
     ],
 )
-def test_a_program_that_declares_less_or_wrong_is_refused_with_what_it_lacks(
+def test_program_that_declares_less_or_wrong_is_refused_with_what_it_lacks(
     package: Path, given: str, other: str, why: str
 ) -> None:
     for name, text in (("destroyed.h", HEADER), ("destroyed.c", PROGRAM)):
@@ -120,7 +120,7 @@ def test_a_program_that_declares_less_or_wrong_is_refused_with_what_it_lacks(
     assert "Traceback" not in said[1]
 
 
-def test_a_c_file_that_others_may_change_is_not_loaded(package: Path) -> None:
+def test_c_file_that_others_may_change_is_not_loaded(package: Path) -> None:
     (package / "destroyed" / "destroyed.c").chmod(0o666)
     with started(package, "trace", "destroyed", "--host", "-t", 0) as process:
         said = process.communicate(timeout=PATIENCE)
@@ -128,7 +128,7 @@ def test_a_c_file_that_others_may_change_is_not_loaded(package: Path) -> None:
     assert "other users can modify them" in said[1]
 
 
-def test_a_gadget_of_a_package_is_listed(package: Path) -> None:
+def test_gadget_of_a_package_is_listed(package: Path) -> None:
     with started(package, "list-gadgets") as process:
         said = process.communicate(timeout=PATIENCE)
     assert "trace_destroyed" in said[0]

@@ -33,7 +33,7 @@ def traced(start_ig: Start, namespace: Namespace) -> tuple[list[Report], list[Re
     return tracer.finished()[0], attempts
 
 
-def test_without_delay_the_latency_is_a_part_of_what_connect_took(
+def test_latency_without_delay_is_a_part_of_what_connect_took(
     start_ig: Start, namespace: Namespace
 ) -> None:
     events, attempts = traced(start_ig, namespace)
@@ -43,7 +43,7 @@ def test_without_delay_the_latency_is_a_part_of_what_connect_took(
 
 @pytest.mark.needs("netem")
 @pytest.mark.parametrize("milliseconds", [50, 500])
-def test_a_steady_delay_is_the_latency(
+def test_latency_is_the_delay_that_is_steady(
     start_ig: Start, namespace: Namespace, milliseconds: int
 ) -> None:
     delayed(namespace, f"{milliseconds}ms")
@@ -58,7 +58,7 @@ def test_a_steady_delay_is_the_latency(
 
 
 @pytest.mark.needs("netem")
-def test_a_delay_that_varies_is_told_connection_by_connection(
+def test_latency_that_varies_is_told_connection_by_connection(
     start_ig: Start, namespace: Namespace
 ) -> None:
     delayed(namespace, "50ms", "50ms", "25%")

@@ -33,7 +33,7 @@ def listed(engine: Engine, *arguments: object) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_container_is_listed_with_all_that_is_known_of_it(engine: Engine) -> None:
+def test_container_is_listed_with_all_that_is_known_of_it(engine: Engine) -> None:
     web = engine.idle("web")
     (row,) = listed(engine, "-c", web.name)
     assert (row["runtime"], row["name"], row["containerId"]) == ("docker", web.name, web.id)
@@ -43,7 +43,7 @@ def test_a_container_is_listed_with_all_that_is_known_of_it(engine: Engine) -> N
     assert row["started"] > "2026"
 
 
-def test_in_a_pid_namespace_of_its_own_no_other_processes_namespaces_are_told(
+def test_pid_namespace_of_its_own_tells_no_other_processes_namespaces(
     engine: Engine,
 ) -> None:
     web = engine.idle("web")
@@ -61,7 +61,7 @@ def test_in_a_pid_namespace_of_its_own_no_other_processes_namespaces_are_told(
     assert "own PID namespace" in done.stderr
 
 
-def test_a_table_shows_pods_where_there_are_any(engine: Engine) -> None:
+def test_table_shows_pods_where_there_are_any(engine: Engine) -> None:
     engine.idle("web")
     assert "K8S.PODNAME" not in run(engine)
     engine.idle(POD_NAME, labels=POD)
@@ -85,7 +85,7 @@ def test_a_table_shows_pods_where_there_are_any(engine: Engine) -> None:
         lambda pod: ("-r", "docker", "-c", pod.name),
     ],
 )
-def test_a_container_is_chosen_by_any_of_its_names(
+def test_container_is_chosen_by_any_of_its_names(
     engine: Engine, choice: Callable[[Running], tuple[str, ...]]
 ) -> None:
     engine.idle("web")
@@ -102,7 +102,7 @@ def test_labels_of_an_image_make_no_pod_and_hide_nothing(engine: Engine) -> None
     assert listed(engine, "--podname", "api-0") == []
 
 
-def test_a_name_that_is_excluded_is_left_out(engine: Engine) -> None:
+def test_name_that_is_excluded_is_left_out(engine: Engine) -> None:
     web, other = engine.idle("web"), engine.idle("other")
     names = [row["name"] for row in listed(engine, "-c", f"!{web.name}")]
     assert other.name in names

@@ -87,7 +87,7 @@ def test_three_hundred_thousand_connections_are_told_without_a_loss(
 
 
 @pytest.mark.anywhere
-def test_a_flood_of_changes_of_containers_costs_no_event_that_is_not_counted(
+def test_flood_of_changes_of_containers_costs_no_event_that_is_not_counted(
     namespace: Namespace, tmp_path: Path, connect_loop: Path
 ) -> None:
     count = 5_003

@@ -42,7 +42,7 @@ def held(tracer: Tracer) -> set[int]:
     return {int(each[name], 16) for each in privileges(tracer) for name in ("CapEff", "CapPrm")}
 
 
-def test_no_thread_keeps_what_it_does_not_need(ig: Start, namespace: Namespace) -> None:
+def test_threads_keep_no_capability_that_they_do_not_need(ig: Start, namespace: Namespace) -> None:
     tracer = ig("trace", "tcp", "-r", "docker", "--host")
     assert len(privileges(tracer)) > 1
     assert held(tracer) == {BPF}
@@ -109,7 +109,7 @@ for each in started:
 
 
 @pytest.mark.parametrize("mount", ["true", "mount -t proc -o hidepid=2,gid=1234 proc /proc"])
-def test_a_monitor_reads_of_processes_what_proc_shows_to_the_privileged_alone(
+def test_monitor_reads_of_processes_what_proc_shows_to_the_privileged_alone(
     tmp_path: Path, mount: str
 ) -> None:
     script = tmp_path / "script.py"
@@ -118,7 +118,7 @@ def test_a_monitor_reads_of_processes_what_proc_shows_to_the_privileged_alone(
     assert (done.stdout, done.stderr) == ("True (0, 0, None, 0, False)\n", "")
 
 
-def test_a_monitor_that_is_killed_costs_namespaces_and_nothing_else(
+def test_monitor_that_is_killed_costs_namespaces_and_nothing_else(
     ig: Start, engine: Engine
 ) -> None:
     tracer = ig("list-containers", "-w", "-r", "docker", "-c", engine.name("later"))
@@ -130,7 +130,7 @@ def test_a_monitor_that_is_killed_costs_namespaces_and_nothing_else(
     assert tracer.stop()[1:] == ("", 0)
 
 
-def test_a_snapshot_that_is_repeated_gives_up_what_it_does_not_need(
+def test_snapshot_that_is_repeated_gives_up_what_it_does_not_need(
     ig: Start, engine: Engine
 ) -> None:
     server, port = engine.serve("server")
@@ -147,7 +147,7 @@ def test_privileges_are_kept_where_that_is_asked_for(start_ig: Start) -> None:
     assert held(tracer) == {int(own, 16)}
 
 
-def test_a_ready_file_may_be_in_a_folder_of_somebody_else(start_ig: Start, tmp_path: Path) -> None:
+def test_ready_file_may_be_in_a_folder_of_somebody_else(start_ig: Start, tmp_path: Path) -> None:
     os.chmod(tmp_path, 0o755)
     os.chown(tmp_path, NOBODYS, NOBODYS)
     tracer = start_ig(*("trace", "tcp", "--host", "--ready-file", tmp_path / "ready"), ready=False)
@@ -156,7 +156,7 @@ def test_a_ready_file_may_be_in_a_folder_of_somebody_else(start_ig: Start, tmp_p
     assert tracer.stop()[1:] == ("", 0)
 
 
-def test_an_engine_in_a_folder_of_somebody_else_names_its_containers_also_when_it_comes_back(
+def test_engine_in_a_folder_of_somebody_else_names_its_containers_also_when_it_comes_back(
     start_ig: Start, private_engine: PrivateEngine
 ) -> None:
     private_engine.folder.chmod(0o700)
@@ -218,7 +218,7 @@ def trace_with(start_ig: Start, folder: Path) -> Tracer:
     ("owner", "mode", "kept"),
     [(0, 0o600, DAC_READ_SEARCH), (0, 0o700, 0), (NOBODYS, 0o700, DAC_OVERRIDE)],
 )
-def test_a_socket_in_a_folder_that_may_not_be_entered_stays_within_reach(
+def test_socket_in_a_folder_that_may_not_be_entered_stays_within_reach(
     start_ig: Start, tmp_path: Path, owner: int, mode: int, kept: int
 ) -> None:
     with listening(tmp_path / "run", owner, mode) as wait:
@@ -227,7 +227,7 @@ def test_a_socket_in_a_folder_that_may_not_be_entered_stays_within_reach(
         wait()
 
 
-def test_a_socket_that_is_asked_for_and_appears_later_is_reached_whoever_made_it(
+def test_socket_that_is_asked_for_and_appears_later_is_reached_whoever_made_it(
     start_ig: Start, tmp_path: Path
 ) -> None:
     tracer = trace_with(start_ig, tmp_path / "run")
@@ -238,7 +238,7 @@ def test_a_socket_that_is_asked_for_and_appears_later_is_reached_whoever_made_it
         wait()
 
 
-def test_a_socket_that_changes_its_owner_is_reached_where_its_folder_was_somebody_elses(
+def test_socket_that_changes_its_owner_is_reached_where_its_folder_was_somebody_elses(
     start_ig: Start, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -250,7 +250,7 @@ def test_a_socket_that_changes_its_owner_is_reached_where_its_folder_was_somebod
         wait()
 
 
-def test_a_socket_that_gets_out_of_reach_is_told_with_what_is_in_the_way_and_what_to_do(
+def test_socket_that_gets_out_of_reach_is_told_with_what_is_in_the_way_and_what_to_do(
     start_ig: Start, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -286,7 +286,7 @@ def test_certificates_of_somebody_else_are_read(start_ig: Start, tmp_path: Path)
             assert client.recv(2) == b"\x16\x03"  # a handshake of TLS
 
 
-def test_both_ends_are_named_without_any_privilege(ig: Start, engine: Engine) -> None:
+def test_ends_are_named_without_any_privilege(ig: Start, engine: Engine) -> None:
     server, port = engine.serve("server")
     client = engine.idle("client")
     tracer = ig("trace", "tcpconnect", "-r", "docker", "-c", client.name)
@@ -339,9 +339,7 @@ def test_reach_of_a_socket_that_is_not_there_yet_depends_on_who_wants_it(tmp_pat
 
 @pytest.mark.anywhere
 @pytest.mark.parametrize("command", ["trace tcp --host", "snapshot socket", "list-containers"])
-def test_a_ready_file_takes_the_place_of_no_link_fifo_or_folder(
-    tmp_path: Path, command: str
-) -> None:
+def test_ready_file_takes_the_place_of_no_link_fifo_or_folder(tmp_path: Path, command: str) -> None:
     target = tmp_path / "target"
     target.write_text("mine")
     os.mkfifo(tmp_path / "fifo")
@@ -367,7 +365,7 @@ def test_a_ready_file_takes_the_place_of_no_link_fifo_or_folder(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_ready_file_that_is_there_is_replaced_and_not_written_to(
+def test_ready_file_that_is_there_is_replaced_and_not_written_to(
     start_ig: Start, tmp_path: Path
 ) -> None:
     path = tmp_path / "ready"

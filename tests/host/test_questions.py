@@ -15,7 +15,7 @@ QUESTION = re.compile(r"^\| [^|`]+\? \| `ig ([^`]+)` \|$", re.M)
 REFUSED_BIND = "import socket\ntry: socket.socket().bind(('192.0.2.1', 0))\nexcept OSError: pass"
 
 
-def test_every_question_has_an_answer(start_ig: Callable[..., Tracer], engine: Engine) -> None:
+def test_questions_all_have_an_answer(start_ig: Callable[..., Tracer], engine: Engine) -> None:
     commands = QUESTION.findall(README.read_text())
     assert len(commands) == 11
     database = engine.program("db", "serve", "0.0.0.0", 5432)

@@ -43,7 +43,7 @@ def refused(*rules: str, command: str) -> subprocess.CompletedProcess[str]:
         ((f"bpf:{OBJ_INFO}=EPERM",), "miss count"),
     ],
 )
-def test_a_trace_that_cannot_be_says_what_was_refused_and_why(
+def test_trace_that_cannot_be_says_what_was_refused_and_why(
     gadget: str, rules: tuple[str, ...], what: str
 ) -> None:
     done = refused(*rules, command=f"trace {gadget} --host -t 0.1")
@@ -64,7 +64,7 @@ def test_a_trace_that_cannot_be_says_what_was_refused_and_why(
     ("gadget", "hook"),
     [("tcpconnect", "inet_sock_set_state"), ("tcp", "inet_sock_set_state")],
 )
-def test_a_hook_that_a_gadget_cannot_do_without_is_named(gadget: str, hook: str) -> None:
+def test_hook_that_a_gadget_cannot_do_without_is_named(gadget: str, hook: str) -> None:
     rule = f"bpf:{RAW_TRACEPOINT_OPEN}=EPERM"
     done = refused(rule, command=f"trace {gadget} --host -t 0.1")
     assert done.returncode == 1
@@ -77,7 +77,7 @@ def test_a_hook_that_a_gadget_cannot_do_without_is_named(gadget: str, hook: str)
     ("gadget", "hook"), [("tcp", "sys_exit_accept"), ("bind", "sys_exit_bind")]
 )
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
-def test_a_tracepoint_that_a_gadget_cannot_do_without_is_named(
+def test_tracepoint_that_a_gadget_cannot_do_without_is_named(
     gadget: str, hook: str, error: str
 ) -> None:
     done = refused(f"perf_event_open={error}", command=f"trace {gadget} --host -t 0.1")
@@ -120,7 +120,7 @@ def test_hook_that_is_optional_is_reported_if_refused(
         f"bpf:{UPDATE}=EPERM",
     ],
 )
-def test_what_tracing_can_do_without_is_not_worth_a_word(rule: str) -> None:
+def test_hooks_that_tracing_can_do_without_are_not_worth_a_word(rule: str) -> None:
     done = refused(rule, command="trace tcpconnect --host -F comm==nobody -t 0.1 -o json")
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
@@ -161,7 +161,7 @@ def test_namespaces_that_may_not_be_entered_are_read_from_proc(
 
 
 @pytest.mark.anywhere
-def test_a_kernel_without_types_is_told_with_what_would_help() -> None:
+def test_kernel_without_types_is_told_with_what_would_help() -> None:
     trace = f"env IG_DEBUG= {IG} trace tcpconnect --host -t 0.1"
     done = in_own_mounts(f"mount -t tmpfs none /sys/kernel/btf && exec {trace}")
     assert done.returncode == 1

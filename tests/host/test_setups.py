@@ -60,7 +60,7 @@ def connects_are_traced(start_ig: Start, namespace: Namespace) -> bool:
 
 @pytest.mark.needs("confidentiality")
 @pytest.mark.parametrize("gadget", GADGETS)
-def test_a_kernel_that_lets_nobody_trace_is_named_as_the_reason(gadget: str) -> None:
+def test_kernel_that_lets_nobody_trace_is_named_as_the_reason(gadget: str) -> None:
     said = refusal(gadget)
     assert "locked down for confidentiality" in said
     assert "ig snapshot socket" in said
@@ -68,7 +68,7 @@ def test_a_kernel_that_lets_nobody_trace_is_named_as_the_reason(gadget: str) -> 
 
 
 @pytest.mark.needs("confidentiality")
-def test_where_nobody_may_trace_doctor_says_so_and_sockets_are_shown(namespace: Namespace) -> None:
+def test_doctor_says_that_nobody_may_trace_and_sockets_are_shown(namespace: Namespace) -> None:
     found, said = findings()
     assert said == ""
     traced = {check: result for check, result in found.items() if check.startswith("gadget trace")}
@@ -78,7 +78,7 @@ def test_where_nobody_may_trace_doctor_says_so_and_sockets_are_shown(namespace: 
 
 
 @pytest.mark.needs("integrity")
-def test_a_kernel_locked_down_for_integrity_is_traced_as_any(
+def test_kernel_locked_down_for_integrity_is_traced_as_any(
     start_ig: Start, namespace: Namespace
 ) -> None:
     found, _ = findings()
@@ -88,7 +88,7 @@ def test_a_kernel_locked_down_for_integrity_is_traced_as_any(
 
 @pytest.mark.needs("hidden BTF")
 @pytest.mark.parametrize("gadget", GADGETS)
-def test_a_kernel_without_types_is_told_with_what_would_help(gadget: str) -> None:
+def test_kernel_without_types_is_told_with_what_would_help(gadget: str) -> None:
     said = refusal(gadget)
     assert "BTF" in said
     assert "CONFIG_DEBUG_INFO_BTF" in said
@@ -96,7 +96,7 @@ def test_a_kernel_without_types_is_told_with_what_would_help(gadget: str) -> Non
 
 
 @pytest.mark.needs("hidden BTF")
-def test_without_types_doctor_says_so_in_its_own_words_and_sockets_are_shown(
+def test_doctor_says_that_types_are_missing_in_its_own_words_and_sockets_are_shown(
     namespace: Namespace,
 ) -> None:
     found, said = findings()
@@ -106,7 +106,7 @@ def test_without_types_doctor_says_so_in_its_own_words_and_sockets_are_shown(
 
 
 @pytest.mark.needs("unmounted tracefs")
-def test_where_tracefs_is_not_mounted_tracing_works_and_mounts_nothing(
+def test_tracefs_that_is_not_mounted_is_not_needed_and_nothing_is_mounted(
     start_ig: Start, namespace: Namespace
 ) -> None:
     assert connects_are_traced(start_ig, namespace)
@@ -114,7 +114,7 @@ def test_where_tracefs_is_not_mounted_tracing_works_and_mounts_nothing(
 
 
 @pytest.mark.needs("cgroup v1 alone")
-def test_without_cgroup_v2_doctor_finds_cgroups_and_tracing_works(
+def test_cgroup_v1_alone_is_found_by_doctor_and_tracing_works(
     start_ig: Start, namespace: Namespace
 ) -> None:
     assert findings()[0]["cgroups"] == "yes"

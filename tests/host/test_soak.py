@@ -6,6 +6,6 @@ from tests.bench.soak import compiled, soak
 from tests.host.engine import Engine
 
 
-def test_every_connect_accept_and_close_is_accounted_for(engine: Engine, tmp_path: Path) -> None:
+def test_soak_accounts_for_every_connect_accept_and_close(engine: Engine, tmp_path: Path) -> None:
     whole, _ = soak(engine, compiled(str(tmp_path)), 12)
     assert whole

@@ -66,7 +66,7 @@ ENVIRONMENT = {
 }
 
 
-def test_the_environment_of_bcc_and_of_clients_changes_nothing(
+def test_environment_of_bcc_and_of_clients_changes_nothing(
     start_ig: Start, namespace: Namespace, tmp_path: Path
 ) -> None:
     only = ("--host", "-o", "json", "-F", f"netns=={namespace.inode}")
@@ -81,7 +81,7 @@ def test_the_environment_of_bcc_and_of_clients_changes_nothing(
 @pytest.mark.parametrize(
     "words", [("snapshot", "socket"), ("list-containers",), ("trace", "tcpconnect", "-t", "0.1")]
 )
-def test_a_limit_of_memory_is_enough_or_an_error(words: tuple[str, ...]) -> None:
+def test_limit_of_memory_is_enough_or_an_error(words: tuple[str, ...]) -> None:
     for megabytes in (50, 80, 120, 240, 480, 960):
         done = run(*words, *NO_ENGINE, before=f"ulimit -v {megabytes << 10};")
         assert "Traceback" not in done.stderr, megabytes
@@ -103,7 +103,7 @@ def no_containers(short_path: Path) -> Iterator[tuple[object, ...]]:
         yield ("-r", "docker", "--docker-socketpath", short_path / "docker.sock")
 
 
-def test_an_engine_s_socket_may_have_any_name(short_path: Path) -> None:
+def test_engine_s_socket_may_have_any_name(short_path: Path) -> None:
     record = {"Id": "a" * 64, "Names": ["/web"], "Image": "image"}
     for name in ("a b", "ü", "a%2Fb", "%zz", "a?b#c", "'\"$;", "x" * 80):
         path = short_path / name
@@ -113,7 +113,7 @@ def test_an_engine_s_socket_may_have_any_name(short_path: Path) -> None:
         assert (done.stderr, done.returncode) == ("", 0)
 
 
-def test_an_engine_s_socket_with_too_long_a_name_is_said(tmp_path: Path) -> None:
+def test_engine_s_socket_with_too_long_a_name_is_said(tmp_path: Path) -> None:
     (tmp_path / ("x" * 120)).touch()
     path = tmp_path / ("x" * 120)
     done = run("list-containers", "-r", "docker", "--docker-socketpath", path)
@@ -123,7 +123,7 @@ def test_an_engine_s_socket_with_too_long_a_name_is_said(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("mode", ["columns", "json", "yaml", "csv"])
-def test_a_device_that_is_named_to_do_harm_does_none(
+def test_device_that_is_named_to_do_harm_does_none(
     namespace: Namespace, mode: str, no_containers: tuple[object, ...]
 ) -> None:
     device = "\x1b[31m\u202ex"
@@ -164,7 +164,7 @@ while True:
 """
 
 
-def test_a_snapshot_is_right_while_sockets_and_namespaces_come_and_go(
+def test_snapshot_is_right_while_sockets_and_namespaces_come_and_go(
     namespace: Namespace, no_containers: tuple[object, ...]
 ) -> None:
     port = namespace.serve()
@@ -178,7 +178,7 @@ def test_a_snapshot_is_right_while_sockets_and_namespaces_come_and_go(
         assert len(rows[0]["processes"]) == 1
 
 
-def test_a_socket_that_others_keep_opening_is_read_at_once(
+def test_socket_that_others_keep_opening_is_read_at_once(
     namespace: Namespace, no_containers: tuple[object, ...]
 ) -> None:
     """The kernel says that its table changed while it was read: it is asked a few times only."""

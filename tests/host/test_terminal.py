@@ -198,9 +198,7 @@ def test_lists_fit_terminals_of_every_size(on_terminal: Start, engine: Engine) -
     assert all("…" in row and row.split()[-1].endswith(("s", "m", "h")) for row in rows)
 
 
-def test_the_heading_comes_again_after_each_screenful(
-    on_terminal: Start, namespace: Namespace
-) -> None:
+def test_heading_comes_again_after_each_screenful(on_terminal: Start, namespace: Namespace) -> None:
     chosen = ("--host", "-F", f"netns=={namespace.inode}", "--max-events", 30)
     terminal = on_terminal("trace", "tcpconnect", *chosen, size=(120, 10))
     bare = on_terminal("trace", "tcpconnect", *chosen, "--no-header", "--time", "delta")

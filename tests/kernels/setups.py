@@ -9,21 +9,23 @@ _OWNED = (
     f"{_OWNERS}a_shared_network_does_not_change_the_owner",
 )
 _LOCKED = (
-    f"{_SETUPS}a_kernel_that_lets_nobody_trace_is_named_as_the_reason",
-    f"{_SETUPS}where_nobody_may_trace_doctor_says_so_and_sockets_are_shown",
+    f"{_SETUPS}kernel_that_lets_nobody_trace_is_named_as_the_reason",
+    f"{_SETUPS}doctor_says_that_nobody_may_trace_and_sockets_are_shown",
 )
 
 SETUPS: Mapping[str, Sequence[str]] = {
     "lockdown=confidentiality": _LOCKED,
     "ig.lockdown=later": _LOCKED,
-    "lockdown=integrity": (f"{_SETUPS}a_kernel_locked_down_for_integrity_is_traced_as_any",),
+    "lockdown=integrity": (f"{_SETUPS}kernel_locked_down_for_integrity_is_traced_as_any",),
     "ig.btf=no": (
-        f"{_SETUPS}a_kernel_without_types_is_told_with_what_would_help",
-        f"{_SETUPS}without_types_doctor_says_so_in_its_own_words_and_sockets_are_shown",
+        f"{_SETUPS}kernel_without_types_is_told_with_what_would_help",
+        f"{_SETUPS}doctor_says_that_types_are_missing_in_its_own_words_and_sockets_are_shown",
     ),
-    "ig.tracefs=no": (f"{_SETUPS}where_tracefs_is_not_mounted_tracing_works_and_mounts_nothing",),
+    "ig.tracefs=no": (
+        f"{_SETUPS}tracefs_that_is_not_mounted_is_not_needed_and_nothing_is_mounted",
+    ),
     "ig.cgroup=v1": (
-        f"{_SETUPS}without_cgroup_v2_doctor_finds_cgroups_and_tracing_works",
+        f"{_SETUPS}cgroup_v1_alone_is_found_by_doctor_and_tracing_works",
         *_OWNED,
     ),
     "ig.cgroup=hybrid": _OWNED,

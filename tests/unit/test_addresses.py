@@ -29,7 +29,7 @@ TRIE = """Main:
 """
 
 
-def test_an_address_is_a_namespaces_if_the_kernel_has_it_as_local(
+def test_address_is_a_namespaces_if_the_kernel_has_it_as_local(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert has_address(os.getpid(), "127.0.0.1")
@@ -45,6 +45,6 @@ def test_an_address_is_a_namespaces_if_the_kernel_has_it_as_local(
     assert not has_address(1, "fd00::b")
 
 
-def test_an_own_address_is_not_anothers_on_a_network() -> None:
+def test_own_address_is_not_anothers_on_a_network() -> None:
     assert not is_on_link("127.0.0.1")
     assert not is_on_link("::1")

@@ -75,7 +75,7 @@ def test_cgroups_of_the_host_are_not_taken_for_containers(parent: str, name: str
     assert recognised(parent, name) is None
 
 
-def test_a_container_of_no_followed_runtime_is_final_at_once() -> None:
+def test_container_of_no_followed_runtime_is_final_at_once() -> None:
     index = Index([Script()], quiet)
     assert index.find(["lxc.payload.web", "init.scope"]) == (
         Container("web", "web", "lxc", scope="lxc"),
@@ -84,7 +84,7 @@ def test_a_container_of_no_followed_runtime_is_final_at_once() -> None:
     assert index.find(["docker", "buildkit", STEP])[1]
 
 
-def test_the_innermost_of_nested_containers_is_told_by_its_id() -> None:
+def test_nested_containers_innermost_is_told_by_its_id() -> None:
     index = Index([Script()], quiet)
     index.apply("docker", Change("exists", Container(A, "kind", "docker")))
     owner, final = index.find(["docker", A, "kubelet", f"cri-containerd-{B}.scope", "child"])
@@ -101,7 +101,7 @@ class Asked(Script):
         self.namespaces = set(namespaces)
 
 
-def test_an_id_in_words_is_not_the_hosts_for_good_before_containerd_has_told() -> None:
+def test_id_in_words_is_not_the_hosts_for_good_before_containerd_has_told() -> None:
     index = Index([Asked("rt")], quiet)
     assert index.find(["new", "web"]) == (HOST, False)
     assert index.find(["new", "web", "child"]) == (HOST, False)
@@ -128,7 +128,7 @@ class Asking(Script):
         self.ids.append(identifier)
 
 
-def test_a_runtime_without_events_hears_which_container_is_wanted() -> None:
+def test_runtime_without_events_hears_which_container_is_wanted() -> None:
     runtime = Asking()
     index = Index([runtime], quiet)
     index.find(["system.slice", "ssh.service"])
@@ -139,7 +139,7 @@ def test_a_runtime_without_events_hears_which_container_is_wanted() -> None:
     assert runtime.ids == [A]
 
 
-def test_a_container_without_a_name_is_final_where_docker_cannot_name_it() -> None:
+def test_container_without_a_name_is_final_where_docker_cannot_name_it() -> None:
     index = Index([Script(), Script("containerd")], quiet)
     for scope, final in (("moby", False), ("default", True), ("buildkit", True)):
         nameless = Container(A, A[:12], "containerd", scope=scope)
@@ -150,7 +150,7 @@ def test_a_container_without_a_name_is_final_where_docker_cannot_name_it() -> No
     assert index.find([A])[1]
 
 
-def test_a_container_of_plain_runc_is_known_by_its_state(
+def test_container_of_plain_runc_is_known_by_its_state(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(lookup, "RUNC_STATES", {"runc": str(tmp_path)})
@@ -162,7 +162,7 @@ def test_a_container_of_plain_runc_is_known_by_its_state(
     assert index.find(["shop"]) == (HOST, True)
 
 
-def test_the_roots_empty_name_counts_for_nothing() -> None:
+def test_roots_empty_name_counts_for_nothing() -> None:
     assert normalised(["", "a", "b"], 2) == (("a", "b"), 1)
     assert normalised(["a", "b"], None) == (("a", "b"), 2)
     assert normalised([""], None) == ((), 0)

@@ -1,11 +1,15 @@
-"""CONTRIBUTING names functions and files that exist."""
+"""CONTRIBUTING, and the tests for other kernels, name functions, files and tests that exist."""
 
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 
 import pytest
+
+from tests.kernels.__main__ import QUICK
+from tests.kernels.setups import SETUPS
 
 TOP = Path(__file__).parents[2]
 TEXT = (TOP / "CONTRIBUTING.md").read_text("utf-8")
@@ -23,3 +27,10 @@ def test_functions_on_the_path_of_an_event_exist(functions: str, file: str) -> N
     for function in re.findall(r"`([\w.]+)`", functions):
         for name in function.split("."):
             assert re.search(rf"\b{name}\b", text), f"{name} is not in {file}"
+
+
+@pytest.mark.parametrize("name", sorted({*QUICK, *chain(*SETUPS.values())}))
+def test_tests_for_other_kernels_exist(name: str) -> None:
+    file, _, test = name.partition("::")
+    text = (TOP / "tests" / "host" / file).read_text("utf-8")
+    assert not test or f"def {test.partition('[')[0]}(" in text

@@ -36,7 +36,7 @@ PRINTABLE = ANY_TEXT.map(visible)
         ("\udcff\ud800", "\\xff\\ud800"),
     ],
 )
-def test_what_could_steer_a_terminal_is_shown_as_an_escape(text: str, shown: str) -> None:
+def test_control_characters_are_shown_as_escapes(text: str, shown: str) -> None:
     assert visible(text) == shown
 
 
@@ -85,7 +85,7 @@ def test_shortened_and_padded_text_takes_the_width_it_is_given(text: str, width:
         ("r/192.168.100.200:65535", 6, "r/192.168.100.200:65535"),
     ],
 )
-def test_a_shortened_endpoint_keeps_its_port_and_an_address_is_never_cut(
+def test_shortened_endpoint_keeps_its_port_and_an_address_is_never_cut(
     text: str, width: int, shown: str
 ) -> None:
     assert shorten_endpoint(text, width) == shown
@@ -94,7 +94,7 @@ def test_a_shortened_endpoint_keeps_its_port_and_an_address_is_never_cut(
 @pytest.mark.parametrize(
     ("width", "shown"), [(17, "ux-web-replica-12"), (12, "ux-web…ca-12"), (2, "u…"), (1, "…")]
 )
-def test_a_shortened_name_keeps_both_ends(width: int, shown: str) -> None:
+def test_shortened_name_keeps_both_ends(width: int, shown: str) -> None:
     assert shorten("ux-web-replica-12", width) == shown
 
 

@@ -114,11 +114,11 @@ def test_repeated_expressions_must_all_hold() -> None:
     assert kept("pid>=7", "pid<700,comm!=nginx", "shared==false") == [0]
 
 
-def test_no_expressions_are_no_filter() -> None:
+def test_filter_of_no_expressions_is_none() -> None:
     assert filters.parse([], COLUMNS) is None
 
 
-def test_a_columns_own_name_comes_before_a_shorthand() -> None:
+def test_columns_own_name_comes_before_a_shorthand() -> None:
     columns = (*COLUMNS, Column("port", kind=Kind.INTEGER, read=lambda batch: [1] * len(batch)))
     predicate = filters.parse(["port==1"], columns)
     assert predicate
@@ -158,7 +158,7 @@ def test_filter_that_is_invalid_is_refused_with_what_is_valid(
         filters.parse([expression], COLUMNS)
 
 
-def test_a_value_that_a_column_never_has_is_refused_with_those_that_it_has() -> None:
+def test_value_that_a_column_never_has_is_refused_with_those_that_it_has() -> None:
     columns = (Column("outcome", values=("established", "timed-out")),)
     for expression in ("outcome==Timed-Out", "outcome:!timed-out-", "outcome!=nothing"):
         with pytest.raises(UsageError, match="Known values: established, timed-out"):
@@ -168,13 +168,13 @@ def test_a_value_that_a_column_never_has_is_refused_with_those_that_it_has() -> 
     assert filters.parse(["outcome==timed-out", "outcome!=", "outcome~^time"], columns)
 
 
-def test_the_states_of_sockets_are_those_of_the_kernel() -> None:
+def test_states_of_sockets_are_those_of_the_kernel() -> None:
     (column,) = (each for each in SNAPSHOT.columns if each.name == "state")
     assert column.values == (*STATES.values(), *UDP_STATES.values(), PUBLISHED)
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "^(a|a)*$", "(.*)*b"])
-def test_a_regular_expression_that_takes_too_long_is_an_error(pattern: str) -> None:
+def test_regular_expression_that_takes_too_long_is_an_error(pattern: str) -> None:
     predicate = filters.parse([f"comm~{pattern}"], COLUMNS)
     assert predicate
     with pytest.raises(UsageError, match="takes too long"):
@@ -194,7 +194,7 @@ def test_a_regular_expression_that_takes_too_long_is_an_error(pattern: str) -> N
         ),
     )
 )
-def test_any_text_is_a_filter_or_a_usage_error(expression: str) -> None:
+def test_filter_of_any_text_is_one_or_a_usage_error(expression: str) -> None:
     message = ""
     try:
         predicate = filters.parse([expression], COLUMNS)

@@ -24,5 +24,5 @@ from ig.kernel.mounts import Mount, parse_mount
         ),
     ],
 )
-def test_a_mount_is_read_with_its_paths_unescaped(line: bytes, mount: Mount) -> None:
+def test_mount_is_read_with_its_paths_unescaped(line: bytes, mount: Mount) -> None:
     assert parse_mount(line) == mount

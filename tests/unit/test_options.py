@@ -67,6 +67,6 @@ def test_choices_that_are_none_are_refused_with_those_that_are(
 
 
 @pytest.mark.parametrize("name", ["containername", "container", "runtime.containerName"])
-def test_a_containers_name_is_called_alike_in_every_command(name: str) -> None:
+def test_containers_name_is_called_alike_in_every_command(name: str) -> None:
     assert find_column(name, declared()["trace_tcp"].columns).name == "containername"
     assert find_column(name, [Column("id"), Column("name")]).name == "name"

@@ -91,14 +91,14 @@ def check(path: Path, now: str) -> None:
     assert now == text, "run IG_WRITE=1 pytest tests/unit/test_readme.py"
 
 
-def test_every_gadget_and_view_is_described() -> None:
+def test_readme_describes_every_gadget_and_view() -> None:
     text = README.read_text()
     commands = [" ".join(gadget.command) for gadget in declared().values()]
     commands += [view.command for gadget in declared().values() for view in gadget.views]
     assert [command for command in commands if f"`ig {command}`" not in text] == []
 
 
-def test_the_keys_are_those_of_the_objects() -> None:
+def test_json_keys_of_the_docs_are_those_of_the_objects() -> None:
     begin, end = "pytest tests/unit/test_readme.py -->\n", "<!-- keys end -->"
     text = JSON.read_text()
     before, after = text.partition(begin)[0], text.partition(end)[2]
@@ -107,26 +107,26 @@ def test_the_keys_are_those_of_the_objects() -> None:
 
 
 @pytest.mark.parametrize("name", [*declared(), "list_containers"])
-def test_every_column_says_what_it_is(name: str) -> None:
+def test_columns_all_have_a_description(name: str) -> None:
     gadget = LIST if name == "list_containers" else declared()[name]
     views = [gadget.columns, *(view.columns for view in gadget.views)]
     assert [c.name for columns in views for c in columns if not c.description] == []
 
 
-def test_every_page_of_docs_is_listed() -> None:
+def test_pages_of_docs_are_all_listed() -> None:
     text = README.read_text()
     pages = [path.name for path in (TOP / "docs").glob("*.md")]
     assert [name for name in pages if f"| docs/{name} |" not in text] == []
 
 
-def test_the_options_are_those_of_the_program() -> None:
+def test_options_of_the_docs_are_those_of_the_program() -> None:
     text = OPTIONS.read_text()
     commands = [match[2] for match in BLOCK.finditer(text)]
     assert commands == ["ig trace tcpconnect --help", "ig snapshot socket --help"]
     check(OPTIONS, BLOCK.sub(lambda match: match[1] + run(match[2]), text))
 
 
-def test_the_samples_are_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_of_the_readme_are_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ig.columns._host_name", lambda: "host1")
     monkeypatch.delenv("COLUMNS", raising=False)
     text = README.read_text()

@@ -64,7 +64,7 @@ def test_stderr_refuses_bytes_as_text_streams_do(pipe: tuple[int, int]) -> None:
         Stderr(pipe[1]).write(b"")  # type: ignore[arg-type]
 
 
-def test_a_text_of_any_length_is_written_to_who_reads(pipe: tuple[int, int]) -> None:
+def test_text_of_any_length_is_written_to_who_reads(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     told = Stderr(writing)
     text = LINE * 501
@@ -76,7 +76,7 @@ def test_a_text_of_any_length_is_written_to_who_reads(pipe: tuple[int, int]) -> 
     assert "".join(pieces) == text
 
 
-def test_a_reader_that_is_gone_is_no_failure(pipe: tuple[int, int]) -> None:
+def test_reader_that_is_gone_is_no_failure(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     told = Stderr(writing)
     os.dup2(os.open(os.devnull, os.O_RDONLY), reading)
@@ -96,7 +96,7 @@ def test_output_that_nobody_reads_is_given_up_once_the_user_wants_to_end(
     assert time.monotonic() - began < 10
 
 
-def test_a_signal_is_raised_or_only_noted_where_something_must_be_finished() -> None:
+def test_signal_is_raised_or_only_noted_where_something_must_be_finished() -> None:
     handlers = {number: signal.getsignal(number) for number in (1, 2, 14, 15)}
     stop = Stop()
     try:

@@ -41,7 +41,7 @@ def test_durations_print_as_go_prints_them(nanoseconds: int, text: str) -> None:
 
 
 @given(st.lists(st.one_of(st.integers(0, 2**63 - 1), st.integers(0, 2_000_000_000))))
-def test_a_column_of_durations_prints_as_each_alone_but_for_zero(values: list[int]) -> None:
+def test_column_of_durations_prints_as_each_alone_but_for_zero(values: list[int]) -> None:
     assert format_durations(values) == [format_duration(n) if n else "" for n in values]
 
 
@@ -58,12 +58,14 @@ def test_a_column_of_durations_prints_as_each_alone_but_for_zero(values: list[in
         (127_000_000_000, "127.000s"),
     ],
 )
-def test_tables_have_one_unit_below_a_second_and_one_above(nanoseconds: int, text: str) -> None:
+def test_durations_in_tables_have_one_unit_below_a_second_and_one_above(
+    nanoseconds: int, text: str
+) -> None:
     assert format_milliseconds([nanoseconds]) == [text]
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_what_is_printed_is_read_back(nanoseconds: int) -> None:
+def test_duration_that_is_printed_is_read_back(nanoseconds: int) -> None:
     assert parse_duration(format_duration(nanoseconds)) == nanoseconds
 
 
@@ -106,12 +108,12 @@ def test_durations_are_read(text: str, nanoseconds: int) -> None:
         "300000000h",
     ],
 )
-def test_nonsense_is_refused_with_an_example_of_what_is_right(text: str) -> None:
+def test_duration_that_is_invalid_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match=r"10ms, 1\.5s or 1h30m"):
         parse_duration(text)
 
 
-def test_a_bare_number_counts_in_the_unit_that_is_named() -> None:
+def test_duration_without_a_unit_counts_in_the_one_that_is_named() -> None:
     assert parse_duration("50", MILLISECOND) == 50_000_000
     assert parse_duration("1.5", SECOND) == 1_500_000_000
     assert parse_duration("2m", SECOND) == 120_000_000_000
@@ -123,7 +125,7 @@ def test_duration_without_a_unit_is_refused_with_units() -> None:
 
 
 @given(st.text(alphabet="0123456789.nuµmsh-+ e", max_size=100) | st.text())
-def test_any_text_is_a_duration_or_a_usage_error(text: str) -> None:
+def test_duration_of_any_text_is_one_or_a_usage_error(text: str) -> None:
     message = ""
     try:
         assert 0 <= parse_duration(text) < 2**63
@@ -149,7 +151,7 @@ def test_any_text_is_a_duration_or_a_usage_error(text: str) -> None:
         ("uid", "1000", 1000),
     ],
 )
-def test_values_are_taken_with_a_unit_or_a_name_or_as_bare_numbers(
+def test_option_values_have_a_unit_or_a_name_or_are_bare_numbers(
     kind: str, text: str, value: object
 ) -> None:
     assert CONVERSIONS[kind](text) == value
