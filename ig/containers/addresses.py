@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 from ig.container import Change, Container
-from ig.containers import processes
 from ig.containers.holdings import (
     FOREVER,
     FORMER,
@@ -33,6 +32,7 @@ from ig.containers.holdings import (
     identity_of,
     was_restarted,
 )
+from ig.kernel import processes
 
 HELD = 65536
 """How many containers are remembered altogether."""

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ig.container import HOST, Change, Container, Runtime
-from ig.containers import processes, sources
+from ig.containers import sources
 from ig.containers.lookup import Lookup, Strays, has_own_cgroup
-from ig.containers.processes import Path
 from ig.containers.sources import ROOT
 from ig.containers.store import Registry, key_of
 from ig.containers.watcher import NAMES_UNAVAILABLE, Detailer, Follower
 from ig.errors import RuntimeUnavailable
+from ig.kernel import processes
+from ig.kernel.processes import Path
 
 SHUTDOWN_TIMEOUT = 1.0
 """Seconds that the threads are given to end; they are daemons and hold nothing that outlives us."""

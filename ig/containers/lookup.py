@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ig.container import HOST, UNKNOWN_RUNTIME, Container, Listing, Runtime
-from ig.containers import processes
 from ig.containers.cgroup import container_id, normalised, recognised
-from ig.containers.processes import Path
 from ig.containers.sources import ROOT
 from ig.containers.store import Key, Registry, key_of
+from ig.kernel import processes
+from ig.kernel.processes import Path
 
 DOCKERS = ("", "moby")
 """What a container's id is unique in where Docker may yet report its name."""

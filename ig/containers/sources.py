@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ig.container import Change, Container, Runtime
-from ig.containers import processes
+from ig.kernel import processes
 
 ROOT = 0
 """The user whose runtimes are trusted."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ig.container import HOST, Container
-from ig.containers import processes
+from ig.kernel import processes
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.netns import Found, Namespace
 from ig.sockets import proc

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ig.container import Change, Container
-from ig.containers import processes
 from ig.containers.index import Index
+from ig.kernel import processes
 from tests.host.cgroups import new_cgroup, unified
 from tests.host.engine import Engine
 from tests.host.namespace import Namespace

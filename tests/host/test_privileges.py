@@ -84,8 +84,7 @@ def test_list_containers_gives_up_all_and_its_monitor_reads_namespaces_for_it(
 
 PROCESSES = """
 import subprocess
-from ig.kernel import monitor
-from ig.containers import processes
+from ig.kernel import monitor, processes
 from ig.kernel.capabilities import drop
 
 commands = (["cat"], ["unshare", "--net", "--mount", "cat"], ["setpriv", "--reuid=65534", "cat"])

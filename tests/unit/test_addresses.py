@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from ig.containers.processes import has_address
 from ig.kernel import monitor
+from ig.kernel.processes import has_address
 from ig.kernel.routes import is_on_link
 
 TRIE = """Main:

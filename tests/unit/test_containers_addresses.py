@@ -132,7 +132,7 @@ JOB = replace(BOX, id=B, name="job", pid=8, netns=20)
 def addresses(monkeypatch: pytest.MonkeyPatch) -> dict[int, set[str]]:
     """Set what addresses the kernel says that processes have; the host is on 10.4.0.0/16."""
     found: dict[int, set[str]] = {7: {"10.4.0.7", "10.8.0.7"}, 8: {"10.4.0.8"}}
-    has = "ig.containers.processes.has_address"
+    has = "ig.kernel.processes.has_address"
     monkeypatch.setattr(has, lambda pid, address: address in found.get(pid, ()))
     return found
 

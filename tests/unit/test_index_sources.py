@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ig.container import HOST, Change, Container
-from ig.containers import lookup, processes, sources
+from ig.containers import lookup, sources
 from ig.containers.index import Index
 from ig.errors import RuntimeUnavailable
+from ig.kernel import processes
 from tests.host.waiting import until
 from tests.unit.test_index import BOUND, NOBODY, A, B, Script, Witness, quiet
 

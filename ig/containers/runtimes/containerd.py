@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from ig.container import Change, Container
-from ig.containers import processes, untrusted
+from ig.containers import untrusted
 from ig.containers.cgroup import ID
 from ig.containers.runtimes import cri
 from ig.containers.runtimes.grpc_api import (
@@ -23,6 +23,7 @@ from ig.containers.runtimes.grpc_api import (
 )
 from ig.containers.store import MOST, Seen
 from ig.errors import RuntimeUnavailable
+from ig.kernel import processes
 
 NAME = "containerd"
 SOCKET = "/run/containerd/containerd.sock"

@@ -12,10 +12,11 @@ from itertools import islice
 from typing import Any
 
 from ig.container import Change, Container
-from ig.containers import processes, untrusted
+from ig.containers import untrusted
 from ig.containers.cgroup import ID
 from ig.containers.runtimes.grpc_api import Connection, connected
 from ig.containers.store import MOST, Seen
+from ig.kernel import processes
 
 NAME = "cri-o"
 SOCKET = "/run/crio/crio.sock"

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ig.container import Change, Container
-from ig.containers import processes, untrusted
+from ig.containers import untrusted
 from ig.containers.cgroup import ID
 from ig.containers.store import Seen
+from ig.kernel import processes
 
 KINDS = {
     "create": "created",
