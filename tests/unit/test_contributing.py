@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
@@ -34,3 +34,14 @@ def test_tests_for_other_kernels_exist(name: str) -> None:
     file, _, test = name.partition("::")
     text = (TOP / "tests" / "host" / file).read_text("utf-8")
     assert not test or f"def {test.partition('[')[0]}(" in text
+
+
+def test_map_of_the_code_is_complete_and_in_the_order_of_imports() -> None:
+    contract = (TOP / "pyproject.toml").read_text("utf-8").partition("\nlayers = [")[2]
+    layers = re.findall(r'"(.+)"', contract.partition("\n]")[0])
+    order = {name: place for place, layer in enumerate(layers) for name in layer.split(" | ")}
+    table = TEXT.partition("## Map of the code")[2].partition("\n## ")[0]
+    rows = [re.findall(r"`ig/(\w+)(?:\.py|/)`", row.split(" | ")[0]) for row in table.splitlines()]
+    places = [[order.pop(name) for name in row] for row in rows if row]
+    assert list(order) == ["__main__"]
+    assert all(max(above) <= min(below) for above, below in pairwise(places))
