@@ -85,6 +85,8 @@ class Layout:
     names: tuple[str, ...]
     format: str
     """For the struct module, native byte order, no padding."""
+    counts: tuple[int, ...] = ()
+    """How many numbers each field has, 0 for one that is no array of numbers."""
 
     @property
     def size(self) -> int:
@@ -93,15 +95,23 @@ class Layout:
 
 
 @functools.cache
-def parse(text: str, name: str = "event") -> Layout:
+def parse(text: str, name: str = "event", arrays: bool = False) -> Layout:
     """Read `struct name` from C text; nested ones are flattened, arrays of u8 and char are bytes.
 
-    Raises ValueError for what no record may have: a hole, a bit-field, an unknown type.
+    With `arrays`, it may have arrays of other numbers. Raises ValueError for what no record may
+    have: a hole, a bit-field, an unknown type.
     """
     names: list[str] = []
     formats: list[str] = []
+    counts: list[int] = []
     offset = 0
     for field, code, size, alignment in _fields(_COMMENT.sub("", text), name):
+        if array := re.fullmatch(r"(\d+)[^s]", code):
+            if not arrays:
+                raise ValueError(f"struct {name}: only bytes may be arrays, not {field}")
+            counts.append(int(array[1]))
+        else:
+            counts.append(0)
         if offset % alignment:
             raise ValueError(f"struct {name} has a hole before {field}")
         offset += size
@@ -109,7 +119,7 @@ def parse(text: str, name: str = "event") -> Layout:
         formats.append(code)
     if offset % 8:
         raise ValueError(f"struct {name} has a hole at its end")
-    return Layout(tuple(names), "".join(formats))
+    return Layout(tuple(names), "".join(formats), tuple(counts))
 
 
 def _fields(
@@ -136,9 +146,9 @@ def _fields(
             for dimension in re.findall(r"\w+", match[2]):
                 constant = re.search(_CONSTANT % dimension, text, re.M)
                 count *= int(constant[1] if constant else dimension)
-            code = f"{count}s" if match[2] and size == 1 else _CODES[kind]
-            if match[2] and size != 1:
-                raise ValueError(f"struct {name}: only bytes may be arrays, not {match[1]}")
+            code = _CODES[kind]
+            if match[2]:
+                code = f"{count}s" if size == 1 else f"{count}{code}"
             yield match[1], code, size * count, size
 
 

@@ -215,7 +215,10 @@ class Gadget:
     """The C file that reports its events: its name in `ebpf/`, or the whole path of another
     package's; empty for another `source`."""
     source: str = "program"
-    """`program`, or `sockets` (the sockets that exist now)."""
+    """`program` (events), `aggregate` (what the program counts by key, once an interval: see
+    aggregate.h), or `sockets` (those that exist now)."""
+    keep_counts: bool = False
+    """Whether an aggregate goes on counting after it was read; else each interval begins at 0."""
     defines: Mapping[str, int] = field(default_factory=dict)
     """C macros that select the gadget's part of its program."""
     views: tuple[CompatView, ...] = ()

@@ -119,7 +119,7 @@ MAX_ROWS = Param("max_rows", ("-m", "--max-rows"), "count", "Print at most this 
 
 def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
     """Return all options of a gadget's command: its own, then those that all have."""
-    limits = TRACING if gadget.source == "program" else (MAX_ROWS,)
+    limits = TRACING if gadget.program else (MAX_ROWS,)
     repeating = REPEATING if gadget.stages or gadget.source != "program" else ()
     own = {flag for param in gadget.params for flag in param.flags}
     shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, TIME, *repeating, *limits]

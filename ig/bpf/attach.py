@@ -11,7 +11,7 @@ import platform
 import re
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -88,16 +88,23 @@ def import_bcc() -> Any:
     return module
 
 
-def load(text: str, defines: Mapping[str, int | str]) -> tuple[dict[str, Any], list[int]]:
-    """Compile, load and attach in the first way that this kernel lets us: see _loaded and ig.h."""
+def load(
+    text: str, defines: Mapping[str, int | str], structs: Sequence[str]
+) -> tuple[dict[str, Any], list[int]]:
+    """Compile, load and attach in the first way that this kernel lets us: see _loaded and ig.h.
+
+    `structs` are those that user space reads.
+    """
     reach_tracefs()
     btf = Btf()
     declarations = btf.declare(text)
-    size = c_text.parse(text).size
-    text = (
-        f"{declarations}\n{text}\n_Static_assert(sizeof(struct event) == {size}, "
-        f'"struct event is not laid out as its text says");\n'
-    )
+    sizes = {name: c_text.parse(text, name, arrays=True).size for name in structs}
+    checks = [
+        f"_Static_assert(sizeof(struct {name}) == {size}, "
+        f'"struct {name} is not laid out as its text says");'
+        for name, size in sizes.items()
+    ]
+    text = "\n".join([declarations, text, *checks, ""])
     losses = c_text.losses(text)
     numbers = {name: number for number, name in enumerate((*losses, "LOSSES"))}
     defaults = {**dict(_OPTION.findall(text)), **_constants(declarations), **numbers}

@@ -79,6 +79,8 @@ class Probes:
     tracepoints: Mapping[str, bool]
     refused: Sequence[str]
     text: str
+    aggregate: bool
+    """Whether its counts are its records, not its events."""
 
     def attach_backups(self) -> None:
         """Attach the backup programs. Raises KernelRefused, the first time."""
@@ -95,8 +97,8 @@ class Probes:
             os.close(descriptor)
 
 
-def source(program: str) -> str:
-    """Return a program's text, its headers included.
+def source(program: str, aggregate: bool = False) -> str:
+    """Return the text of a program of events, or one that counts (`aggregate`), with its headers.
 
     Raises IgError if somebody could have changed it who could not have changed this module, or if
     what it declares cannot be read, or its records lack what every event has.
@@ -105,7 +107,7 @@ def source(program: str) -> str:
         c_text.need_trust(folder)
     text = c_text.read(program)
     try:
-        names = c_text.parse(text).names
+        record, rest = records(text, aggregate)
         c_text.losses(text)
     except ValueError as error:
         raise IgError(
@@ -113,13 +115,33 @@ def source(program: str) -> str:
             f"{error}.",
             "See CONTRIBUTING.md for what a program declares.",
         ) from error
-    if names[0] != "timestamp" or "cgroup" not in names:
+    names = record.names
+    if aggregate and ("cgroup" not in names or {"timestamp", "other"} & {*names, *rest}):
+        raise IgError(
+            f"The program {program} cannot be used: every count needs an owner.",
+            f"Its struct key and struct value have the fields {', '.join((*names, *rest))}.",
+            "Add `u64 cgroup` to struct key, and name no field `timestamp` or `other`.",
+        )
+    if not aggregate and (names[0] != "timestamp" or "cgroup" not in names):
         raise IgError(
             f"The program {program} cannot be used: every event needs a time and an owner.",
             f"Its struct event has the fields {', '.join(names)}.",
             "Begin struct event with `u64 timestamp` and add `struct owner owner` (see ig.h).",
         )
     return text
+
+
+def records(text: str, aggregate: bool) -> tuple[c_text.Layout, Sequence[str]]:
+    """Return the layout of a program's events or keys, and the names of the values' fields.
+
+    Raises ValueError.
+    """
+    if not aggregate:
+        return c_text.parse(text), ()
+    key, value = c_text.parse(text, "key"), c_text.parse(text, "value", arrays=True)
+    if "s" in value.format:
+        raise ValueError("struct value has bytes, which cannot be added up")
+    return key, value.names
 
 
 def bcc_version() -> str:
@@ -187,9 +209,13 @@ def _fork() -> int:
 class Loading:
     """A program on its way into the kernel, in a process of its own."""
 
-    def __init__(self, program: str, defines: Mapping[str, int | str]) -> None:
-        self._text = source(program)
-        self._defines = dict(defines)
+    def __init__(
+        self, program: str, defines: Mapping[str, int | str], aggregate: bool = False
+    ) -> None:
+        """`aggregate` says that the program's counts are read, see aggregate.h, not its events."""
+        self._text = source(program, aggregate)
+        self._defines = {"EVENTS_PAGES": 1, **defines} if aggregate else dict(defines)
+        self._aggregate = aggregate
         self._receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MOST_MESSAGE)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_MESSAGE)
@@ -198,7 +224,7 @@ class Loading:
         self._child = _fork()
         if self._child == 0:
             self._receiver.close()
-            _run_child(sender, self._text, self._defines)
+            _run_child(sender, self._text, self._defines, aggregate)
         sender.close()
 
     def result(self) -> Probes:
@@ -233,6 +259,7 @@ class Loading:
             tracepoints=answer["tracepoints"],
             refused=answer["refused"],
             text=self._text,
+            aggregate=self._aggregate,
         )
 
     def close(self) -> None:
@@ -242,7 +269,9 @@ class Loading:
             os.kill(self._child, signal.SIGKILL)
 
 
-def _run_child(sender: socket.socket, text: str, defines: Mapping[str, int | str]) -> None:
+def _run_child(
+    sender: socket.socket, text: str, defines: Mapping[str, int | str], aggregate: bool
+) -> None:
     """Be the child: load, answer, and end without running anybody's exit handlers."""
     status = 1
     try:
@@ -251,7 +280,9 @@ def _run_child(sender: socket.socket, text: str, defines: Mapping[str, int | str
             os.dup2(messages.fileno(), 2)
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
             try:
-                answer, descriptors = load(text, defines)
+                answer, descriptors = load(
+                    text, defines, ("key", "value") if aggregate else ("event",)
+                )
             except IgError as error:
                 answer, descriptors = _refusal(error), []
             except Exception as error:

@@ -61,6 +61,7 @@ class RecordRing(Ring):
 
     def __init__(self, descriptor: int, layout: Layout, capacity: int) -> None:
         super().__init__(descriptor, capacity)
+        self.fields = layout.names
         self._unpack = struct.Struct(f"={_HEADER}x{layout.format}").iter_unpack
         self._stride = layout.size + _HEADER
 

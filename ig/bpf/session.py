@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ig import c_text
+from ig.bpf.aggregates import Aggregates
 from ig.bpf.attach import EVENTS_BYTES, PATHS_BYTES
 from ig.bpf.loader import Probes
 from ig.bpf.ringbuf import RecordRing, Ring
@@ -32,15 +33,22 @@ class Source:
     Raises KernelRefused where what is lost could not be counted, or nothing be chosen.
     """
 
-    def __init__(self, probes: Probes) -> None:
+    def __init__(self, probes: Probes, keep_counts: bool = False) -> None:
+        """With `keep_counts`, what is counted goes on after it was read."""
         self._probes = probes
         self._preemptible = probes.backups_attached  # then from the start
         self._refused = False  # to attach the backups
         self._losses = c_text.losses(probes.text)
         self._verdicts = c_text.enum(probes.text, "verdict")
-        event = c_text.parse(probes.text)
-        self.fields = event.names
-        self._events = RecordRing(probes.maps["events"], event, EVENTS_BYTES)
+        self._records: Aggregates | RecordRing
+        if probes.aggregate:
+            key = c_text.parse(probes.text, "key")
+            value = c_text.parse(probes.text, "value", arrays=True)
+            self._records = Aggregates(probes.maps, key, value, keep_counts)
+        else:
+            event = c_text.parse(probes.text)
+            self._records = RecordRing(probes.maps["events"], event, EVENTS_BYTES)
+        self.fields = self._records.fields
         self._paths = Ring(probes.maps["cgroup_paths"], PATHS_BYTES)
         self._page = mmap.mmap(probes.maps["lost"], mmap.PAGESIZE, prot=mmap.PROT_READ)
         self._counters = memoryview(self._page).cast("Q")
@@ -55,7 +63,24 @@ class Source:
                 self.attach_backups()
             except KernelRefused:
                 self._refused = True
-        return self._events.records()
+        return self._records.records()
+
+    @property
+    def counts(self) -> bool:
+        """Whether there are records only after `collect`."""
+        return self._probes.aggregate
+
+    def collect(self) -> None:
+        """Have what a program has counted until now come with the next records."""
+        if isinstance(self._records, Aggregates):
+            self._records.collect()
+
+    def warning(self) -> str:
+        """Return how much was counted without its key, empty if nothing."""
+        count = self._counter("OTHER_KEYS")
+        if not count or not isinstance(self._records, Aggregates):
+            return ""
+        return f"{count} events counted as `other`: more than {self._records.most_keys:,} keys"
 
     def cgroups(self) -> Iterator[tuple[int, Paths]]:
         """Yield (id, paths) of cgroups whose paths the kernel has sent since the last call."""
@@ -86,14 +111,17 @@ class Source:
 
     def lost(self) -> Mapping[str, int]:
         """Return how many events could not be delivered so far, by cause; those of 0 left out."""
-        counters = dict(zip(self._losses, self._counters, strict=False))  # they fill a page
-        counts = {words: counters[name] for name, words in self._losses.items() if words}
+        counts = {words: self._counter(name) for name, words in self._losses.items() if words}
         skipped = sum(map(recursion_misses, self._probes.unpaired))
         if self._refused or self._preemptible:
             hidden = sum(map(recursion_misses, self._probes.primaries))
-            skipped += max(hidden - counters.get("BACKUP_HANDLED", 0), 0)
+            skipped += max(hidden - self._counter("BACKUP_HANDLED"), 0)
         counts["BPF recursion misses (upper bound)"] = skipped
         return {cause: count for cause, count in counts.items() if count}
+
+    def _counter(self, name: str) -> int:
+        names = list(self._losses)
+        return self._counters[names.index(name)] if name in names else 0
 
     def attach_backups(self) -> None:
         """See that interrupts hide nothing any more, and look for what they have hidden."""
@@ -109,6 +137,6 @@ class Source:
         """Detach the program and give its memory back."""
         self._counters.release()
         self._page.close()
-        self._events.close()
+        self._records.close()
         self._paths.close()
         self._probes.close()

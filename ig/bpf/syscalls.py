@@ -6,10 +6,13 @@ BCC links libbpf, so it is there wherever BCC is. Source: libbpf's btf.h and bpf
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import os
 import platform
 import struct
+import time
+from collections.abc import Iterator
 from typing import NoReturn
 
 from ig.errors import KernelRefused
@@ -18,6 +21,11 @@ _BPF = 321 if platform.machine() == "x86_64" else 280  # include/uapi/asm-generi
 _PROG_LOAD, _TRACING = 5, 26
 _TRACE_FEXIT = 25  # of enum bpf_attach_type
 _LOG_BYTES = 1 << 20
+_BATCH_BYTES = 4 << 20
+_PER_CPU = (5, 10)  # of enum bpf_map_type: hashes, also those that evict
+_MEMBARRIER = 324 if platform.machine() == "x86_64" else 283
+_MEMBARRIER_GLOBAL = 1
+_MOMENT = 0.05  # seconds, longer than a program runs
 _RECURSION_MISSES = 26  # the u64 of struct bpf_prog_info, 208 bytes in
 _POINTER = ctypes.c_void_p
 _SIGNATURES = {
@@ -29,6 +37,9 @@ _SIGNATURES = {
     "btf__name_by_offset": ([_POINTER, ctypes.c_uint32], ctypes.c_char_p),
     "bpf_map_update_elem": ([ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64], ctypes.c_int),
     "bpf_map_delete_elem": ([ctypes.c_int, _POINTER], ctypes.c_int),
+    "bpf_map_lookup_batch": ([ctypes.c_int, *[_POINTER] * 6], ctypes.c_int),
+    "bpf_map_delete_batch": ([ctypes.c_int, *[_POINTER] * 3], ctypes.c_int),
+    "libbpf_num_possible_cpus": ([], ctypes.c_int),
     "bpf_map_get_next_key": ([ctypes.c_int, _POINTER, _POINTER], ctypes.c_int),
     "bpf_raw_tracepoint_open": ([ctypes.c_char_p, ctypes.c_int], ctypes.c_int),
     "bpf_link_create": (
@@ -83,6 +94,59 @@ def map_keys(descriptor: int, most: int) -> list[int]:
         keys.append(key.value)
         last = ctypes.byref(ctypes.c_uint64(key.value))
     return keys
+
+
+def is_per_cpu(descriptor: int) -> bool:
+    """Return whether a map has a value for each processor. Raises KernelRefused."""
+    return _information(descriptor, "the type of a BPF map")[0] & 0xFFFFFFFF in _PER_CPU
+
+
+def map_entries(descriptor: int) -> int:
+    """Return for how many elements a map has room. Raises KernelRefused."""
+    return _information(descriptor, "the size of a BPF map")[2] & 0xFFFFFFFF
+
+
+def possible_cpus() -> int:
+    """Return how many values an element of a per-CPU map has."""
+    return int(library().libbpf_num_possible_cpus())
+
+
+def map_read(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and the values of a hash, many at a time. Raises KernelRefused.
+
+    What is there all the time is read once; of what is added meanwhile, some.
+    """
+    most = max(_BATCH_BYTES // (key_size + value_size), 1)
+    begin, end, failed = None, ctypes.c_uint32(), 0
+    while not failed:
+        keys = ctypes.create_string_buffer(most * key_size)
+        values = ctypes.create_string_buffer(most * value_size)
+        count = ctypes.c_uint32(most)
+        places = begin, ctypes.byref(end), keys, values, ctypes.byref(count)
+        failed = library().bpf_map_lookup_batch(descriptor, *places, None)
+        if failed and ctypes.get_errno() == errno.ENOSPC:  # a bucket does not fit
+            most, failed = most * 2, 0
+            continue
+        if failed and ctypes.get_errno() != errno.ENOENT:  # that is the end
+            _refuse("Cannot read a BPF map")
+        yield keys.raw[: count.value * key_size], values.raw[: count.value * value_size]
+        begin = ctypes.byref(ctypes.c_uint32(end.value))
+
+
+def map_delete_keys(descriptor: int, keys: bytes, key_size: int) -> None:
+    """Delete the elements of a hash with these keys, all of which are there."""
+    if keys:
+        count = ctypes.c_uint32(len(keys) // key_size)
+        if library().bpf_map_delete_batch(descriptor, keys, ctypes.byref(count), None) < 0:
+            _refuse("Cannot delete from a BPF map")
+
+
+def wait_for_programs() -> None:
+    """Return once all programs that run now have ended."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    # It waits for RCU, in whose read side programs run; it is refused with nohz_full.
+    if libc.syscall(_MEMBARRIER, _MEMBARRIER_GLOBAL, 0, 0) < 0:
+        time.sleep(_MOMENT)
 
 
 def attach_raw_tracepoint(event: str, program: int) -> int:
@@ -180,11 +244,16 @@ def recursion_misses(program: int) -> int:
     0 before 5.12 (9ed9e9ba2337 "bpf: Count the number of times recursion was prevented").
     Source: struct bpf_prog_info in include/uapi/linux/bpf.h. Raises KernelRefused.
     """
-    information = (ctypes.c_uint64 * 32)()
-    size = ctypes.c_uint32(ctypes.sizeof(information))
-    if library().bpf_obj_get_info_by_fd(program, information, ctypes.byref(size)) < 0:
-        _refuse("Cannot read the miss count of a BPF program")
-    return int(information[_RECURSION_MISSES])
+    return int(_information(program, "the miss count of a BPF program")[_RECURSION_MISSES])
+
+
+def _information(descriptor: int, what: str) -> ctypes.Array[ctypes.c_uint64]:
+    """Return the beginning of what the kernel says about a program or a map."""
+    found = (ctypes.c_uint64 * 32)()
+    size = ctypes.c_uint32(ctypes.sizeof(found))
+    if library().bpf_obj_get_info_by_fd(descriptor, found, ctypes.byref(size)) < 0:
+        _refuse(f"Cannot read {what}")
+    return found
 
 
 def _refuse(failed: str) -> NoReturn:

@@ -28,7 +28,7 @@ def run(gadget: Gadget, view: CompatView | None, options: dict[str, Any]) -> Non
     if options.get("count") and not (options.get("interval") or options.get("watch")):
         raise UsageError("--count needs an interval.", remedy="Use it with --interval SECONDS.")
     check_ready_file(options.get("ready_file"))
-    if gadget.source == "program":
+    if gadget.program:
         from ig.commands.trace import trace as carry_out
     else:
         from ig.commands.snapshot import snapshot as carry_out

@@ -97,7 +97,7 @@ def _reason(error: IgError | OSError) -> str:
 
 def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
     """Load a gadget's program; add its tracepoints, and whether it was attached to each."""
-    if gadget.source != "program":
+    if not gadget.program:
         return _sockets()
     from ig.bpf.attach import usual_tracepoints
     from ig.bpf.loader import Loading
@@ -105,7 +105,7 @@ def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
 
     try:
         need_privileges()
-        probes = Loading(gadget.program, defines(gadget, {})).result()
+        probes = Loading(gadget.program, defines(gadget, {}), gadget.source == "aggregate").result()
     except IgError:
         for name in usual_tracepoints(gadget.program):
             tracepoints.setdefault(name, False)

@@ -46,12 +46,12 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
     index = make_index(options, display.resolves)
     peers = Peers(index).of_records if display.resolves else None
     # Forks before the index starts threads; compiles while the runtimes are queried.
-    loading = Loading(gadget.program, defines(gadget, options))
+    loading = Loading(gadget.program, defines(gadget, options), gadget.source == "aggregate")
     with closing(index), contextlib.closing(loading):
         compat = compat_processes()  # while it has the privilege to see them
         give_up_privileges(index, options, (Capability.CAP_BPF,))
         index.start()
-        with _source(loading, index) as source:
+        with _source(loading, index, gadget.keep_counts) as source:
             if compat:
                 say(f"warning: partial coverage: not traced: {COMPAT} ({compat} such processes)")
             hint = Hint(index, chosen, options)
@@ -79,7 +79,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
 
 
 @contextmanager
-def _source(loading: Any, index: Index) -> Iterator[Any]:
+def _source(loading: Any, index: Index, keep_counts: bool) -> Iterator[Any]:
     probes = loading.result()
     for line in sorted(set(probes.refused)):
         say(f"warning: partial coverage: {line}")
@@ -87,7 +87,7 @@ def _source(loading: Any, index: Index) -> Iterator[Any]:
     # Objects that live until the end need not be scanned by every collection.
     gc.collect()
     gc.freeze()
-    source = Source(probes)
+    source = Source(probes, keep_counts)
     try:
         yield source
     finally:

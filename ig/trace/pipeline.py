@@ -18,7 +18,7 @@ from ig.container import HOST, Container
 from ig.gadget import Batch, Gadget
 from ig.kernel.cgroupfs import Paths
 from ig.output.sink import Sink
-from ig.output.stream import ReaderGone, Stream
+from ig.output.stream import ReaderGone, Stream, say
 from ig.trace.attribution import Attribution
 
 INTERVAL = 0.05  # seconds between reads of the ring
@@ -54,6 +54,16 @@ class EventSource(Protocol):
     def lost(self) -> Mapping[str, int]:
         """Return the number of lost events by cause."""
 
+    @property
+    def counts(self) -> bool:
+        """Whether there are records only after `collect`: what was counted until then."""
+
+    def collect(self) -> None:
+        """Have what was counted until now come with the next records."""
+
+    def warning(self) -> str:
+        """Return what the user must know of the counts so far, empty if nothing."""
+
 
 @dataclass
 class Pipeline:
@@ -85,6 +95,7 @@ class Pipeline:
     _report_due: float = 0.0
     _tick_due: float = float("inf")
     _ticks: int = 0
+    _warned: str = ""
 
     def run(self, seconds: float | None = None) -> None:
         """Pass events on until stopped, `seconds` have passed, or there are enough.
@@ -109,6 +120,7 @@ class Pipeline:
 
     def _finish(self) -> None:
         """Pass on the events from before the end, each with the usual wait for its owner."""
+        self.source.collect()
         ends = time.monotonic_ns()
         while self._step(ends) and not self._enough():
             pass  # more than fits into one batch
@@ -120,6 +132,8 @@ class Pipeline:
         now = time.monotonic()
         if now >= self._tick_due:
             self._tick_due = max(self._tick_due + self.interval, now)
+            if self.source.counts:
+                self._finish()
             self._ticks += 1
             self.sink.tick()
 
@@ -201,7 +215,7 @@ class Pipeline:
         owners = list(map(self.attribution.owners.__getitem__, cgroups))
         self._locate_strays(fields, owners)
         strays = self.attribution.strays
-        if strays:
+        if strays and "mntns" in fields:
             owners = [
                 strays.get(mntns, HOST) if owner is HOST else owner
                 for owner, mntns in zip(owners, fields["mntns"], strict=True)
@@ -221,7 +235,7 @@ class Pipeline:
     ) -> None:
         """Set mount namespaces of strays from events of their first processes and children."""
         missing = self.attribution.stray_pids
-        if not missing:
+        if not missing or "mntns" not in fields:
             return
         processes = zip(owners, fields["pid"], fields["parent_pid"], fields["mntns"], strict=True)
         for owner, pid, parent, mntns in processes:
@@ -243,6 +257,9 @@ class Pipeline:
         if lost != self._reported or (last and lost):
             self.sink.lost(lost)
             self._reported = lost
+        if (warning := self.source.warning()) != self._warned:
+            say(f"warning: {warning}")
+            self._warned = warning
         self._report_due = time.monotonic() + _REPORT_EVERY
 
     def _lost(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ from tests.host.waiting import PATIENCE
 
 MODULE = """
 from pathlib import Path
-from ig.columns import TIMESTAMP, enum_names, integer, named, owner_columns
+from ig.columns import TIMESTAMP, enum_names, hyphenated, integer, named, owner_columns
 from ig.gadget import Column, Gadget
 
 PROGRAM = str(Path(__file__).with_name("destroyed.c"))
@@ -32,7 +32,7 @@ GADGET = Gadget(
         Column(
             "family",
             "family",
-            read=named("family", enum_names(PROGRAM, "family")),
+            read=named("family", hyphenated(enum_names(PROGRAM, "family"))),
             description="Address family.",
         ),
     ),

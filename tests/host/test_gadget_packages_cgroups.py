@@ -19,7 +19,7 @@ from tests.host.waiting import PATIENCE, until
 OFFERS = "[ig.gadgets]\npackets = packets:GADGET\n"
 MODULE = """
 from pathlib import Path
-from ig.columns import TIMESTAMP, enum_names, integer, named, owner_columns
+from ig.columns import TIMESTAMP, enum_names, hyphenated, integer, named, owner_columns
 from ig.gadget import Column, Gadget
 
 PROGRAM = str(Path(__file__).with_name("packets.c"))
@@ -37,7 +37,7 @@ GADGET = Gadget(
         Column(
             "way",
             "way",
-            read=named("way", enum_names(PROGRAM, "way")),
+            read=named("way", hyphenated(enum_names(PROGRAM, "way"))),
             description="Received or sent.",
         ),
     ),
@@ -145,7 +145,7 @@ def test_hooks_that_are_refused_are_reported_by_doctor(package: Path) -> None:
         ("cgroup_skb__egress", "cgroup_skb__out", "cgroup_skb__out is named after no hook"),
     ],
 )
-def test_a_program_that_could_drop_packets_or_has_no_hook_is_refused(
+def test_program_that_could_drop_packets_or_has_no_hook_is_refused(
     package: Path, given: str, other: str, why: str
 ) -> None:
     (package / "packets" / "packets.c").write_text(PROGRAM.replace(given, other))

@@ -47,6 +47,14 @@ class Source:
     def lost(self) -> Mapping[str, int]:
         return dict(self.counted)
 
+    counts = False
+
+    def collect(self) -> None:
+        pass
+
+    def warning(self) -> str:
+        return ""
+
 
 class Output(Printer):
     """A printer that notes reported losses."""

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Counts by key, which user space reads at an interval: no event crosses the ring. Included after struct key, which
+ * has a cgroup, and struct value, both of whole numbers; keys may have arrays of bytes too, values arrays of numbers.
+ * A program adds to what value_of() returns, with __sync_fetch_and_add() unless AGGREGATE_TYPE is "percpu_hash".
+ *
+ * Where several values become one (of processors, of filtered rows), their fields are added up; of fields called
+ * max_NAME the largest is taken.
+ */
+#ifndef AGGREGATE_TYPE
+#define AGGREGATE_TYPE "hash"
+#endif
+#ifndef MOST_KEYS
+#define MOST_KEYS 65536
+#endif
+#define MOST_OTHERS 4096
+
+LOSS(OTHER_KEYS, "")
+LOSS(LOST_COUNTS, "not counted: too many cgroups, or interrupted while it was counted")
+
+/*
+ * User space increments the epoch (1 << 10 is BPF_F_MMAPABLE), waits until the programs that run have ended, reads and
+ * deletes what was counted in the last epoch: nothing is counted twice or lost, and no program waits.
+ */
+BPF_F_TABLE("array", u32, u64, epoch, 1, 1 << 10);
+struct counted { struct key key; u64 epoch; };
+struct other { u64 cgroup, epoch; };
+BPF_TABLE(AGGREGATE_TYPE, struct counted, struct value, counts, MOST_KEYS);
+/* One for each cgroup, of the keys that there was no room for. */
+BPF_TABLE(AGGREGATE_TYPE, struct other, struct value, others, MOST_OTHERS);
+BPF_ARRAY(no_value, struct value, 1);
+
+static __always_inline struct value *value_of(struct key *key)
+{
+	struct counted counted = { .key = *key };
+	struct other other = { .cgroup = key->cgroup };
+	struct value *none, *value;
+	u32 zero = 0;
+	u64 *now = epoch.lookup(&zero);
+
+	none = no_value.lookup(&zero);
+	if (!now || !none)
+		return NULL;
+	counted.epoch = other.epoch = *now;
+	value = counts.lookup(&counted);
+	if (value)
+		return value;
+	counts.insert(&counted, none); /* unless another processor does it */
+	value = counts.lookup(&counted);
+	if (value)
+		return value;
+	value = others.lookup(&other);
+	if (!value) {
+		others.insert(&other, none);
+		value = others.lookup(&other);
+	}
+	count_lost(value ? OTHER_KEYS : LOST_COUNTS);
+	return value;
+}

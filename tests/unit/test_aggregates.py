@@ -1,0 +1,19 @@
+"""Several values of a key become one: of processors, or of rows."""
+
+from ig import c_text
+from ig.bpf.aggregates import combine
+
+TEXT = """
+struct value {
+	u64 packets, max_length;
+	u32 buckets[4];
+	u64 max_by_kind[2];
+};
+"""
+
+
+def test_values_are_added_up_or_their_largest_is_taken_each_number_of_an_array_by_itself() -> None:
+    layout = c_text.parse(TEXT, "value", arrays=True)
+    values = [(1, 20, *(1, 2, 3, 4), *(5, 6)), (10, 2, *(1, 0, 0, 1), *(1, 9))]
+    assert combine(layout, values) == (11, 20, (2, 2, 3, 5), (5, 9))
+    assert combine(layout, values[:1]) == (1, 20, (1, 2, 3, 4), (5, 6))
