@@ -14,7 +14,7 @@ from typer.core import TyperOption
 
 from ig.errors import IgError, UsageError
 from ig.gadget import CompatView, Gadget, Param
-from ig.options import OUTPUT, RUNTIMES, WHOSE, gadget_params
+from ig.options import OUTPUT, RUNTIMES, WHOSE, gadget_params, replay_params
 from ig.output.stream import (
     STDOUT,
     ReaderGone,
@@ -56,6 +56,7 @@ def build(arguments: Sequence[str]) -> Group:
             root.add_command(_gadget(view.command, gadget, arguments, view))
     root.add_command(Command("list-gadgets", "List the available gadgets.", (), _list_gadgets))
     root.add_command(_list_containers())
+    root.add_command(Command("replay", "Show a recording.", replay_params(), _replay))
     root.add_command(_doctor())
     root.add_command(Command("version", "Print the version.", (), _version))
     for group in (*verbs.values(), run):
@@ -92,6 +93,15 @@ def _list_columns(gadget: Gadget, view: CompatView | None, options: dict[str, An
     if gadget.stages:
         columns = gadget.stages(options)[1]
     typer.echo(describe.table(columns, output.shown_columns(columns, options)))
+
+
+def _replay(options: dict[str, Any]) -> None:
+    from ig.commands import replay
+
+    if options.pop("list_columns", False):
+        _list_columns(replay.gadget_of(options["file"]), None, options)
+        return
+    replay.replay(options)
 
 
 def _list_gadgets(_: dict[str, Any]) -> None:

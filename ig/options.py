@@ -87,6 +87,9 @@ OUTPUT = (
         "Do not drop privileges that are no longer needed.",
     ),
 )
+RECORD = Param(
+    "record", ("--record",), "string", "Also write the events to this new file, for `ig replay`."
+)
 TIME = Param(
     "time", ("--time",), "string", "Start each row with the time: clock, delta, iso or none."
 )
@@ -122,7 +125,7 @@ def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
     limits = TRACING if gadget.program else (MAX_ROWS,)
     repeating = REPEATING if gadget.stages or gadget.source != "program" else ()
     own = {flag for param in gadget.params for flag in param.flags}
-    shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, TIME, *repeating, *limits]
+    shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, RECORD, TIME, *repeating, *limits]
     return (
         *gadget.params,
         *(_without(param, own) for param in shared),
@@ -133,12 +136,27 @@ def _without(param: Param, taken: set[str]) -> Param:
     return replace(param, flags=tuple(flag for flag in param.flags if flag not in taken))
 
 
+def replay_params() -> tuple[Param, ...]:
+    """Return the options of `ig replay`: those that ask nothing of the kernel or a runtime."""
+    live = ("ready_file", "keep_privileges", "timeout", "all_namespaces", "host")
+    shared = (*FAMILIES, *WHOSE, *OUTPUT, TIME, *TRACING, MAX_ROWS)
+    return (
+        Param("file", (), "string", "A file that --record has written."),
+        Param("resolve", ("--resolve",), "flag", "Show addresses as names."),
+        Param(
+            "sort", ("--sort",), "strings", "Sort sockets by these columns; -COLUMN: descending."
+        ),
+        Param("all", ("--all",), "flag", "Include TIME_WAIT and Docker's DNS resolver in tables."),
+        *(param for param in shared if param.name not in live),
+    )
+
+
 HEADINGS = {
     param.name: heading
     for heading, params in (
         ("Containers", WHOSE),
         ("Runtimes", RUNTIMES),
-        ("Output", (*OUTPUT, TIME, MAX_ROWS)),
+        ("Output", (*OUTPUT, RECORD, TIME, MAX_ROWS)),
         ("Limits", (*REPEATING, *TRACING)),
     )
     for param in params

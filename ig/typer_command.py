@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from ig.errors import UsageError
 from ig.gadget import Param
@@ -57,7 +57,7 @@ class Command(TyperCommand):
         super().__init__(
             name,
             help=summary,
-            params=list(map(_option, params)),
+            params=[_option(param) if param.flags else _argument(param) for param in params],
             callback=converted,
             context_settings=dict(_SETTINGS),
             rich_markup_mode=None,
@@ -128,6 +128,12 @@ def _option(param: Param) -> TyperOption:
         metavar=_METAVARS.get(param.kind),
         help=param.help,
         hidden=not param.help,
+    )
+
+
+def _argument(param: Param) -> TyperArgument:
+    return TyperArgument(
+        param_decls=[param.name], type=str, metavar=param.name.upper(), help=param.help
     )
 
 

@@ -106,7 +106,11 @@ class DisplayOptions:
         structured = self.mode in ("json", "jsonl", "jsonpretty", "yaml")
         if any(column.name.endswith(_FAR_ENDS) for column in self._filtered):
             return True
-        asked = options.get("resolve") or names & {column.name for column in self.shown}
+        asked = (
+            options.get("resolve")
+            or options.get("record")
+            or names & {column.name for column in self.shown}
+        )
         return bool(names and (structured or asked))
 
     def show_pods(self, containers: Iterable[Container]) -> None:

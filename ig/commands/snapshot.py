@@ -11,6 +11,7 @@ from typing import Any
 from ig.commands import answers
 from ig.commands.answers import Hint, closing
 from ig.commands.display import DisplayOptions
+from ig.commands.replay import recording
 from ig.commands.setup import (
     configure_display,
     follow,
@@ -23,10 +24,10 @@ from ig.container import HOST
 from ig.containers.index import Index
 from ig.containers.peers import Peers
 from ig.containers.selection import Selection
-from ig.gadget import NOTHING, Batch, Column, CompatView, Gadget
+from ig.gadget import NOTHING, Batch, Column, CompatView, Gadget, Stage
 from ig.kernel import netns
 from ig.kernel.capabilities import Capability
-from ig.output.sink import Chain
+from ig.output.sink import Chain, Sink
 from ig.output.stream import Stream, say
 from ig.query import Sort, find_column
 from ig.sockets.collect import PROCESS_FIELDS, Say, collect
@@ -64,47 +65,68 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, _tells_ends(display, options))
-    answered = follow(index, options, _SNAPSHOT)
-    configure_display(display, chosen, index, answered)
-    gc.disable()  # one pass over plain lists: a collection would cost time and free nothing
-    notes = Notes(say, again=os.isatty(1))
-    chain = _chain(gadget, display, options, stream, notes.append)
-    name_ends = _name_ends(display, options, chosen, index)
+    with recording(gadget, options) as recorders:
+        answered = follow(index, options, _SNAPSHOT)
+        configure_display(display, chosen, index, answered)
+        gc.disable()  # one pass over plain lists: a collection would cost time and free nothing
+        notes = Notes(say, again=os.isatty(1))
+        stages = shown_stages(gadget, display, options, netns.host(), notes.append)
+        sink = Chain(display.filters, *recorders, Chain(stages, display.sink(stream)))
+        name_ends = _name_ends(display, options, chosen, index)
 
-    def take() -> None:
-        batch = name_ends(collect(options, known_by(index), chosen.wants, notes.append))
-        with stop.noted():
-            chain.write(batch)
-            chain.tick()
-        notes.tell()
+        def take() -> None:
+            now = time.time_ns()
+            batch = name_ends(collect(options, known_by(index), chosen.wants, notes.append))
+            with stop.noted():
+                _pass_on(batch, now, sink)
+            notes.tell()
 
-    write_ready_file(options.get("ready_file"))
-    with closing(index):
-        chain.open()
-        if seconds := options.get("watch") or options.get("interval"):
-            repeat(seconds, take, stop.wait, options.get("count") or 0)
-        else:
-            Hint(index, chosen, options).give_now()
-            take()
-            answers.need_owners(answered, chosen)
-        chain.close()
+        write_ready_file(options.get("ready_file"))
+        with closing(index):
+            sink.open()
+            _take_all(take, options, stop, Hint(index, chosen, options))
+            sink.close()
+            if not _seconds(options):
+                answers.need_owners(answered, chosen)
 
 
-def _chain(
+def _seconds(options: Mapping[str, Any]) -> float:
+    """Return the time between snapshots, 0 for a single one."""
+    return options.get("watch") or options.get("interval") or 0.0
+
+
+def _take_all(take: Callable[[], None], options: Mapping[str, Any], stop: Stop, hint: Hint) -> None:
+    if seconds := _seconds(options):
+        repeat(seconds, take, stop.wait, options.get("count") or 0)
+    else:
+        hint.give_now()
+        take()
+
+
+def _pass_on(batch: Batch, now: int, sink: Sink) -> None:
+    """Give a sink the sockets of one moment, with its time (ns since the epoch)."""
+    times = {"timestamp": [now] * len(batch)}
+    sink.write(Batch({**batch.fields, **times}, batch.owners))
+    sink.tick(now)
+
+
+def shown_stages(
     gadget: Gadget,
     display: DisplayOptions,
     options: Mapping[str, Any],
-    stream: Stream,
+    host: int,
     note: Callable[[str], None],
-) -> Chain:
-    """Return what filters, folds, sorts and prints a snapshot; `note` gets what was folded."""
-    stages = [*display.filters]
-    if display.mode == "columns" and not (
-        gadget.stages or options.get("all") or options.get("filter")
-    ):
-        stages.append(Fold(netns.host(), bool(options.get("state")), note))
-    order = Sort(display.sortable, options["sort"], options.get("max_rows"))
-    return Chain([*stages, *display.stages, order], display.sink(stream))
+) -> list[Stage]:
+    """Return what folds and sorts a snapshot, and the gadget's own stages.
+
+    `host` is the id of the host's network namespace; `note` gets a line about what is folded.
+    """
+    stages: list[Stage] = []
+    whole = gadget.stages or options.get("all") or options.get("filter")
+    if display.mode == "columns" and not whole:
+        stages.append(Fold(host, bool(options.get("state")), note))
+    order = split_names(options.get("sort")) or default_order(display)
+    return [*stages, *display.stages, Sort(display.sortable, order, options.get("max_rows"))]
 
 
 def _tells_ends(display: DisplayOptions, options: Mapping[str, Any]) -> bool:
@@ -131,21 +153,19 @@ def _name_ends(
     return name
 
 
-def _default_order(gadget: Gadget, options: Mapping[str, Any]) -> list[str]:
-    """Return the columns to sort by where none are named, as far as the gadget has them."""
-    columns = gadget.stages(options)[1] if gadget.stages else gadget.columns
-    names = {column.name for column in columns}
+def default_order(display: DisplayOptions) -> list[str]:
+    """Return the columns to sort by where none are named, as far as there are such."""
+    names = {column.name for column in display.sortable}
     return [name for name in DEFAULT_ORDER if name in names]
 
 
 def _snapshot_options(
     gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    sort = split_names(options.get("sort")) or _default_order(gadget, options)
     display = DisplayOptions(gadget, view, options)
+    sort = split_names(options.get("sort")) or []
     named = [find_column(key.lstrip("-"), display.sortable) for key in sort] + display.named
-    state = split_names(options.get("state"))
-    return asked_by_columns({**options, "sort": sort, "state": state}, named)
+    return asked_by_columns({**options, "state": split_names(options.get("state"))}, named)
 
 
 def known_by(index: Index) -> Known:

@@ -13,6 +13,7 @@ from ig.bpf.session import Source
 from ig.commands import answers
 from ig.commands.answers import Hint, closing
 from ig.commands.display import DisplayOptions
+from ig.commands.replay import recording
 from ig.commands.setup import (
     SYNC_TIMEOUT,
     asked_for,
@@ -47,7 +48,8 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
     peers = Peers(index).of_records if display.resolves else None
     # Forks before the index starts threads; compiles while the runtimes are queried.
     loading = Loading(gadget.program, defines(gadget, options), gadget.source == "aggregate")
-    with closing(index), contextlib.closing(loading):
+    recorded = recording(gadget, options)
+    with closing(index), contextlib.closing(loading), recorded as recorders:
         compat = compat_processes()  # while it has the privilege to see them
         give_up_privileges(index, options, (Capability.CAP_BPF,))
         index.start()
@@ -60,10 +62,11 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                 display, chosen, index, answered, " yet; new containers are shown as they start"
             )
             limit = Limit(options.get("max_events") or 0)
+            shown = Chain(display.stages, display.sink(stream))
             pipeline = Pipeline(
                 source,
                 Attribution(index, chosen.wants, source, look_up),
-                Chain([*display.filters, limit, *display.stages], display.sink(stream)),
+                Chain([*display.filters, limit], *recorders, shown),
                 stream,
                 stop,
                 limit.reached,

@@ -27,8 +27,8 @@ class Sink(Protocol):
     def write(self, batch: Batch) -> None:
         """Take these events. Raises ReaderGone when nobody wants any more."""
 
-    def tick(self) -> None:
-        """Note that an interval is over, if there are any."""
+    def tick(self, now: int) -> None:
+        """Note that an interval is over, if there are any; `now` is in ns since the epoch."""
 
     def lost(self, counts: Mapping[str, int]) -> None:
         """Take the number of events lost so far, by cause."""
@@ -52,11 +52,11 @@ class Chain:
         """Pass the events through the stages."""
         self._pass(batch, 0)
 
-    def tick(self) -> None:
+    def tick(self, now: int) -> None:
         """Pass on what the stages hold, then end the sinks' interval."""
         self._flush()
         for sink in self._sinks:
-            sink.tick()
+            sink.tick(now)
 
     def lost(self, counts: Mapping[str, int]) -> None:
         """Tell the sinks."""
@@ -118,7 +118,7 @@ class Printer:
         """Print the events."""
         self._stream.write(self._formatter.format(batch))
 
-    def tick(self) -> None:
+    def tick(self, now: int) -> None:
         """Do nothing: all is printed."""
 
     def lost(self, counts: Mapping[str, int]) -> None:
@@ -143,7 +143,7 @@ class IntervalPrinter:
     ) -> None:
         """`before` is printed before each: what clears a terminal's screen, for example.
 
-        With `timed`, the events have the time of the interval's end.
+        With `timed`, events without a time have that of the interval's end.
         """
         self._formatter, self._stream = formatter, stream
         self._structured, self._before, self._timed = structured, before, timed
@@ -157,12 +157,11 @@ class IntervalPrinter:
         """Hold the events until the end of the interval."""
         self._batches.append(batch)
 
-    def tick(self) -> None:
+    def tick(self, now: int) -> None:
         """Print the events since the last call, or a heading alone."""
         whole, self._batches = joined(self._batches), []
-        if self._timed:
-            times = {"timestamp": [time.time_ns()] * len(whole)}
-            whole = Batch({**whole.fields, **times}, whole.owners)
+        if self._timed and "timestamp" not in whole.fields:
+            whole = Batch({**whole.fields, "timestamp": [now] * len(whole)}, whole.owners)
         header = self._formatter.header(whole)
         if self._ticks and isinstance(self._formatter, CsvFormatter):
             header = ""
@@ -179,7 +178,7 @@ class IntervalPrinter:
     def close(self) -> None:
         """Print the events since the last interval, if there are any or there was none."""
         if self._batches or not self._ticks:
-            self.tick()
+            self.tick(time.time_ns())
 
 
 _ROWS = 1024  # printed at once, so that the text of all is never in memory

@@ -135,7 +135,7 @@ class Pipeline:
             if self.source.counts:
                 self._finish()
             self._ticks += 1
-            self.sink.tick()
+            self.sink.tick(time.time_ns())
 
     def _enough(self) -> bool:
         return self.enough() or 0 < self.intervals <= self._ticks

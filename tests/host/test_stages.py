@@ -92,7 +92,7 @@ class Total:
         for port in self._ports:
             self._seen += len(batch.read(port))
 
-    def tick(self):
+    def tick(self, now):
         self._told.append("tick")
 
     def lost(self, counts):
@@ -155,6 +155,20 @@ def test_a_stage_that_sums_up_is_flushed_at_each_interval(
     heading, *rows = [line.split() for line in text.splitlines()]
     assert heading == ["TIME", "DST.PORT", "OUTCOME", "ATTEMPTS"]
     assert {(int(port), outcome): int(count) for _, port, outcome, count in rows} == made
+
+
+def test_a_recording_is_summed_up_by_stages_and_taken_by_sinks(
+    package: Path, namespace: Namespace
+) -> None:
+    path, total = package / "recording", package / "total"
+    options = ("tally", "--max-events", ATTEMPTS, "-o", "json", "--record", path)
+    _, text, made = attempts(package, namespace, *options)
+    assert counted([json.loads(line) for line in text.splitlines()]) == made
+    for arguments, printed in (("-o", "json"), text), (("-o", f"total={total}"), ""):
+        with started(package, "replay", path, *arguments) as process:
+            said = process.communicate(timeout=PATIENCE)
+        assert (said, process.returncode) == ((printed, ""), 0)
+    assert json.loads(total.read_text())["told"] == ["open", "close"]
 
 
 def test_a_stage_gives_rows_once_an_interval_until_the_count(package: Path) -> None:

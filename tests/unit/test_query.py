@@ -135,8 +135,8 @@ class Seen:
     def write(self, given: Batch) -> None:
         self.told.append(seen(given))
 
-    def tick(self) -> None:
-        self.told.append("tick")
+    def tick(self, now: int) -> None:
+        self.told.append(now)
 
     def lost(self, counts: Mapping[str, int]) -> None:
         self.told.append(counts)
@@ -152,12 +152,12 @@ def test_a_chain_flushes_each_stage_through_those_after_it() -> None:
     chain.open()
     for number in (1, 9, 2, 3):
         chain.write(batch(("a", number)))
-    chain.tick()
+    chain.tick(17)
     chain.lost({"cause": 1})
     chain.write(batch(("a", 4), ("a", 5)))
     chain.close()
     first, second = [("a", 3), ("a", 2), ("a", 1)], [("a", 4)]
-    assert sink.told == ["open", first, "tick", {"cause": 1}, second, "close"]
+    assert sink.told == ["open", first, 17, {"cause": 1}, second, "close"]
     assert limit.reached()
 
 

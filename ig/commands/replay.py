@@ -1,0 +1,149 @@
+"""Recordings: `--record FILE` of a trace or a snapshot, and `ig replay FILE`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from ig.commands.display import DisplayOptions
+from ig.commands.setup import selection
+from ig.errors import IgError
+from ig.gadget import Batch, Gadget, Stage, of_each
+from ig.kernel import netns
+from ig.output.recording import DAMAGE, Recorder, Recording
+from ig.output.sink import Chain, Sink
+from ig.output.stream import Stream, say
+from ig.query import Filter, Limit
+from ig.stop import Stop
+
+_CHOICES = ("containername", "podname", "namespace", "selector", "host_only")
+
+
+@contextmanager
+def recording(gadget: Gadget, options: Mapping[str, Any]) -> Iterator[Sequence[Sink]]:
+    """Create the file that the options ask for; give the sinks that record. Raises IgError."""
+    if not options.get("record"):
+        yield ()
+        return
+    flags = [param.name for param in gadget.params if param.kind == "flag"]
+    header = {
+        "gadget": gadget.name,
+        "options": {name: True for name in flags if options.get(name)},
+        "interval": options.get("interval") or 0,
+        "node": os.uname().nodename,
+        "netns": netns.host(),
+        "values": _values(gadget),
+    }
+    recorder = Recorder(options["record"], header)
+    try:
+        yield (recorder,)
+    finally:
+        recorder.close()
+
+
+def _values(gadget: Gadget) -> dict[str, list[str]]:
+    """Return what columns' values can be: another version of `ig` may have others."""
+    return {column.name: list(column.values) for column in gadget.columns if column.values}
+
+
+def recorded_gadget(header: Mapping[str, Any]) -> Gadget:
+    """Return the gadget of a recording. Raises IgError where this `ig` has not the same."""
+    from ig.gadgets import declared
+
+    name = header.get("gadget")
+    gadget = declared().get(name) if isinstance(name, str) else None
+    if gadget is None or header.get("values") != _values(gadget):
+        raise IgError(
+            "The recording cannot be read.",
+            f"It is of {name!r:.64}, which this version of ig does not have, or has otherwise.",
+            "Use the version of ig, and the packages, that it was made with.",
+        )
+    node = str(header.get("node", ""))
+    columns = [
+        replace(column, of_owner=lambda _: node) if column.name == "node" else column
+        for column in gadget.columns
+    ]
+    return replace(gadget, columns=tuple(columns))
+
+
+def gadget_of(path: str) -> Gadget:
+    """Return the gadget of the recording in a file. Raises IgError."""
+    return recorded_gadget(Recording(path).header)
+
+
+def replay(options: Mapping[str, Any]) -> None:
+    """Print a recording. Raises IgError for one that is damaged."""
+    played = Recording(options["file"])
+    stop = Stop()
+    play(played, options, Stream(1, stop), stop.noted)
+
+
+def play(
+    played: Recording,
+    options: Mapping[str, Any],
+    stream: Stream,
+    uninterrupted: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Print a recording; lines are written whole in the context of `uninterrupted`."""
+    gadget = recorded_gadget(played.header)
+    options = {**_recorded_options(gadget, played.header), **_given(options)}
+    display = DisplayOptions(gadget, None, options)
+    records = played.records()
+    kind, value = next(records, ("", None))
+    display.show_pods(value.owners if value and kind == "batch" else ())
+    limit = Limit(options.get("max_events") or 0)
+    stages = _shown_stages(gadget, display, options, played.header)
+    filters = [*display.filters, *_chosen(options), limit]
+    sink = Chain(filters, Chain(stages, display.sink(stream)))
+    take: Mapping[str, Callable[[Any], None]]
+    take = {"batch": sink.write, "tick": sink.tick, "lost": sink.lost}
+    sink.open()
+    while kind and not limit.reached():
+        with uninterrupted():
+            try:
+                take[kind](value)
+            except DAMAGE as error:
+                raise played.damaged(error) from error
+        kind, value = next(records, ("", None))
+    sink.close()
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value not in (None, False, [], ())}
+
+
+def _recorded_options(gadget: Gadget, header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the recorded command that decide which columns are shown."""
+    recorded, interval = header.get("options"), header.get("interval")
+    flags = {param.name for param in gadget.params if param.kind == "flag"}
+    names = flags & set(recorded) if isinstance(recorded, dict) else set()
+    found: dict[str, Any] = dict.fromkeys(names, True)
+    if isinstance(interval, (int, float)) and interval > 0:
+        found["interval"] = interval
+    return found
+
+
+def _chosen(options: Mapping[str, Any]) -> list[Stage]:
+    """Return the stage that leaves out owners that are not selected, if any are."""
+    if not any(map(options.get, _CHOICES)):
+        return []
+    wants = selection(options).wants
+
+    def keep(batch: Batch) -> Sequence[object]:
+        return of_each(batch.owners, wants)
+
+    return [Filter(keep)]
+
+
+def _shown_stages(
+    gadget: Gadget, display: DisplayOptions, options: Mapping[str, Any], header: Mapping[str, Any]
+) -> Sequence[Stage]:
+    if gadget.source != "sockets":
+        return display.stages
+    from ig.commands.snapshot import shown_stages
+
+    host = header.get("netns")
+    return shown_stages(gadget, display, options, host if isinstance(host, int) else 0, say)
