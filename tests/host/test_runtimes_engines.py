@@ -90,9 +90,11 @@ def test_a_container_that_lived_an_instant_is_still_found(engine: Engine) -> Non
             assert (found.name, final) == (f"shorty-{number}", True)
 
 
-def test_a_container_may_be_renamed(engine: Engine, web: str) -> None:
+def test_name_is_the_id_where_there_are_no_names_or_follows_a_rename(
+    engine: Engine, web: str
+) -> None:
     with followed(engine.runtime()) as following:
-        if isinstance(engine, ContainerdEngine):  # it has no other names than ids
+        if isinstance(engine, ContainerdEngine):
             assert following.named(web).id == web
             return
         engine.rename(web, "shop")

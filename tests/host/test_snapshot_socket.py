@@ -126,8 +126,8 @@ def same_moment(pid: int, ours: Callable[[], list[Row]]) -> tuple[list[Row], lis
     for _ in range(20):
         before, rows_then, after = ss(pid), ours(), ss(pid)
         if before == after:
-            break
-    return rows_then, after
+            return rows_then, after
+    raise AssertionError("the sockets of `ss` changed during each of 20 attempts")
 
 
 def test_the_rows_are_those_of_ss_in_all_states(every_state: Container) -> None:
