@@ -32,8 +32,8 @@ _CALL_PREFIX = "__x64_" if platform.machine() == "x86_64" else "__arm64_"
 _INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn
 _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2
 _PREEMPTED = "init_srcu_struct_fast"
-"""A function of the kernels whose tracepoints may be preempted: since "tracing: Guard
-__DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast" (7.0), which needs it."""
+"""A function of the kernels whose tracepoints may be preempted: since 7.0 (a46023d5616e "tracing:
+Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast"), which needs it."""
 _FUNCTION = re.compile(
     r"(?<!^#ifdef PREEMPTIBLE\n)(?<!^#else /\* older kernels \*/\n)"
     r"^int ((?:(?:raw_)?tp|cgroup(?:_skb)?)__(?:(?!__backup)\w)+)\(",
