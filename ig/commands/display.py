@@ -60,6 +60,7 @@ class DisplayOptions:
         """The columns that the rows of an interval are sorted by."""
         time = options.get("time") or ("clock" if options.get("interval") else "none")
         self._whole = gadget.source != "program" or bool(self.stages)
+        self._sockets = gadget.source == "sockets" and not self.stages
         self._timed = self._whole and time != "none"
         if self._timed and all(column.name != TIMESTAMP.name for column in columns):
             columns = (TIMESTAMP, *columns)
@@ -103,7 +104,7 @@ class DisplayOptions:
 
     def _resolves(self, options: Mapping[str, Any]) -> bool:
         names = {c.name for c in self.columns if c.name.endswith(_FAR_ENDS)}
-        structured = self.mode in ("json", "jsonl", "jsonpretty", "yaml")
+        structured = self.mode not in ("columns", "csv")
         if any(column.name.endswith(_FAR_ENDS) for column in self._filtered):
             return True
         asked = (
@@ -129,9 +130,11 @@ class DisplayOptions:
         if not self._whole:
             return Printer(self.formatter(), stream, structured)
         before = _CLEAR if self._options.get("watch") and os.isatty(1) else ""
-        asked = [c for c in self.columns if c.show_if is None or c.show_if(self._options)]
-        array = not (self.stages or self._options.get("interval"))
-        printer = self.formatter(array=array, columns=asked)
+        columns = self.columns
+        if self._sockets:
+            columns = tuple(c for c in columns if c.show_if is None or c.show_if(self._options))
+        array = self._sockets and not self._options.get("interval")
+        printer = self.formatter(array, columns)
         return IntervalPrinter(printer, stream, structured, before, timed=self._timed)
 
     def tell_withheld(self) -> None:

@@ -84,19 +84,17 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
         write_ready_file(options.get("ready_file"))
         with closing(index):
             sink.open()
-            _take_all(take, options, stop, Hint(index, chosen, options))
+            seconds = options.get("watch") or options.get("interval") or sink.interval
+            _take_all(take, seconds, options, stop, Hint(index, chosen, options))
             sink.close()
-            if not _seconds(options):
+            if not seconds:
                 answers.need_owners(answered, chosen)
 
 
-def _seconds(options: Mapping[str, Any]) -> float:
-    """Return the time between snapshots, 0 for a single one."""
-    return options.get("watch") or options.get("interval") or 0.0
-
-
-def _take_all(take: Callable[[], None], options: Mapping[str, Any], stop: Stop, hint: Hint) -> None:
-    if seconds := _seconds(options):
+def _take_all(
+    take: Callable[[], None], seconds: float, options: Mapping[str, Any], stop: Stop, hint: Hint
+) -> None:
+    if seconds:
         repeat(seconds, take, stop.wait, options.get("count") or 0)
     else:
         hint.give_now()

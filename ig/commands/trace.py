@@ -71,7 +71,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                 stop,
                 limit.reached,
                 peers=peers,
-                interval=options.get("interval") or 0,
+                interval=options.get("interval") or shown.interval,
                 intervals=options.get("count") or 0,
             )
             with stop.noted(), hint:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ig.container import HOST, Container
@@ -19,8 +20,7 @@ from ig.memo import Cache
 from ig.output.stream import say
 
 FORMAT = 1
-LIMIT = 1 << 30
-"""Bytes that a recording takes at most."""
+LIMIT = 1 << 30  # bytes that a recording takes at most
 _LINE = 4 << 20  # bytes of a line at most
 _ROWS = 4096  # events of a line at most
 _FIELDS = 256
@@ -41,12 +41,15 @@ DAMAGE = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, R
 class Recorder:
     """The sink that writes a new file, for its owner only. Raises IgError if it cannot."""
 
+    interval = 0.0
+
     def __init__(self, path: str, header: Mapping[str, Any], limit: int = LIMIT) -> None:
         self._path, self._limit = path, limit
         self._header = {"recording": FORMAT, **header}
         self._numbers: dict[int, int] = {}
         self._containers: list[Container] = []  # kept alive: an identity is not given to another
         self._size = self._events = self._left_out = 0
+        self._fresh = False  # whether the next line says that numbers of before are forgotten
         try:
             self._file = os.open(path, _NEW, 0o600)
         except OSError as error:
@@ -63,23 +66,20 @@ class Recorder:
             self._write(batch.part(start, start + _ROWS))
 
     def _write(self, batch: Batch) -> None:
-        fresh = len(self._containers) > _TABLE
-        if fresh:
-            self._numbers.clear()
-            self._containers.clear()
+        if len(self._containers) > _TABLE:
+            self._forget(0)
+            self._fresh = True
         before = len(self._containers)
         line: dict[str, Any] = {"rows": len(batch), "owners": self._pack(batch.owners)}
         line["fields"] = {name: self._pack(values) for name, values in batch.fields.items()}
-        line["containers"] = list(map(_described, self._containers[before:]))
-        data = _encoded({**line, "fresh": True} if fresh else line)
-        if len(data) <= _LINE and self._size + len(data) <= self._limit:
+        line |= {"containers": list(map(_described, self._containers[before:]))}
+        data = _encoded({**line, "fresh": True} if self._fresh else line)
+        if not self._left_out and max(len(data) - _LINE, self._size + len(data) - self._limit) <= 0:
             self._put(data)
             self._events += len(batch)
+            self._fresh = False
             return
-        # What the line said of containers is not in the file.
-        for container in self._containers[before:]:
-            del self._numbers[id(container)]
-        del self._containers[before:]
+        self._forget(before)
         if len(data) > _LINE and len(batch) > 1:
             self._write(batch.part(0, len(batch) // 2))
             self._write(batch.part(len(batch) // 2, len(batch)))
@@ -88,9 +88,16 @@ class Recorder:
             say(f"the recording is full after {self._events} events; others are not recorded")
         self._left_out += len(batch)
 
+    def _forget(self, start: int) -> None:
+        """Take back from `start` on what containers have a number."""
+        for container in self._containers[start:]:
+            del self._numbers[id(container)]
+        del self._containers[start:]
+
     def tick(self, now: int) -> None:
         """Note the end of an interval."""
-        self._put(_encoded({"tick": now}))
+        if not self._left_out:
+            self._put(_encoded({"tick": now}))
 
     def lost(self, counts: Mapping[str, int]) -> None:
         """Note what was lost so far."""
@@ -103,7 +110,8 @@ class Recorder:
         if self._size:
             self._put(_encoded({"end": self._events, "left_out": self._left_out}))
         else:
-            os.unlink(self._path)
+            with suppress(OSError):
+                os.unlink(self._path)
         os.close(self._file)
         self._file = -1
 
@@ -147,9 +155,8 @@ class Recorder:
         return number
 
 
-_KINDS = {int: "number", bool: "number", str: "text", tuple: "tuple", bytes: "bytes"} | {
-    Container: "container"
-}
+_KINDS = {int: "number", bool: "number", str: "text", tuple: "tuple", bytes: "bytes"}
+_KINDS |= {Container: "container"}
 _HEX: Cache[bytes, str] = Cache(lambda raw: raw.rstrip(b"\0").hex())
 
 
@@ -265,32 +272,28 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value
 
 
+def _texts(values: list[Any], types: tuple[type, ...] = (str,)) -> list[Any]:
+    if not set(map(type, values)).issubset(types):
+        raise ValueError("a value is of another type than its field's")
+    return values
+
+
 def _numbers(values: list[Any]) -> list[Any]:
-    if not set(map(type, values)) <= {int, bool} or any(each not in _NUMBERS for each in values):
-        raise ValueError("a number is wrong")
+    if any(each not in _NUMBERS for each in _texts(values, (int, bool))):
+        raise ValueError("a number is too large")
     return values
 
 
-def _texts(values: list[Any]) -> list[Any]:
-    if not set(map(type, values)) <= {str}:
-        raise ValueError("a text is missing")
-    return values
-
-
-def _tuples(values: list[Any], depth: int = 0) -> list[Any]:
-    if depth == _NESTED:
-        raise ValueError("lists are too deep")
-    return [tuple(_nested(each, depth)) for each in values]
-
-
-def _nested(value: Any, depth: int) -> Iterator[Any]:
-    if type(value) is not list:
+def _tuples(values: list[Any], depth: int = _NESTED) -> list[Any]:
+    if any(type(each) is not list for each in values):
         raise ValueError("a list is missing")
-    for each in value:
-        if type(each) is list:
-            yield from _tuples([each], depth + 1)
-        else:
-            yield _texts([each])[0] if type(each) is str else _numbers([each])[0]
+    return [tuple(_nested(each, depth) for each in value) for value in values]
+
+
+def _nested(value: Any, depth: int) -> Any:
+    if type(value) is list and depth:
+        return _tuples([value], depth - 1)[0]
+    return _texts([value])[0] if type(value) is str else _numbers([value])[0]
 
 
 _UNPACK: Mapping[str, Callable[[list[Any]], list[Any]]]

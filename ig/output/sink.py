@@ -21,6 +21,9 @@ from ig.query import joined
 class Sink(Protocol):
     """What takes events. It may keep state: what it has shown, a connection, a file."""
 
+    interval: float
+    """Seconds after which it wants an interval to end, again and again; 0: at the end only."""
+
     def open(self) -> None:
         """Begin: all is ready, and events follow. Threads may be started from now on."""
 
@@ -42,6 +45,7 @@ class Chain:
 
     def __init__(self, stages: Sequence[Stage], *sinks: Sink) -> None:
         self._stages, self._sinks = stages, sinks
+        self.interval = min((each.interval for each in sinks if each.interval), default=0.0)
 
     def open(self) -> None:
         """Open the sinks."""
@@ -105,6 +109,8 @@ class Formatter(Protocol):
 class Printer:
     """The sink that prints events as they come."""
 
+    interval = 0.0
+
     def __init__(self, formatter: Formatter, stream: Stream, structured: bool = False) -> None:
         """With `structured`, losses are reported as JSON."""
         self._formatter, self._stream = formatter, stream
@@ -132,6 +138,8 @@ class Printer:
 
 class IntervalPrinter:
     """The sink that prints the events of each interval as a whole: a table as wide as it needs."""
+
+    interval = 0.0
 
     def __init__(
         self,

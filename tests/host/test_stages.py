@@ -79,6 +79,8 @@ import json
 
 
 class Total:
+    interval = 0
+
     def __init__(self, columns, path):
         self._ports = [column for column in columns if column.name == "dst.port"]
         self._path = path
@@ -101,6 +103,10 @@ class Total:
     def close(self):
         with open(self._path, "w") as file:
             json.dump({"told": [*self._told, "close"], "seen": self._seen}, file)
+
+
+class Screen(Total):
+    interval = 0.1
 """
 OFFERS = """
 [ig.gadgets]
@@ -109,6 +115,7 @@ sockets = tally:SOCKETS
 
 [ig.sinks]
 total = tally.sink:Total
+screen = tally.sink:Screen
 """
 
 
@@ -212,6 +219,22 @@ def test_a_sink_of_a_package_takes_the_sockets_of_each_interval(
     assert (said, process.returncode) == (("", ""), 0)
     told = ["open", *["tick"] * 3, "close"]
     assert json.loads(path.read_text()) == {"told": told, "seen": 3}
+
+
+def test_a_sink_of_a_package_has_intervals_of_its_own(package: Path, namespace: Namespace) -> None:
+    path = package / "screen"
+    options = ("tcpconnect", "--max-events", ATTEMPTS, "-o", f"screen={path}")
+    attempts(package, namespace, *options)
+    report = json.loads(path.read_text())
+    assert report["seen"] == ATTEMPTS
+    assert set(report["told"][1:-1]) == {"tick"}
+
+
+def test_a_sink_of_a_package_is_refused_where_no_events_are(package: Path) -> None:
+    with started(package, "list-containers", "-o", "total=x") as process:
+        said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert "'total' is not available here" in said[1]
 
 
 def test_an_output_mode_that_no_package_offers_is_refused(package: Path) -> None:

@@ -126,6 +126,8 @@ class Pairs:
 class Seen:
     """A sink that notes what it is told."""
 
+    interval = 0.5
+
     def __init__(self) -> None:
         self.told: list[Any] = []
 
@@ -149,6 +151,7 @@ def test_a_chain_flushes_each_stage_through_those_after_it() -> None:
     sink, limit = Seen(), Limit(4)
     numbers = Filter(lambda given: [number < 9 for number in given.fields["number"]])
     chain = Chain([numbers, limit, Pairs(), Sort(COLUMNS, ["-number"])], sink)
+    assert chain.interval == sink.interval
     chain.open()
     for number in (1, 9, 2, 3):
         chain.write(batch(("a", number)))

@@ -35,6 +35,7 @@ FIELDS: dict[str, Any] = {
     "same": [7, 7, 7],
 }
 ROWS = 3
+POD_ALONE = Batch({"n": [1]}, [POD])
 BATCH = Batch(FIELDS, [HOST, WEB, POD])
 
 
@@ -97,6 +98,21 @@ def test_a_recording_that_is_full_says_so_and_stays_whole(
     assert f"full after {count * ROWS} events" in said
     assert f"{(9 - count) * ROWS} events were not recorded" in said
     assert [value.owners for kind, value in read if kind == "batch"] == [BATCH.owners] * count
+
+
+def test_a_recording_that_is_full_names_nobody_wrong(path: Path) -> None:
+    many = [Container(f"{n:064x}", f"c{n}", "docker") for n in range(recording._TABLE + 1)]
+    batches = [Batch({"n": [1] * 9}, [each, *[WEB] * 8]) for each in many]
+    record(path, *batches)
+    size = path.stat().st_size
+    for limit in range(size - 400, size, 20):
+        other = path.with_name(str(limit))
+        owners = [
+            value.owners[0]
+            for kind, value in record(other, *batches, POD_ALONE, limit=limit)
+            if kind == "batch"
+        ]
+        assert [each.name for each in owners] == [each.name for each in (*many, POD)][: len(owners)]
 
 
 def test_a_recording_that_has_not_begun_leaves_no_file(path: Path) -> None:
