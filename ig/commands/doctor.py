@@ -21,6 +21,7 @@ from ig.gadget import Batch, Column, Gadget
 from ig.gadgets import declared
 from ig.kernel import netns
 from ig.kernel.capabilities import need_privileges, reach
+from ig.kernel.processes import sees_all_processes
 from ig.output.layout import watch
 from ig.output.stream import Stream
 from ig.stop import Stop
@@ -135,7 +136,7 @@ def _sockets() -> tuple[str, str]:
         _sock_diag()
     except OSError as error:
         limits.append(f"sock_diag: {error.strerror}; using /proc/PID/net instead")
-    if not netns.sees_all_processes():
+    if not sees_all_processes():
         limits.append("only this PID namespace is visible, not the whole host")
     if not _may_enter(netns.host()):
         limits.append("only its own network namespace is visible")

@@ -21,7 +21,7 @@ from ig.containers.index import Index
 from ig.errors import IgError
 from ig.gadget import Batch, Column, Gadget, Kind
 from ig.kernel import monitor
-from ig.kernel.netns import sees_all_processes
+from ig.kernel.processes import sees_all_processes
 from ig.output.sink import Formatter
 from ig.output.stream import Stream, say
 from ig.sockets import proc

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ig.kernel import netns
+from ig.kernel import processes
 from ig.kernel.mounts import Mount, legacy_cgroup_controller, mounts
 
 _HANDLE = struct.Struct("=IiQ")  # file_handle: bytes of the handle, its type, the handle: an id
@@ -40,7 +40,7 @@ class Cgroups:
     """
 
     def __init__(self) -> None:
-        self.complete = netns.join_cgroups()
+        self.complete = processes.join_cgroups()
         """Whether paths begin at the host's root; else at a cgroup whose own path is unknown."""
         self._libc = ctypes.CDLL(None, use_errno=True)
         self.roots: dict[str, int] = {}

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from ig.container import HOST, Container
-from ig.kernel import netns
+from ig.kernel import netns, processes
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.mounts import mounts
 from ig.sockets.collect import collect
@@ -251,7 +251,7 @@ def test_a_pid_namespace_of_its_own_is_said_to_hide_the_others() -> None:
     within = ("unshare", "--pid", "--fork", "--mount-proc")
     assert "own PID namespace" in asked("-c", "web", within=within)[1]
     assert "PID namespace" not in asked("-c", "web")[1]
-    assert netns.sees_all_processes()
+    assert processes.sees_all_processes()
 
 
 def test_a_link_local_address_is_shown_with_its_interface(
