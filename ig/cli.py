@@ -182,14 +182,14 @@ _LAST_WORDS = 0.3  # seconds that a reader of stderr has to take what waits for 
 def main() -> NoReturn:
     """Run the command line; the only place where errors are printed and exit codes chosen."""
     closed = fill_standard_descriptors()
-    told = make_standard_streams()
+    streams = make_standard_streams()
     if STDOUT in closed:
         say("Cannot write the output: stdout is closed.")
         code = 1
     else:
         code = _guarded(sys.argv[1:])
     Stop.over()
-    told.drain(_LAST_WORDS)
+    streams.drain(_LAST_WORDS)
     os._exit(code)  # skips the interpreter's cleanup: the kernel frees all
 
 

@@ -1,4 +1,4 @@
-"""What `ig` knows of a container, whatever runtime told it."""
+"""What `ig` knows of a container, whatever runtime reported it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One container; the empty strings and zeroes stand for what its runtime did not tell."""
+    """One container; the empty strings and zeroes stand for what its runtime did not report."""
 
     id: str
     name: str
@@ -21,7 +21,7 @@ class Container:
     running: bool = False
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     addresses: tuple[str, ...] = ()
-    """The container's own IP addresses, as the runtime tells them."""
+    """The container's own IP addresses, as the runtime reports them."""
     ports: tuple[tuple[str, int, int], ...] = ()
     """Published ports: host address, host port, container port."""
     pod_namespace: str = ""
@@ -35,13 +35,13 @@ class Container:
     nested: str = ""
     """The id of a container within this one, of an engine that runs in it, where that is meant."""
     source: str = ""
-    """Which of several sockets told of it (see `Index`); empty if the runtime's name says it."""
+    """Which of several sockets reported it (see `Index`); empty if the runtime's name says it."""
     cgroups: tuple[tuple[str, ...], ...] = ()
     """The cgroups of its first process: the names of each from its hierarchy's root down."""
     mntns: int = 0
     """The inode of its mount namespace, if no cgroup of its first process is its own; else 0."""
     networks: tuple[str, ...] = ()
-    """The network of each of `addresses`; empty where networks are not told."""
+    """The network of each of `addresses`; empty where networks are not reported."""
     netns: int = 0
     """The inode of its network namespace; 0 where it is not known."""
     joined: str = ""
@@ -49,10 +49,10 @@ class Container:
     exposed: tuple[int, ...] = ()
     """The TCP ports that it is made to listen on, as its image and its runtime say."""
     addressed: int = 0
-    """When its addresses last changed, in ns since the epoch; 0 where the runtime does not tell."""
+    """When its addresses last changed, in ns since the epoch; 0 if that is not reported."""
     base: int = 0
     """The inode of the network namespace that its engine is in; 0 for the host's, -1 for another
-    whose inode cannot be told."""
+    whose inode is unknown."""
     moved: bool = False
     """Whether its addresses may have changed since they were asked for."""
 
@@ -77,7 +77,7 @@ class Container:
 
     @property
     def known(self) -> bool:
-        """Whether a runtime told of it; else only its cgroup showed that it is a container."""
+        """Whether a runtime reported it; else only its cgroup showed that it is a container."""
         return self.runtime != UNKNOWN_RUNTIME
 
 
@@ -93,11 +93,11 @@ HOST = Container(id="", name="", runtime="")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that a runtime told: `container` as it is now, after `kind` happened to it.
+    """One thing that a runtime reported: `container` as it is now, after `kind` happened to it.
 
     `kind` is one of `exists` (it was there when watching began), `created`, `started`, `renamed`,
     `updated` (its details became known), `exited`, `removed`, and `synced` (no container: all
-    that exist have been told; what was not told since the last `synced` is gone).
+    that exist have been reported; what was not since the last `synced` is gone).
     """
 
     kind: str
@@ -140,7 +140,7 @@ class Runtime(Protocol):
 
 @runtime_checkable
 class Listing(Protocol):
-    """A runtime that is asked for its list again and again, since it tells of no changes."""
+    """A runtime that is asked for its list again and again, since it reports no changes."""
 
     def wanted(self, identifier: str) -> None:
         """Have the list asked for soon, the first time that this container is wanted."""

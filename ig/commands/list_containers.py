@@ -32,7 +32,7 @@ _MOST_CHANGES = 65536
 _PATIENCE = 6.0  # seconds for all runtimes to list, and again for all details
 _ASKING = 8  # questions for details at once
 _NOT_LISTED = "its containers are not listed"
-_TOLD = ("created", "started", "renamed", "exited", "removed")
+_REPORTED = ("created", "started", "renamed", "exited", "removed")
 
 
 def _inode(container: Container, kind: str) -> int:
@@ -254,7 +254,7 @@ class Changes:
 
     def put(self, change: Change) -> None:
         """Add a change, from any thread."""
-        if change.kind in _TOLD:
+        if change.kind in _REPORTED:
             try:
                 self._queue.put_nowait(change)
             except queue.Full:

@@ -108,10 +108,10 @@ def lockdown_refusal() -> KernelRefused | None:
     It is called to explain a refusal, not to predict one. Source: security/lockdown/lockdown.c.
     """
     try:
-        said = _LOCKDOWN.read_text("ascii")
+        levels = _LOCKDOWN.read_text("ascii")
     except OSError:  # no such feature, no securityfs mounted, or no right to look
         return None
-    level = re.search(r"\[(\w+)\]", said)
+    level = re.search(r"\[(\w+)\]", levels)
     if not level or level[1] != "confidentiality":
         return None
     return KernelRefused(
