@@ -14,6 +14,8 @@ from tests.host.gadget_package import install, started
 from tests.host.namespace import Namespace
 from tests.host.waiting import PATIENCE
 
+pytestmark = pytest.mark.anywhere
+
 ATTEMPTS = 7
 
 GADGETS = """
