@@ -190,7 +190,7 @@ def main() -> NoReturn:
         code = _guarded(sys.argv[1:])
     Stop.over()
     streams.drain(_LAST_WORDS)
-    os._exit(code)  # skips the interpreter's cleanup: the kernel frees all
+    os._exit(code)  # threads of runtimes' clients could hang the interpreter's own end
 
 
 def _guarded(arguments: list[str]) -> int:
