@@ -11,6 +11,7 @@
  *   OPTION(NAME, value)		defines NAME as this value, unless user space gives another
  *   KERNEL_FUNCTION(name, ...)	defines KERNEL_FUNCTION_name, to be called where CALLS_BY_FEXIT
  *   OPTIONAL_HOOK(function, "...")	a hook that may be refused, and what is not seen then
+ *   OWNER_IS_CURRENT(event)		a hook outside of system calls whose program reads the current task only if that is the owner
  *   LOSS(NAME, "...")		a cause of losses for count_lost(), and how it is reported; one without words is not
  * A function called raw_tp__NAME is attached to that raw tracepoint, tp__CATEGORY__NAME to that
  * tracepoint, fexit__sys_NAME to the end of the kernel's function for that system call of 64-bit tasks,
@@ -26,6 +27,7 @@
 #define OPTION(...)
 #define OPTIONAL_HOOK(...)
 #define LOSS(...)
+#define OWNER_IS_CURRENT(...)
 
 #define ANY -1
 OPTION(FILTER_PID, ANY)
@@ -244,16 +246,12 @@ static __always_inline void send_cgroup_path(u64 id, struct cgroup *unified, str
 #define LEGACY_KNOWN (1ull << 63)
 #define LEGACY_UNKNOWN (1ull << 62)
 
-/* Whether the current task's events are wanted; says which cgroup it is in. */
-static __always_inline int current_wanted(u64 *cgroup)
+/* Whether the events of the current task's cgroup are wanted; says which that is. */
+static __always_inline int current_cgroup_wanted(u64 *cgroup)
 {
 	struct cgroup *legacy = NULL;
 	u32 *verdict;
 
-	if (FILTER_PID != ANY && bpf_get_current_pid_tgid() >> 32 != FILTER_PID)
-		return 0;
-	if (FILTER_UID != ANY && (u32)bpf_get_current_uid_gid() != FILTER_UID)
-		return 0;
 	*cgroup = bpf_get_current_cgroup_id();
 #ifdef CGROUP_LEGACY
 	struct css_set *set = current_css_set();
@@ -273,6 +271,16 @@ static __always_inline int current_wanted(u64 *cgroup)
 		return *verdict != DROP;
 	send_cgroup_path(*cgroup, (void *)READ(current_css_set(), dfl_cgrp), legacy);
 	return 1;
+}
+
+/* Whether the current task's events are wanted; says which cgroup it is in. */
+static __always_inline int current_wanted(u64 *cgroup)
+{
+	if (FILTER_PID != ANY && bpf_get_current_pid_tgid() >> 32 != FILTER_PID)
+		return 0;
+	if (FILTER_UID != ANY && (u32)bpf_get_current_uid_gid() != FILTER_UID)
+		return 0;
+	return current_cgroup_wanted(cgroup);
 }
 
 /* The same of a socket's own cgroup, in which it or its listener was made: for where the current task is not its owner. */

@@ -18,6 +18,7 @@ from typing import Any
 from ig import c_text
 from ig.bpf import cgroup_hooks
 from ig.bpf.btf import FUNCTION, KERNEL_CALL, Btf
+from ig.bpf.contract import check_owner
 from ig.bpf.syscalls import load_fexit
 from ig.errors import IgError, MissingDependency
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
@@ -135,6 +136,8 @@ def _loaded(
         name = lib.bpf_table_name(ctypes.c_void_p(program.module), ctypes.c_size_t(number))
         maps[name.decode()] = int(lib.bpf_table_fd(program.module, name))
     optional = dict(_OPTIONAL.findall(text))
+    for name, _ in _hooks(program):
+        check_owner(text, name, _event(name), _instructions(program, name))
     functions, hooks, tracepoints, refused = _attach(program, optional, btf, backups_attached)
     decide = program.load_func(_DECIDE.encode(), program.RAW_TRACEPOINT).fd
     backups = [name for name in functions if name.endswith(_BACKUP)]
@@ -245,7 +248,7 @@ def _tracepoint(function: str) -> str:
 
 
 def _event(function: str) -> str:
-    """Return the event that a function's name says, raw or not."""
+    """Return the event that a function's name says, raw or not, or the hook of cgroups."""
     return _tracepoint(function).rpartition(":")[2]
 
 

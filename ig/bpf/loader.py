@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ig import c_text
 from ig.bpf.attach import import_bcc, load
+from ig.bpf.contract import check_filters, source
 from ig.bpf.syscalls import attach_raw_tracepoint
 from ig.errors import IgError, KernelRefused, MissingDependency
 from ig.kernel.mounts import lockdown_refusal
@@ -95,53 +95,6 @@ class Probes:
         programs = (self.decide, *self.unpaired, *self.primaries, *self.backups.values())
         for descriptor in (*self.hooks, *programs, *self.maps.values()):
             os.close(descriptor)
-
-
-def source(program: str, aggregate: bool = False) -> str:
-    """Return the text of a program of events, or one that counts (`aggregate`), with its headers.
-
-    Raises IgError if somebody could have changed it who could not have changed this module, or if
-    what it declares cannot be read, or its records lack what every event has.
-    """
-    for folder in {c_text.folder(), (c_text.folder() / program).parent}:
-        c_text.need_trust(folder)
-    text = c_text.read(program)
-    try:
-        record, rest = records(text, aggregate)
-        c_text.losses(text)
-    except ValueError as error:
-        raise IgError(
-            f"The program {program} cannot be used.",
-            f"{error}.",
-            "See CONTRIBUTING.md for what a program declares.",
-        ) from error
-    names = record.names
-    if aggregate and ("cgroup" not in names or {"timestamp", "other"} & {*names, *rest}):
-        raise IgError(
-            f"The program {program} cannot be used: every count needs an owner.",
-            f"Its struct key and struct value have the fields {', '.join((*names, *rest))}.",
-            "Add `u64 cgroup` to struct key, and name no field `timestamp` or `other`.",
-        )
-    if not aggregate and (names[0] != "timestamp" or "cgroup" not in names):
-        raise IgError(
-            f"The program {program} cannot be used: every event needs a time and an owner.",
-            f"Its struct event has the fields {', '.join(names)}.",
-            "Begin struct event with `u64 timestamp` and add `struct owner owner` (see ig.h).",
-        )
-    return text
-
-
-def records(text: str, aggregate: bool) -> tuple[c_text.Layout, Sequence[str]]:
-    """Return the layout of a program's events or keys, and the names of the values' fields.
-
-    Raises ValueError.
-    """
-    if not aggregate:
-        return c_text.parse(text), ()
-    key, value = c_text.parse(text, "key"), c_text.parse(text, "value", arrays=True)
-    if "s" in value.format:
-        raise ValueError("struct value has bytes, which cannot be added up")
-    return key, value.names
 
 
 def bcc_version() -> str:
@@ -214,6 +167,7 @@ class Loading:
     ) -> None:
         """`aggregate` says that the program's counts are read, see aggregate.h, not its events."""
         self._text = source(program, aggregate)
+        check_filters(program, self._text, defines)
         self._defines = {"EVENTS_PAGES": 1, **defines} if aggregate else dict(defines)
         self._aggregate = aggregate
         self._receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ig.bpf.btf import STRUCT, VMLINUX, Btf, downgrade_for_old_libbpf
-from ig.bpf.loader import source
+from ig.bpf.contract import source
 from ig.errors import KernelRefused
 
 if not VMLINUX.exists():

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ig import c_text
-from ig.bpf.loader import source
+from ig.bpf.contract import source
 from ig.bpf.session import RING_FULL
 from ig.gadgets import declared
 

@@ -1,0 +1,107 @@
+"""What every program must keep: records with an owner, the right one, and the filters it obeys.
+
+What a program breaks is refused with a sentence before it runs.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Collection, Sequence
+
+from ig import c_text
+from ig.errors import IgError
+
+_OF_CURRENT = (14, 15, 16, 35, 80, 158)
+"""Helpers that read the current task: its ids, user, name, itself, and its cgroup."""
+_CALLS = re.compile(r"tp__(raw_)?syscalls__|fexit__|raw_tp__sys_(enter|exit)$|cgroup__(?!sock_rel)")
+"""Hooks within the system calls of the task that is current."""
+_CURRENT = re.compile(r"^OWNER_IS_CURRENT\((\w+)\)", re.M)
+_FILTERS = ("FILTER_PID", "FILTER_UID")
+
+
+def source(program: str, aggregate: bool = False) -> str:
+    """Return the text of a program of events, or one that counts (`aggregate`), with its headers.
+
+    Raises IgError if somebody could have changed it who could not have changed this module, or if
+    what it declares cannot be read, or its records lack what every event has.
+    """
+    for folder in {c_text.folder(), (c_text.folder() / program).parent}:
+        c_text.need_trust(folder)
+    text = c_text.read(program)
+    try:
+        record, rest = records(text, aggregate)
+        c_text.losses(text)
+    except ValueError as error:
+        raise IgError(
+            f"The program {program} cannot be used.",
+            f"{error}.",
+            "See CONTRIBUTING.md for what a program declares.",
+        ) from error
+    names = record.names
+    if aggregate and ("cgroup" not in names or {"timestamp", "other"} & {*names, *rest}):
+        raise IgError(
+            f"The program {program} cannot be used: every count needs an owner.",
+            f"Its struct key and struct value have the fields {', '.join((*names, *rest))}.",
+            "Add `u64 cgroup` to struct key, and name no field `timestamp` or `other`.",
+        )
+    if not aggregate and (names[0] != "timestamp" or "cgroup" not in names):
+        raise IgError(
+            f"The program {program} cannot be used: every event needs a time and an owner.",
+            f"Its struct event has the fields {', '.join(names)}.",
+            "Begin struct event with `u64 timestamp` and add `struct owner owner` (see ig.h).",
+        )
+    return text
+
+
+def records(text: str, aggregate: bool) -> tuple[c_text.Layout, Sequence[str]]:
+    """Return the layout of a program's events or keys, and the names of the values' fields.
+
+    Raises ValueError.
+    """
+    if not aggregate:
+        return c_text.parse(text), ()
+    key, value = c_text.parse(text, "key"), c_text.parse(text, "value", arrays=True)
+    if "s" in value.format:
+        raise ValueError("struct value has bytes, which cannot be added up")
+    return key, value.names
+
+
+def check_filters(program: str, text: str, defines: Collection[str]) -> None:
+    """Raise IgError for a program without an owner, or one that ignores a filter of `defines`."""
+    for shared in ("ig.h", "socket_owner.h"):
+        text = text.replace(c_text.read(shared), "")
+    if not re.search(r"\b(current|socket|socket_owner)_wanted\(", text):
+        raise IgError(
+            f"The program {program} cannot be used: it asks for no owner.",
+            "It calls none of current_wanted(), socket_owner_wanted(), socket_wanted().",
+            "Call one of them, and report only what is wanted.",
+        )
+    ignored = [name for name in _FILTERS if name in defines]
+    if ignored and not re.search(r"\b(current|socket_owner)_wanted\(|\bFILTER_PID\b", text):
+        raise IgError(
+            f"The program {program} cannot be used with {' and '.join(ignored)}.",
+            "It calls socket_wanted(), which knows a socket's cgroup, and no process.",
+            "Call socket_owner_wanted() (socket_owner.h), or have no such option.",
+        )
+
+
+def check_owner(text: str, function: str, event: str, instructions: bytes) -> None:
+    """Raise IgError for a function that reads the current task where any task may be current.
+
+    `event` is the hook's name without its category.
+    """
+    if _CALLS.match(function) or event in _CURRENT.findall(text):
+        return
+    if any(_calls(instructions, helper) for helper in _OF_CURRENT):
+        raise IgError(
+            f"The function {function} is not attached: it reads the current task.",
+            f"At {event} that may be any task: one that was interrupted, for example.",
+            "Use socket_owner_wanted() (socket_owner.h) or socket_wanted(). If it reads the task "
+            f"only where that is the owner, declare OWNER_IS_CURRENT({event}).",
+        )
+
+
+def _calls(instructions: bytes, helper: int) -> bool:
+    call = struct.pack("=BBhi", 0x85, 0, 0, helper)
+    return any(not found.start() % 8 for found in re.finditer(re.escape(call), instructions))
