@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -100,6 +101,7 @@ def play(
     sink = Chain(filters, Chain(stages, display.sink(stream)))
     take: Mapping[str, Callable[[Any], None]]
     take = {"batch": sink.write, "tick": sink.tick, "lost": sink.lost}
+    gc.enable()  # the launcher disabled it
     sink.open()
     while kind and not limit.reached():
         with uninterrupted():

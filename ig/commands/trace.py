@@ -90,6 +90,7 @@ def _source(loading: Any, index: Index, keep_counts: bool) -> Iterator[Any]:
     # Objects that live until the end need not be scanned by every collection.
     gc.collect()
     gc.freeze()
+    gc.enable()  # the launcher disabled it
     source = Source(probes, keep_counts)
     try:
         yield source

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
+import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -27,9 +29,32 @@ def declared() -> dict[str, Gadget]:
 
 
 def _offered() -> Iterator[Gadget]:
+    if not any(map(_may_offer, sys.path)):
+        return
     from importlib.metadata import entry_points  # takes as long as all gadgets
 
     for entry in entry_points(group=GROUP):
         gadget = entry.load()
         if isinstance(gadget, Gadget):
             yield gadget
+
+
+def _may_offer(folder: str) -> bool:
+    """Return whether a package in a folder may have entry points of our group."""
+    try:
+        names = os.listdir(folder or ".")
+    except NotADirectoryError:  # an archive
+        return True
+    except OSError:
+        return False
+    return any(_has_entries(f"{folder or '.'}/{name}") for name in names)
+
+
+def _has_entries(folder: str) -> bool:
+    if not folder.lower().endswith(("dist-info", "egg-info")):
+        return False
+    try:
+        with open(f"{folder}/entry_points.txt", encoding="utf-8", errors="replace") as file:
+            return f"[{GROUP}]" in file.read()
+    except OSError:
+        return False

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ig.errors import UsageError
 from ig.gadget import Column
-from ig.output.csv import CsvFormatter
-from ig.output.json import JsonFormatter
 from ig.output.layout import Screen
-from ig.output.sink import Formatter, Sink
-from ig.output.table import TableFormatter
-from ig.output.yaml import YamlFormatter
 from ig.query import find_column
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from ig.output.sink import Formatter, Sink
 
 MODES = ("columns", "custom-columns", "json", "jsonl", "jsonpretty", "yaml", "csv")
 SINKS = "ig.sinks"
@@ -44,12 +41,21 @@ def formatter(
     """
     if mode not in MODES:
         raise UsageError(f"Output mode {mode!r} is not available here.", remedy=_known([]))
+    # Each takes milliseconds to import, and one command needs one.
     if mode == "csv":
+        from ig.output.csv import CsvFormatter
+
         return CsvFormatter(shown, heading)
     if mode == "yaml":
+        from ig.output.yaml import YamlFormatter
+
         return YamlFormatter(columns)
     if mode in ("json", "jsonl", "jsonpretty"):
+        from ig.output.json import JsonFormatter
+
         return JsonFormatter(columns, array=array and mode != "jsonl", pretty=mode == "jsonpretty")
+    from ig.output.table import TableFormatter
+
     return TableFormatter(columns, shown, screen=screen, color=color, heading=heading, keep=keep)
 
 

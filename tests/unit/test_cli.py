@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -76,3 +78,19 @@ def test_arguments_are_read_in_all_usual_forms(arguments: str, options: dict[str
 def test_arguments_that_are_invalid_are_refused(argument: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parsed(argument)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "trace tcpconnect --help", "snapshot --help"])
+def test_help_imports_only_what_it_prints(arguments: str) -> None:
+    code = (
+        "import os, sys\n"
+        "os._exit = lambda code: print(*sys.modules, file=sys.stderr)\n"
+        "from ig.cli import main\n"
+        "main()"
+    )
+    command = (sys.executable, "-c", code, *arguments.split())
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = set(done.stderr.split())
+    assert "ig.cli" in imported
+    others = {"importlib.metadata", "ctypes", "logging", "csv", "ig.commands"}
+    assert not imported & {*others, "ig.output.json", "ig.output.table", "ig.containers.index"}
