@@ -22,7 +22,7 @@ from ig.containers.index import Index
 from ig.errors import IgError
 from ig.gadget import Batch, Column, Gadget, Kind
 from ig.kernel import monitor
-from ig.kernel.netns import sees_all_processes
+from ig.kernel.processes import sees_all_processes
 from ig.output.sink import Formatter
 from ig.output.stream import Stream, say
 from ig.sockets import proc
@@ -33,7 +33,7 @@ _MOST_CHANGES = 65536
 _PATIENCE = 6.0  # seconds for all runtimes to list, and again for all details
 _ASKING = 8  # questions for details at once
 _NOT_LISTED = "its containers are not listed"
-_TOLD = ("created", "started", "renamed", "exited", "removed")
+_REPORTED = ("created", "started", "renamed", "exited", "removed")
 
 
 def _inode(container: Container, kind: str) -> int:
@@ -256,7 +256,7 @@ class Changes:
 
     def put(self, change: Change) -> None:
         """Add a change, from any thread."""
-        if change.kind in _TOLD:
+        if change.kind in _REPORTED:
             try:
                 self._queue.put_nowait(change)
             except queue.Full:
