@@ -80,7 +80,9 @@ class Source:
         count = self._counter("OTHER_KEYS")
         if not count or not isinstance(self._records, Aggregates):
             return ""
-        return f"{count} events counted as `other`: more than {self._records.most_keys:,} keys"
+        return (
+            f"{count} events counted as `other` so far: more than {self._records.most_keys:,} keys"
+        )
 
     def cgroups(self) -> Iterator[tuple[int, Paths]]:
         """Yield (id, paths) of cgroups whose paths the kernel has sent since the last call."""

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.host.waiting import PATIENCE
+
 _MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ig.cli import main; main()"
 
 
@@ -32,3 +34,20 @@ def started(package: Path, *arguments: object) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
+
+
+def change(package: Path, file: str, given: str, other: str) -> None:
+    """Replace a part of a file of the package in this folder."""
+    path = package / file
+    text = path.read_text()
+    assert given in text
+    path.write_text(text.replace(given, other))
+
+
+def refusal(package: Path, *arguments: object) -> str:
+    """Return why `ig` refuses these arguments."""
+    with started(package, *arguments) as process:
+        said = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    return said
