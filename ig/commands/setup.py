@@ -93,9 +93,12 @@ def give_up_privileges(
 
     It must precede the start of other threads. Raises KernelRefused.
     """
-    if not options.get("keep_privileges"):
+    if options.get("keep_privileges"):
+        return
+    kept = set(keep)
+    if Capability.CAP_SYS_PTRACE not in kept:
         monitor.start()
-        drop(_used(index, options), keep)
+    drop(_used(index, options), kept)
 
 
 def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:

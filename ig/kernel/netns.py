@@ -9,10 +9,11 @@ import ctypes
 import errno
 import functools
 import os
+import queue
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -157,7 +158,10 @@ class _Search:
                 return
             names = os.listdir(folder)
             for name in names if len(names) <= _MOST_DESCRIPTORS else ():
-                target = _link(name, folder)
+                try:
+                    target = os.readlink(name, dir_fd=folder)
+                except OSError:  # it is closed
+                    continue
                 if target.startswith(_LINK):
                     self._held(target, f"{path}/{name}", pid)
         finally:
@@ -169,13 +173,6 @@ class _Search:
         self._paths.setdefault(identifier, []).append(path)
 
 
-def _link(name: str, folder: int) -> str:
-    try:
-        return os.readlink(name, dir_fd=folder)
-    except OSError:  # it is closed
-        return ""
-
-
 def visit(
     wanted: Sequence[Namespace], act: Callable[[Namespace, bool], Result]
 ) -> Iterator[Result]:
@@ -184,14 +181,33 @@ def visit(
     `entered` is false where the kernel does not let us in. A namespace that has vanished is left
     out. The thread ends with the iteration, so no other work is ever done in a foreign namespace.
     """
+    end = object()
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    failures: list[BaseException] = []
+    abandoned = False
 
-    def one(namespace: Namespace) -> list[Result]:
-        entered = _enter(namespace)
-        return [] if entered is None else [act(namespace, entered)]
+    def work() -> None:
+        try:
+            for namespace in wanted:
+                if abandoned:
+                    break
+                entered = _enter(namespace)
+                if entered is not None:
+                    results.put(act(namespace, entered))
+        except BaseException as error:  # raised in the other thread
+            failures.append(error)
+        finally:
+            results.put(end)
 
-    with ThreadPoolExecutor(1) as pool:
-        for results in pool.map(one, wanted):
-            yield from results
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield from iter(results.get, end)
+    finally:
+        abandoned = True
+        thread.join()
+    for failure in failures:
+        raise failure
 
 
 @functools.cache

@@ -135,6 +135,7 @@ def test_snapshot_that_is_repeated_gives_up_what_it_does_not_need(
     server, port = engine.serve("server")
     tracer = ig("snapshot", "socket", "-w", "0.1", "-r", "docker", "-p", "-c", server.name)
     assert held(tracer) == {SYS_ADMIN | SYS_PTRACE | DAC_READ_SEARCH | NET_ADMIN}
+    assert monitors(tracer) == [], "it reads /proc itself"
     until(lambda: f'"port":{port}' in "".join(tracer.reports.lines), "the server's socket")
     assert f'"pid":{server.pid}' in "".join(tracer.reports.lines)
     assert tracer.stop()[1:] == ("", 0)
