@@ -2,15 +2,13 @@
 /*
  * Binds of IP sockets, as the system call left them: what the socket has if it succeeded, what was
  * asked for if it failed.
- *
- * FAILURE_ONLY		only binds that failed
- * FILTER_PORTS		a list of ports, those that were chosen for port 0 too
  */
 #include "ig.h"
 #include "recursion.h"
-#include "device.h"
+#include "address.h"
 
-OPTION(FAILURE_ONLY, 0)
+OPTION(FAILURE_ONLY, 0)	/* only binds that failed */
+OPTION(FILTER_PORTS, ANY)	/* a list of ports, those that were chosen for port 0 too */
 
 #define SOCK_RAW 3
 /* Bits of inet_flags, which took the bit-fields' place in 6.6: 159987ef7260 */
@@ -59,54 +57,36 @@ static __always_inline u32 options_of(struct sock *sk)
 	return opts;
 }
 
-static __always_inline void set_address(struct event *event, u16 family, const void *v4, const void *v6)
-{
-	const u32 *word = v6;
-
-	event->version = 4;
-	if (family != AF_INET6)
-		__builtin_memcpy(event->addr, v4, 4);
-	else if (!word[0] && !word[1] && word[2] == __builtin_bswap32(0xffff))
-		__builtin_memcpy(event->addr, word + 3, 4);
-	else {
-		event->version = 6;
-		__builtin_memcpy(event->addr, v6, 16);
-	}
-}
-
 static __always_inline void read_bound(struct event *event, struct sock *sk, struct sock_common *common)
 {
-	set_address(event, common->skc_family, &common->skc_rcv_saddr, &common->skc_v6_rcv_saddr);
+	event->version = set_address(event->addr, common->skc_family, &common->skc_rcv_saddr, &common->skc_v6_rcv_saddr);
 	/* a raw socket keeps its protocol where others have the port: inet_create() */
 	if (READ(sk, sk_type) != SOCK_RAW)
 		event->port = NTOHS(READ((struct inet_sock *)sk, inet_sport));
 }
 
 /* Returns the zone's index. */
-static __always_inline u32 read_asked(struct event *event, u64 address, u16 family)
+static __always_inline u32 read_requested(struct event *event, u64 address, u16 family)
 {
-	struct { u16 family, port; u32 v4; u8 v6[16]; u32 scope; } asked = {}; /* of sockaddr_in and sockaddr_in6 */
+	struct asked asked = {};
 
-	bpf_probe_read_user(&asked, 8, (void *)address);
-	if (asked.family == AF_INET6)
-		bpf_probe_read_user(asked.v6, sizeof(asked.v6) + sizeof(asked.scope), (void *)address + 8);
-	set_address(event, asked.family ? asked.family : family, &asked.v4, asked.v6);
+	read_asked(&asked, address);
+	event->version = set_address(event->addr, asked.family ? asked.family : family, &asked.v4, asked.v6);
 	event->port = NTOHS(asked.port);
-	return asked.scope;
+	return asked.zone;
 }
 
 static __always_inline int port_wanted(u16 port)
 {
-#ifdef FILTER_PORTS
-	const u16 ports[] = { FILTER_PORTS };
+	const s32 ports[] = { FILTER_PORTS };
 
+	if (ports[0] == ANY)
+		return 1;
 #pragma unroll
 	for (int i = 0; i < sizeof(ports) / sizeof(*ports); i++)
 		if (port == ports[i])
 			return 1;
 	return 0;
-#endif
-	return 1;
 }
 
 static __always_inline int left_bind(s64 ret)
@@ -128,7 +108,7 @@ static __always_inline int left_bind(s64 ret)
 	if ((common.skc_family != AF_INET && common.skc_family != AF_INET6) || !current_wanted(&cgroup))
 		return 0;
 	if (error)
-		zone = read_asked(&event, call.address, common.skc_family);
+		zone = read_requested(&event, call.address, common.skc_family);
 	else
 		read_bound(&event, socket.sk, &common);
 	if (!port_wanted(event.port))
@@ -148,17 +128,10 @@ static __always_inline int left_bind(s64 ret)
 	return 0;
 }
 
-CALL_END(bind, left_bind)
-#ifndef CALLS_BY_FEXIT
-#ifdef PREEMPTIBLE
-int tp__raw_syscalls__sys_exit(struct exit_args *ctx)
+static __always_inline int left_call(s32 number, s64 ret)
 {
-	return native_call(ctx) == NR_BIND ? left_bind(ctx->ret) : 0;
+	return number == NR_BIND ? left_bind(ret) : 0;
 }
-#else
-int tp__syscalls__sys_exit_bind(struct exit_args *ctx)
-{
-	return left_bind(ctx->ret);
-}
-#endif
-#endif
+
+CALL_END(bind, 1, left_bind)
+ALL_CALLS_END(1, left_call)

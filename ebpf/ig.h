@@ -7,9 +7,9 @@
  *   KERNEL_STRUCT(name, field, ...)	declares struct name as this kernel lays it out, with these fields
  *   OPTIONAL_STRUCT(name, field, ...)	the same of one that this kernel may not have
  *   KERNEL_ENUM(name, value, ...)	defines KERNEL_value where this kernel has it
- *   KERNEL_TRACEPOINT(name, ...)	defines HAVE_tracepoint_name where this kernel has it
+ *   KERNEL_TRACEPOINT(name, ...)	defines HAVE_tracepoint_name, 0 where this kernel has none
  *   OPTION(NAME, value)		defines NAME as this value, unless user space gives another
- *   KERNEL_FUNCTION(name, ...)	defines KERNEL_FUNCTION_name, to be called where CALLS_BY_FEXIT
+ *   KERNEL_FUNCTION(name, ...)	defines KERNEL_FUNCTION_name, 0 where this kernel has none
  *   OPTIONAL_HOOK(function, "...")	a hook that may be refused, and what is not seen then
  *   OWNER_IS_CURRENT(event)		a hook outside of system calls whose program reads the current task only if that is the owner
  *   LOSS(NAME, "...")		a cause of losses for count_lost(), and how it is reported; one without words is not
@@ -17,7 +17,7 @@
  * tracepoint, fexit__sys_NAME to the end of the kernel's function for that system call of 64-bit tasks,
  * cgroup_skb__ingress, cgroup_skb__egress and others of cgroups (cgroup_hooks.py) to the root of their version 2
  * hierarchy: there the argument is the kernel's struct (sk_buff, sock), and any other return value than 1 is refused.
- * What the preprocessor leaves out is not attached.
+ * A tracepoint's function of which the options leave only `return 0` is not attached.
  */
 #define KERNEL_STRUCT(...)
 #define OPTIONAL_STRUCT(...)
@@ -32,6 +32,7 @@
 #define ANY -1
 OPTION(FILTER_PID, ANY)
 OPTION(FILTER_UID, ANY)
+OPTION(CGROUP_LEGACY, ANY)	/* the number of a controller whose hierarchy is of version 1 */
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -58,11 +59,19 @@ struct halves { u64 half[2]; };
 #define NTOHS(x) __builtin_bswap16(x)
 #define BITS(p, offset, width) ({ u8 _b; bpf_probe_read_kernel(&_b, 1, (u8 *)(p) + (offset) / 8); _b >> (offset) % 8 & ((1 << (width)) - 1); })
 
-/* sendto() and sendmsg() connect too, with MSG_FASTOPEN */
+/* System calls; sendto() and sendmsg() connect too, with MSG_FASTOPEN. And where their number and arguments are. */
 #ifdef HAVE_pt_regs_orig_ax /* x86-64 */
 enum { NR_CONNECT = 42, NR_ACCEPT = 43, NR_SENDTO = 44, NR_SENDMSG = 46, NR_BIND = 49, NR_ACCEPT4 = 288 };
+#define CALL_NUMBER orig_ax
+#define CALL_FIRST di
+#define CALL_SECOND si
+#define IS_32_BIT(task) (LOAD(task, thread_info.status) & 2) /* TS_COMPAT */
 #else /* include/uapi/asm-generic/unistd.h */
 enum { NR_BIND = 200, NR_ACCEPT = 202, NR_CONNECT = 203, NR_SENDTO = 206, NR_SENDMSG = 211, NR_ACCEPT4 = 242 };
+#define CALL_NUMBER syscallno
+#define CALL_FIRST orig_x0
+#define CALL_SECOND regs[1]
+#define IS_32_BIT(task) (LOAD(task, thread_info.flags) >> 22 & 1) /* TIF_32BIT */
 #endif
 
 KERNEL_STRUCT(ns_common, inum)
@@ -227,12 +236,10 @@ static __always_inline void send_cgroup_path(u64 id, struct cgroup *unified, str
 	path->cgroup = id;
 	path->length = 0;
 	append_path(path, (void *)READ(unified, kn));
-#ifdef CGROUP_LEGACY
-	if (legacy) {
+	if (CGROUP_LEGACY != ANY && legacy) {
 		append_mark(path, '+');
 		append_path(path, (void *)READ(legacy, kn));
 	}
-#endif
 	cgroups.insert(&id, &verdict); /* before user space can write its verdict */
 	if (cgroup_paths.ringbuf_output(path, __builtin_offsetof(struct cgroup_path, text) + (path->length & (CGROUP_TEXT - 1)), BPF_RB_NO_WAKEUP))
 		cgroups.delete(&id);
@@ -253,19 +260,19 @@ static __always_inline int current_cgroup_wanted(u64 *cgroup)
 	u32 *verdict;
 
 	*cgroup = bpf_get_current_cgroup_id();
-#ifdef CGROUP_LEGACY
-	struct css_set *set = current_css_set();
-	struct cgroup_subsys_state *css = LOAD(set, subsys[CGROUP_LEGACY]);
-	struct cgroup *other = (void *)LOAD(css, cgroup);
-	struct kernfs_node *node = (void *)LOAD(other, kn);
-	u64 id = LOAD(node, id);
+	if (CGROUP_LEGACY != ANY) {
+		struct css_set *set = current_css_set();
+		struct cgroup_subsys_state *css = LOAD(set, subsys[CGROUP_LEGACY]);
+		struct cgroup *other = (void *)LOAD(css, cgroup);
+		struct kernfs_node *node = (void *)LOAD(other, kn);
+		u64 id = LOAD(node, id);
 
-	/* A runtime may put its containers into only one of the two; 1 is a hierarchy's root. */
-	if (id != 1) {
-		legacy = other;
-		*cgroup = LEGACY_KNOWN | (id & 0x7fffffff) << 32 | (u32)*cgroup;
+		/* A runtime may put its containers into only one of the two; 1 is a hierarchy's root. */
+		if (id != 1) {
+			legacy = other;
+			*cgroup = LEGACY_KNOWN | (id & 0x7fffffff) << 32 | (u32)*cgroup;
+		}
 	}
-#endif
 	verdict = cgroups.lookup(cgroup);
 	if (verdict)
 		return *verdict != DROP;
@@ -300,9 +307,8 @@ static __always_inline int socket_wanted(struct sock *sk, u64 *cgroup)
 		return 1;
 	node = (void *)READ(unified, kn);
 	*cgroup = READ(node, id);
-#ifdef CGROUP_LEGACY
-	*cgroup = LEGACY_UNKNOWN | (u32)*cgroup;
-#endif
+	if (CGROUP_LEGACY != ANY)
+		*cgroup = LEGACY_UNKNOWN | (u32)*cgroup;
 	verdict = cgroups.lookup(cgroup);
 	if (verdict)
 		return *verdict != DROP;
@@ -360,29 +366,21 @@ struct call { s32 number, fd; u64 address; };
 
 #ifdef KERNEL_BPF_FUNC_task_pt_regs
 static struct pt_regs *(*task_pt_regs)(struct task_struct *task) = (void *)KERNEL_BPF_FUNC_task_pt_regs;
+#define REGISTER(regs, name) LOAD(regs, name)
+#else /* before 5.15 (dd6e10fbd9fb): at the stack's end, which is 16 KiB on 64-bit machines */
+#define task_pt_regs(task) ((struct pt_regs *)((void *)READ(task, stack) + 16384 - SIZE_pt_regs))
+#define REGISTER(regs, name) READ(regs, name)
 #endif
 
 static __always_inline struct call current_call(void)
 {
 	struct task_struct *task = CURRENT_TASK();
+	struct pt_regs *regs = task_pt_regs(task);
 	struct call call;
 
-#ifdef KERNEL_BPF_FUNC_task_pt_regs
-	struct pt_regs *regs = task_pt_regs(task);
-#define REGISTER(name) LOAD(regs, name)
-#else /* before 5.15 (dd6e10fbd9fb): at the stack's end, which is 16 KiB on 64-bit machines */
-	struct pt_regs *regs = (void *)READ(task, stack) + 16384 - SIZE_pt_regs;
-#define REGISTER(name) READ(regs, name)
-#endif
-#ifdef HAVE_pt_regs_orig_ax
-	call.number = REGISTER(orig_ax);
-	call.fd = REGISTER(di);
-	call.address = REGISTER(si);
-#else
-	call.number = REGISTER(syscallno);
-	call.fd = REGISTER(orig_x0);
-	call.address = REGISTER(regs[1]);
-#endif
+	call.number = REGISTER(regs, CALL_NUMBER);
+	call.fd = REGISTER(regs, CALL_FIRST);
+	call.address = REGISTER(regs, CALL_SECOND);
 	return call;
 }
 
@@ -394,12 +392,5 @@ static __always_inline s32 native_call(struct exit_args *ctx)
 {
 	struct task_struct *task = CURRENT_TASK();
 
-#ifdef HAVE_thread_info_status
-	if (LOAD(task, thread_info.status) & 2) /* TS_COMPAT */
-		return -1;
-#else
-	if (LOAD(task, thread_info.flags) >> 22 & 1) /* TIF_32BIT */
-		return -1;
-#endif
-	return ctx->nr;
+	return IS_32_BIT(task) ? -1 : ctx->nr;
 }

@@ -21,21 +21,21 @@
  * meanwhile. The program of all calls, raw_syscalls:sys_exit, cannot, but makes every call slower. So there are
  * programs at the end of the calls' own functions instead, where CALLS_BY_FEXIT is defined.
  */
+OPTION(PREEMPTIBLE, 0)
+OPTION(CALLS_BY_FEXIT, 0)
 
 /*
  * Whether a backup has nothing to do, since its primary has handled the event: the primary records the last event
  * that it handled, in a slot that few sockets share. `what` is never the same twice in a row for a socket.
  */
 LOSS(BACKUP_HANDLED, "")
-#ifdef PREEMPTIBLE
-BPF_ARRAY(handled, u64, 4096);
-#endif
+BPF_ARRAY(handled, u64, PREEMPTIBLE ? 4096 : 1);
+
 static __always_inline int handled_by_primary(void *socket, u8 what, int backup)
 {
-#ifdef PREEMPTIBLE
 	u64 value = (u64)socket << 8 | what;
 	u32 slot = (u64)socket * 0x9e3779b97f4a7c15 >> 52;
-	u64 *last = handled.lookup(&slot);
+	u64 *last = PREEMPTIBLE ? handled.lookup(&slot) : NULL;
 
 	if (!last)
 		return 0;
@@ -44,27 +44,51 @@ static __always_inline int handled_by_primary(void *socket, u8 what, int backup)
 	if (backup)
 		count_lost(BACKUP_HANDLED);
 	*last = value;
-#endif
 	return 0;
 }
 
+/* The three programs of a tracepoint, where `wanted`: `handler` is called with the arguments, and whether it is the backup. */
+struct inet_sock_set_state_arguments { u64 sk, old, new; };
+struct inet_sock_set_state_fields { u64 common, sk; s32 old, new; };
+#define PAIR(category, name, wanted, handler, arguments...) \
+int tp__##category##__##name(struct name##_fields *ctx) \
+{ \
+	return PREEMPTIBLE && (wanted) ? handler(arguments, 0) : 0; \
+} \
+int raw_tp__##name(struct name##_arguments *ctx) \
+{ \
+	return !PREEMPTIBLE && (wanted) ? handler(arguments, 0) : 0; \
+} \
+int raw_tp__##name##__backup(struct name##_arguments *ctx) \
+{ \
+	return (wanted) ? handler(arguments, 1) : 0; \
+}
+
 /*
- * A program at the end of a system call's function, for 64-bit tasks. If it runs already on this CPU, the kernel
- * skips it, and counts that. It is not preempted but for the few instructions at its ends, so that this is seldom.
+ * The program at a system call's end, where `wanted`. That at the end of the call's function, for 64-bit tasks, is not
+ * preempted but for the few instructions at its ends: if it runs already on this CPU, the kernel skips it, and counts that.
  */
-#ifdef CALLS_BY_FEXIT
 KERNEL_FUNCTION(bpf_preempt_disable, bpf_preempt_enable)
 static void (*preempt_disable)(void) = (void *)KERNEL_FUNCTION_bpf_preempt_disable;
 static void (*preempt_enable)(void) = (void *)KERNEL_FUNCTION_bpf_preempt_enable;
 struct call_end_args { u64 registers; s64 ret; };
-#define CALL_END(name, handler) \
+#define CALL_END(name, wanted, handler) \
 int fexit__sys_##name(struct call_end_args *ctx) \
 { \
-	preempt_disable(); \
-	handler(ctx->ret); \
-	preempt_enable(); \
+	if (CALLS_BY_FEXIT && (wanted)) { \
+		preempt_disable(); \
+		handler(ctx->ret); \
+		preempt_enable(); \
+	} \
 	return 0; \
+} \
+int tp__syscalls__sys_exit_##name(struct exit_args *ctx) \
+{ \
+	return !PREEMPTIBLE && !CALLS_BY_FEXIT && (wanted) ? handler(ctx->ret) : 0; \
 }
-#else
-#define CALL_END(name, handler)
-#endif
+/* The same of all system calls: `handler` is called with the number of each, too. */
+#define ALL_CALLS_END(wanted, handler) \
+int tp__raw_syscalls__sys_exit(struct exit_args *ctx) \
+{ \
+	return PREEMPTIBLE && !CALLS_BY_FEXIT && (wanted) ? handler(native_call(ctx), ctx->ret) : 0; \
+}

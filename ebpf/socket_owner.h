@@ -60,19 +60,7 @@ static __always_inline int change_owner(struct sock *sk, int old, int new, int b
 	return 0;
 }
 
-#ifdef PREEMPTIBLE
-int tp__sock__inet_sock_set_state(struct { u64 common, sk; s32 old, new; } *ctx)
-#else
-int raw_tp__inet_sock_set_state(struct { u64 sk, old, new; } *ctx)
-#endif
-{
-	return change_owner((void *)ctx->sk, ctx->old, ctx->new, 0);
-}
-
-int raw_tp__inet_sock_set_state__backup(struct { u64 sk, old, new; } *ctx)
-{
-	return change_owner((void *)ctx->sk, ctx->old, ctx->new, 1);
-}
+PAIR(sock, inet_sock_set_state, 1, change_owner, (void *)ctx->sk, ctx->old, ctx->new)
 
 int raw_tp__tcp_destroy_sock__owner(struct { u64 sk; } *ctx)
 {
@@ -90,25 +78,11 @@ static __always_inline int store_accepted(s64 ret)
 	return 0;
 }
 
-CALL_END(accept, store_accepted)
-CALL_END(accept4, store_accepted)
-#ifndef CALLS_BY_FEXIT
-#ifdef PREEMPTIBLE
-int tp__raw_syscalls__sys_exit(struct exit_args *ctx)
+static __always_inline int store_accepted_of(s32 number, s64 ret)
 {
-	s32 call = native_call(ctx);
-
-	return call == NR_ACCEPT || call == NR_ACCEPT4 ? store_accepted(ctx->ret) : 0;
-}
-#else
-int tp__syscalls__sys_exit_accept(struct exit_args *ctx)
-{
-	return store_accepted(ctx->ret);
+	return number == NR_ACCEPT || number == NR_ACCEPT4 ? store_accepted(ret) : 0;
 }
 
-int tp__syscalls__sys_exit_accept4(struct exit_args *ctx)
-{
-	return store_accepted(ctx->ret);
-}
-#endif
-#endif
+CALL_END(accept, 1, store_accepted)
+CALL_END(accept4, 1, store_accepted)
+ALL_CALLS_END(1, store_accepted_of)

@@ -2,46 +2,31 @@
 /* The records and maps of tcp.c, and what is read from a socket. */
 #include "ig.h"
 #include "recursion.h"
-#include "device.h"
+#include "address.h"
 
-OPTION(FAILURE_ONLY, 0)
-OPTION(FILTER_PORT, ANY)
-OPTION(LATENCY, 0)
-OPTION(MIN_LATENCY, 0)
-OPTION(TRACE_DESCRIPTORS, 0)
+OPTION(TRACE_CONNECT, 0)	/* which events are reported */
+OPTION(TRACE_ACCEPT, 0)
+OPTION(TRACE_CLOSE, 0)
+OPTION(CONNECT_ONLY, 0)
+OPTION(ACCEPT_ONLY, 0)
+OPTION(TRACE_DESCRIPTORS, 0)	/* also of connects */
+OPTION(FAILURE_ONLY, 0)		/* only attempts that did not succeed */
+OPTION(LATENCY, 0)		/* a connect is reported when it has ended, not already when a SYN goes unanswered */
+OPTION(MIN_LATENCY, 0)		/* ns; connects that ended sooner are not reported */
+OPTION(FILTER_PORT, ANY)	/* destination port */
+#define CONNECTS (TRACE_CONNECT && !ACCEPT_ONLY)
+#define ACCEPTS (TRACE_ACCEPT && !CONNECT_ONLY)
+#define CLOSES (TRACE_CLOSE && !CONNECT_ONLY && !ACCEPT_ONLY && !FAILURE_ONLY)
 
 #define SS_UNCONNECTED 1
 #define SO_EE_ORIGIN_ICMP 2
 #define SOCK_BINDPORT_LOCK 8
 #define TCP_CA_LOSS 4
-#define EFAULT 14
-#define EEXIST 17
-#define EINTR 4
-#define EAGAIN 11
-#define EACCES 13
-#define ENONET 64
-#define ENOPROTOOPT 92
-#define EADDRNOTAVAIL 99
-#define ENETUNREACH 101
-#define ECONNABORTED 103
-#define ECONNRESET 104
-#define ETIMEDOUT 110
-#define ECONNREFUSED 111
-#define EHOSTDOWN 112
-#define EHOSTUNREACH 113
-#define EINPROGRESS 115
-#define ERESTARTSYS 512 /* this and what follows never leaves the kernel */
-
-#if defined(CONNECT_ONLY) || FAILURE_ONLY
-#undef TRACE_CLOSE
-#endif
-#ifdef CONNECT_ONLY
-#undef TRACE_ACCEPT
-#endif
-#ifdef ACCEPT_ONLY
-#undef TRACE_CONNECT
-#undef TRACE_CLOSE
-#endif
+enum {
+	EINTR = 4, EAGAIN = 11, EACCES = 13, EFAULT = 14, EEXIST = 17, ENONET = 64, ENOPROTOOPT = 92, EADDRNOTAVAIL = 99,
+	ENETUNREACH = 101, ECONNABORTED = 103, ECONNRESET = 104, ETIMEDOUT = 110, ECONNREFUSED = 111, EHOSTDOWN = 112,
+	EHOSTUNREACH = 113, EINPROGRESS = 115, ERESTARTSYS = 512 /* this and what follows never leaves the kernel */
+};
 
 KERNEL_STRUCT(tcp_sock, bytes_sent, bytes_retrans, bytes_received, write_seq, snd_nxt, tcp_wstamp_ns, repair, is_mptcp)
 KERNEL_STRUCT(sock, sk_err_soft, sk_error_queue, sk_userlocks, sk_dst_cache, sk_uid)
@@ -109,11 +94,7 @@ struct tracked {
 	u64 state;		/* enum socket_state */
 };
 
-#ifdef TRACE_CLOSE
-BPF_HASH(sockets, struct sock *, struct tracked, 131072);
-#else
-BPF_HASH(sockets, struct sock *, struct tracked, 65536);
-#endif
+BPF_HASH(sockets, struct sock *, struct tracked, CLOSES ? 131072 : 65536);
 /* Sockets whose attempt failed, and their inode's number: connect() has yet to return why. */
 BPF_TABLE("lru_hash", u64, u64, failed, 65536);
 
@@ -179,36 +160,33 @@ static __always_inline int is_tcp(struct sock *sk)
 
 #ifdef HAVE_mptcp_sock_first
 /* The MPTCP socket whose data a TCP socket carries, NULL if it carries its own. */
-static __always_inline struct mptcp_sock *mptcp_of(struct tcp_sock *tcp)
+static __always_inline struct mptcp_sock *mptcp_of(struct sock *sk)
 {
 	struct mptcp_subflow_context *context;
 
-	if (!READ(tcp, is_mptcp))
+	if (!READ((struct tcp_sock *)sk, is_mptcp))
 		return NULL;
-	context = (void *)READ((struct inet_connection_sock *)tcp, icsk_ulp_data);
+	context = (void *)READ((struct inet_connection_sock *)sk, icsk_ulp_data);
 	return (void *)READ(context, conn);
 }
+#define FIRST_SUBFLOW(mptcp) ((struct sock *)READ((struct mptcp_sock *)(mptcp), first))
+#else
+#define mptcp_of(sk) NULL
+#define FIRST_SUBFLOW(mptcp) NULL
 #endif
 
 /* The TCP socket of a connection: that of an MPTCP one is its first subflow's, NULL if that is gone. */
 static __always_inline struct sock *connection_of(struct sock *sk)
 {
-#ifdef HAVE_mptcp_sock_first
-	if (READ(sk, sk_protocol) == IPPROTO_MPTCP)
-		return (void *)READ((struct mptcp_sock *)sk, first);
-#endif
-	return sk;
+	return READ(sk, sk_protocol) == IPPROTO_MPTCP ? FIRST_SUBFLOW(sk) : sk;
 }
 
 /* Whether it is one more subflow of an MPTCP connection, which is none of its own. */
 static __always_inline int is_later_subflow(struct sock *sk)
 {
-#ifdef HAVE_mptcp_sock_first
-	struct mptcp_sock *mptcp = mptcp_of((struct tcp_sock *)sk);
+	struct mptcp_sock *mptcp = mptcp_of(sk);
 
-	return mptcp && (struct sock *)READ(mptcp, first) != sk;
-#endif
-	return 0;
+	return mptcp && FIRST_SUBFLOW(mptcp) != sk;
 }
 
 static __always_inline int port_wanted(u16 port)

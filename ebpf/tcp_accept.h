@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Accepted connections; with FAILURE_ONLY, accepts that failed. */
-#ifdef TRACE_ACCEPT
 static __always_inline int left_accept(s64 ret)
 {
 	struct tracked tracked = { .event = { .type = ACCEPT, .outcome = DONE, .accept_fd = -1 } };
@@ -28,7 +27,8 @@ static __always_inline int left_accept(s64 ret)
 	if (!is_tcp(socket.sk))
 		return 0;
 	if (!current_wanted(&cgroup)) {
-		ignore_accepted(connection_of(socket.sk));
+		if (CLOSES)
+			ignore_accepted(connection_of(socket.sk));
 		return 0;
 	}
 	read_ends(event, socket.sk);
@@ -37,21 +37,7 @@ static __always_inline int left_accept(s64 ret)
 	read_owner(&event->owner, cgroup);
 	event->timestamp = bpf_ktime_get_ns();
 	submit(event);
-	set_owner(connection_of(socket.sk), &tracked);
+	if (CLOSES)
+		set_owner(connection_of(socket.sk), &tracked);
 	return 0;
 }
-
-CALL_END(accept, left_accept)
-CALL_END(accept4, left_accept)
-#ifndef PREEMPTIBLE
-int tp__syscalls__sys_exit_accept(struct exit_args *ctx)
-{
-	return left_accept(ctx->ret);
-}
-
-int tp__syscalls__sys_exit_accept4(struct exit_args *ctx)
-{
-	return left_accept(ctx->ret);
-}
-#endif
-#endif

@@ -19,31 +19,18 @@
  * A socket's changes of state come one after the other, under its lock; accept() may return meanwhile, on
  * another processor. It never changes an entry: the first of the two makes it, complete.
  */
-#ifndef TRACE_CLOSE
-#define ignore_connection(sk)
-#define ignore_local_port(sk)
-#define ignore_accepted(sk)
-#define set_owner(sk, accepted)
-#define NO_ROOM LOST_ATTEMPTS
-#else
-#define NO_ROOM LOST_CONNECTIONS
-
-#ifdef TRACE_CONNECT
 static __always_inline void finish_attempt(struct sock *sk, struct event *event, u8 outcome, u32 error, int time_unknown);
-#else
-#define finish_attempt(sk, event, outcome, error, time_unknown)
-#endif
 
 /*
  * The sockets that listeners of this host made last, by a hash of their address, until they are accepted or end: one of
  * them that has no entry is about to be returned by accept(), or was by one that is not seen.
  */
-BPF_ARRAY(created, u64, 65536);
+BPF_ARRAY(created, u64, CLOSES ? 65536 : 1);
 /*
  * Sockets of which no close is to be reported, although their own cgroup and user would say otherwise: a process
  * that the filters exclude uses them. They take no room from others; one that is evicted costs a line too many.
  */
-BPF_TABLE("lru_hash", u64, u8, ignored, 32768);
+BPF_TABLE("lru_hash", u64, u8, ignored, CLOSES ? 32768 : 1);
 
 static __always_inline u64 *created_slot(struct sock *sk)
 {
@@ -145,7 +132,7 @@ static __always_inline void read_end(struct event *event, struct sock *sk, int o
 	else
 		event->sent += unsent(tcp, old == new);
 #ifdef HAVE_mptcp_sock_bytes_sent
-	struct mptcp_sock *mptcp = mptcp_of(tcp);
+	struct mptcp_sock *mptcp = mptcp_of(sk);
 
 	if (mptcp) {
 		event->sent = READ(mptcp, bytes_sent);
@@ -344,21 +331,3 @@ static __always_inline int forget_connection(struct sock *sk, int backup)
 	untrack(sk);
 	return 0;
 }
-
-struct destruction { struct sock *sk; };
-struct destruction_args { u64 common; struct sock *sk; };
-
-#ifdef PREEMPTIBLE
-int tp__tcp__tcp_destroy_sock(struct destruction_args *ctx)
-#else
-int raw_tp__tcp_destroy_sock(struct destruction *ctx)
-#endif
-{
-	return forget_connection(ctx->sk, 0);
-}
-
-int raw_tp__tcp_destroy_sock__backup(struct destruction *ctx)
-{
-	return forget_connection(ctx->sk, 1);
-}
-#endif

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Attempts to connect, from the SYN, or the call that never got so far, to their outcome. */
-#ifdef TRACE_CONNECT
 /*
  * CLOSE -> SYN_SENT, in the caller's context; the local port is not chosen yet.
  * What there is no room for is counted by the primary, also if its backup finds room.
@@ -11,10 +10,11 @@ static __always_inline void begin_attempt(struct sock *sk, int backup)
 	struct event *event = &tracked.event;
 	u64 cgroup;
 
-	if (READ(sk, sk_protocol) != IPPROTO_TCP || is_later_subflow(sk))
+	if ((backup && attempt_of(sk)) || READ(sk, sk_protocol) != IPPROTO_TCP || is_later_subflow(sk))
 		return;
 	if (!current_wanted(&cgroup)) {
-		ignore_connection(sk);
+		if (CLOSES)
+			ignore_connection(sk);
 		return;
 	}
 	read_socket(event, &sk->__sk_common);
@@ -29,7 +29,7 @@ static __always_inline void begin_attempt(struct sock *sk, int backup)
 	}
 	event->timestamp = bpf_ktime_get_ns();
 	if (track(sk, &tracked) && !backup)
-		count_lost(NO_ROOM);
+		count_lost(CLOSES ? LOST_CONNECTIONS : LOST_ATTEMPTS);
 }
 
 /*
@@ -69,23 +69,20 @@ static __always_inline u32 unreported_error(struct sock *sk, struct event *event
 
 	if (!error)
 		error = READ(sk, sk_err_soft);
-#ifndef HAVE_tracepoint_inet_sk_error_report
-	if (!error)
+	if (!HAVE_tracepoint_inet_sk_error_report && !error)
 		error = queued_error(sk);
-#endif
 	if (!error && !READ(sk, sk_dst_cache))
 		error = ENETUNREACH; /* none was found when the SYN was to be sent again: inet_sk_rebuild_header() */
 	return error;
 }
 
-#ifdef HAVE_tracepoint_inet_sk_error_report
 /* When an ICMP error comes, which IPv4 keeps for the caller, ending the attempt or not. */
 int raw_tp__inet_sk_error_report(struct { u64 sk; } *ctx)
 {
 	struct sock *sk = (void *)ctx->sk;
 	struct event *event;
 
-	if (READ(sk, __sk_common.skc_state) != SYN_SENT)
+	if (!CONNECTS || !HAVE_tracepoint_inet_sk_error_report || READ(sk, __sk_common.skc_state) != SYN_SENT)
 		return 0;
 	event = attempt_of(sk);
 	if (!event)
@@ -95,7 +92,6 @@ int raw_tp__inet_sk_error_report(struct { u64 sk; } *ctx)
 		event->latency = bpf_ktime_get_ns() - syn_sent(sk, event);
 	return 0;
 }
-#endif
 
 /* How long the answer took, 0 if there was none or it is unknown. */
 static __always_inline u64 latency_of(struct sock *sk, struct event *event, u8 outcome, u64 elapsed)
@@ -177,13 +173,10 @@ static __always_inline void note_failure(struct sock *sk, u32 error)
 /* The attempt is over, and was reported; the connection is tracked on, if there is one. */
 static __always_inline void end_tracking(struct sock *sk, struct event *event, int connected)
 {
-#ifdef TRACE_CLOSE
-	if (connected) {
+	if (CLOSES && connected)
 		become_connection(event);
-		return;
-	}
-#endif
-	untrack(sk);
+	else
+		untrack(sk);
 }
 
 static __always_inline void end_attempt(struct sock *sk, int new)
@@ -208,7 +201,7 @@ static __always_inline void end_attempt(struct sock *sk, int new)
 		}
 	}
 	if (!event) {
-		if (new != CLOSED)
+		if (CLOSES && new != CLOSED)
 			ignore_local_port(sk);
 		return;
 	}
@@ -217,44 +210,36 @@ static __always_inline void end_attempt(struct sock *sk, int new)
 }
 
 /* What has become of an attempt: the kernel may have let no program see it. */
-static __always_inline void recheck_attempt(struct sock *sk)
+static __always_inline int recheck_attempt(struct sock *sk)
 {
 	struct event *event = attempt_of(sk);
 	u8 state = READ(sk, __sk_common.skc_state);
 	u32 error = READ(sk, sk_err);
 
 	if (!event || state == SYN_SENT || state == SYN_RECV)
-		return;
+		return 0;
 	if (NTOHS(READ(sk, __sk_common.skc_dport)) != event->dport || (state == CLOSED && !error)) {
 		count_lost(LOST_ANSWERS); /* another socket by now, or its caller has got the error */
 		untrack(sk);
-		return;
+		return 0;
 	}
 	finish_attempt(sk, event, state == CLOSED ? outcome_of(error) : DONE, error, 1);
 	end_tracking(sk, event, state != CLOSED);
+	return 0;
 }
 
-struct asked { u16 family, port; u32 v4; u8 v6[16]; u32 zone; }; /* the beginning of sockaddr_in and sockaddr_in6 */
-
 /*
- * What connect() was called with, now that it has failed. Another thread may have written there meanwhile. But
- * where no route was found, the kernel has left in the socket what it looked for: tcp_v4_connect(), and, the port
- * excepted, tcp_v6_connect().
+ * Another thread may have written meanwhile where connect() read the address. But where no route was found, the
+ * kernel has left in the socket what it looked for: tcp_v4_connect(), and, the port excepted, tcp_v6_connect().
  */
-static __always_inline void read_asked(struct asked *asked, struct sock *sk, u64 address, u32 error)
+static __always_inline void read_route(struct asked *asked, struct sock *sk)
 {
 	struct flowi4 *route = (void *)&((struct inet_sock *)sk)->cork.fl;
-	int no_route = error == ENETUNREACH || error == EHOSTUNREACH;
 	struct halves v6;
 	u16 port;
 
-	bpf_probe_read_user(asked, 8, (void *)address);
-	if (asked->family == AF_INET6)
-		bpf_probe_read_user(asked->v6, 20, (void *)address + 8);
-	if (!no_route)
-		return;
-	bpf_probe_read_kernel(&v6, sizeof(v6), &sk->__sk_common.skc_v6_daddr);
-	if (asked->family == AF_INET6 && !is_mapped(asked->v6)) {
+	if (asked->family == AF_INET6) {
+		bpf_probe_read_kernel(&v6, sizeof(v6), &sk->__sk_common.skc_v6_daddr);
 		if (v6.half[0] || v6.half[1])
 			*(struct halves *)asked->v6 = v6;
 		return;
@@ -263,10 +248,7 @@ static __always_inline void read_asked(struct asked *asked, struct sock *sk, u64
 	if (!port)
 		return;
 	asked->port = port;
-	if (asked->family == AF_INET6)
-		*(u32 *)(asked->v6 + 12) = READ(route, daddr);
-	else
-		asked->v4 = READ(route, daddr);
+	asked->v4 = READ(route, daddr);
 }
 
 /* connect() failed and no SYN was ever sent: all there is, is what it was called with. */
@@ -279,18 +261,16 @@ static __always_inline void failed_call(struct sock *sk, struct call *call, u32 
 	if (!current_wanted(&cgroup))
 		return;
 	read_ends(&event, sk);
-	read_asked(&asked, sk, call->address, error);
+	read_asked(&asked, call->address);
 	if (!asked.family && error != EFAULT)
 		return; /* AF_UNSPEC: asked to disconnect */
+	if (error == ENETUNREACH || error == EHOSTUNREACH)
+		read_route(&asked, sk);
 	event.dport = NTOHS(asked.port);
 	if (!port_wanted(event.dport))
 		return;
 	__builtin_memset(event.daddr, 0, 16);
-	event.version = asked.family == AF_INET6 && !is_mapped(asked.v6) ? 6 : 4;
-	if (event.version == 6)
-		__builtin_memcpy(event.daddr, asked.v6, 16);
-	else
-		__builtin_memcpy(event.daddr, asked.family == AF_INET6 ? (void *)(asked.v6 + 12) : &asked.v4, 4);
+	event.version = set_address(event.daddr, asked.family, &asked.v4, asked.v6);
 	if (event.version == 6 && is_link_local(event.daddr) && asked.zone)
 		read_device(event.zone, (void *)READ(sk, __sk_common.skc_net.net), asked.zone);
 	read_owner(&event.owner, cgroup);
@@ -331,14 +311,6 @@ static __always_inline int left_connect(s64 ret)
 	return 0;
 }
 
-CALL_END(connect, left_connect)
-#ifndef PREEMPTIBLE
-int tp__syscalls__sys_exit_connect(struct exit_args *ctx)
-{
-	return left_connect(ctx->ret);
-}
-#endif
-
 /*
  * Nothing has answered a SYN in time, and it is repeated, if it can be sent. An ICMP error that came is an answer,
  * of which the caller does not know yet.
@@ -367,20 +339,21 @@ static __always_inline void repeat_syn(struct sock *sk, int before)
 		event->outcome = UNANSWERED;
 }
 
-#ifdef HAVE_tracepoint_tcp_cong_state_set
 /* tcp_retransmit_timer() calls tcp_enter_loss() first. */
 int raw_tp__tcp_cong_state_set(struct { u64 sk, state; } *ctx)
 {
-	if ((u8)ctx->state == TCP_CA_LOSS)
+	if (CONNECTS && HAVE_tracepoint_tcp_cong_state_set && (u8)ctx->state == TCP_CA_LOSS)
 		repeat_syn((void *)ctx->sk, 1);
 	return 0;
 }
-/* That one came in 5.19 (15fcdf6ae116 "tcp: Add tracepoint for tcp_set_ca_state"); this is called after a SYN was sent, so not for those that this host drops. */
-#else /* older kernels */
+
+/*
+ * Before that one came in 5.19 (15fcdf6ae116 "tcp: Add tracepoint for tcp_set_ca_state"). This is called after a SYN
+ * was sent, so not for those that this host drops.
+ */
 int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
 {
-	repeat_syn((void *)ctx->sk, 0);
+	if (CONNECTS && !HAVE_tracepoint_tcp_cong_state_set)
+		repeat_syn((void *)ctx->sk, 0);
 	return 0;
 }
-#endif
-#endif /* TRACE_CONNECT */

@@ -4,7 +4,7 @@
  * socket's cgroup, in which it was made; of a SYN-ACK it is the listener's.
  */
 #include "ig.h"
-#include "device.h"
+#include "address.h"
 
 OPTION(FILTER_PORT, ANY)	/* only connections with this port at the far end */
 

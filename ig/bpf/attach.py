@@ -32,14 +32,13 @@ _DECIDE = "decide"  # called by user space, see ig.h
 _CALL_PREFIX = "__x64_" if platform.machine() == "x86_64" else "__arm64_"
 _INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn
 _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2
+_RETURN_0 = _INSTRUCTION.pack(0xB7, 0, 0, 0) + _INSTRUCTION.pack(0x95, 0, 0, 0)
 _PREEMPTED = "init_srcu_struct_fast"
 """A function of the kernels whose tracepoints may be preempted: since 7.0 (a46023d5616e "tracing:
 Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast"), which needs it."""
-_FUNCTION = re.compile(
-    r"(?<!^#ifdef PREEMPTIBLE\n)(?<!^#else /\* older kernels \*/\n)"
-    r"^int ((?:(?:raw_)?tp|cgroup(?:_skb)?)__(?:(?!__backup)\w)+)\(",
-    re.M,
-)
+_FUNCTION = re.compile(r"^int ((?:(?:raw_)?tp|cgroup(?:_skb)?)__\w+)\((?!.* \\$)", re.M)
+_PAIR = re.compile(r"^PAIR\(\w+, (\w+)", re.M)
+_CALL_END = re.compile(r"^CALL_END\((\w+)", re.M)
 _OPTION = re.compile(r"^OPTION\((\w+), ([-\w]+)\)", re.M)
 _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
 _BINDINGS = "/usr/lib*/python3*/*-packages/bcc/libbcc.py"
@@ -55,7 +54,10 @@ def usual_tracepoints(program: str) -> list[str]:
 
     EVENT is a raw tracepoint, CATEGORY:EVENT another, cgroup_skb/PLACE one of cgroups.
     """
-    return sorted({_tracepoint(name) for name in _FUNCTION.findall(c_text.read(program))})
+    text = c_text.read(program)
+    calls = {f"syscalls:sys_exit_{name}" for name in _CALL_END.findall(text)}
+    others = {_tracepoint(name) for name in _FUNCTION.findall(text)}
+    return sorted({*others, *_PAIR.findall(text), *calls})
 
 
 def import_bcc() -> Any:
@@ -112,7 +114,7 @@ def load(
     preemptible = "PREEMPTIBLE" in defines or btf.find_id(_PREEMPTED, FUNCTION) > 0
     # Where perf_event_open() is refused, pairs of raw ones see most.
     ways = [["PREEMPTIBLE"]] if preemptible else []
-    if preemptible and "#define KERNEL_FUNCTION_bpf_preempt_disable " in declarations:
+    if preemptible and btf.find_id("bpf_preempt_disable", FUNCTION):
         ways.insert(0, ["PREEMPTIBLE", "CALLS_BY_FEXIT"])
     for way in ways:
         macros = {**defaults, **dict.fromkeys(way, 1), **defines}
@@ -213,6 +215,7 @@ def _attach(
 def _hooks(program: Any) -> list[tuple[str, str]]:
     """Return each function that is to be attached, and where; backups come last.
 
+    One that the options leave nothing to do is not: see ig.h.
     Raises IgError for a function whose name says no hook.
     """
     from bcc.libbcc import lib
@@ -230,7 +233,11 @@ def _hooks(program: Any) -> list[tuple[str, str]]:
             f"{', '.join(hook.replace('/', '__') for hook in cgroup_hooks.HOOKS)}.",
             "Rename it, or make it static __always_inline.",
         )
-    return found
+    return [
+        (name, hook)
+        for name, hook in found
+        if hook in cgroup_hooks.HOOKS or _instructions(program, name) != _RETURN_0
+    ]
 
 
 def _tracepoint(function: str) -> str:

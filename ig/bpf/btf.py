@@ -190,14 +190,14 @@ class Btf:
         for name, *values in _requests(_ENUM_REQUEST, program):
             lines += self._declare_enum(name, values)
         for names in _requests(_TRACEPOINT_REQUEST, program):
-            present = [name for name in names if self.find_id(f"btf_trace_{name}", TYPEDEF)]
-            lines += [f"#define HAVE_tracepoint_{name} 1" for name in present]
+            for name in names:
+                present = self.find_id(f"btf_trace_{name}", TYPEDEF) > 0
+                lines.append(f"#define HAVE_tracepoint_{name} {present:d}")
         for names in _requests(_FUNCTION_REQUEST, program):
             ids = {name: self.find_id(name, FUNCTION) for name in names}
             lines += [
-                f"#define KERNEL_FUNCTION_{name} {KERNEL_CALL | number}"
+                f"#define KERNEL_FUNCTION_{name} {KERNEL_CALL | number if number else 0}"
                 for name, number in ids.items()
-                if number
             ]
         return "\n".join(lines) + "\n"
 
