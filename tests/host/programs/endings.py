@@ -62,8 +62,8 @@ class Pair:
 
 def answered_after_half_close(pair: Pair) -> None:
     pair.send("client", 11)
-    pair.mark("half-closed")
     pair.client.shutdown(socket.SHUT_WR)
+    pair.mark("half-closed")
     assert pair.server.recv(1) == b""
     pair.send("server", MANY)
     pair.mark("sent")
