@@ -52,6 +52,8 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
     with closing(index), contextlib.closing(loading), recorded as recorders:
         compat = compat_processes()  # while it has the privilege to see them
         give_up_privileges(index, options, (Capability.CAP_BPF,))
+        if not chosen.choosy:
+            index.batch()
         index.start()
         with _source(loading, index, gadget.keep_counts) as source:
             if compat:

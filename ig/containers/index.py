@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from ig.container import HOST, Change, Container, Runtime
+from ig.container import HOST, Batching, Change, Container, Runtime
 from ig.containers import sources
 from ig.containers.lookup import Lookup, Strays, has_own_cgroup
 from ig.containers.sources import ROOT
@@ -18,6 +18,8 @@ from ig.kernel.processes import Path
 
 SHUTDOWN_TIMEOUT = 1.0
 """Seconds that the threads are given to end; they are daemons and hold nothing that outlives us."""
+CATCH_UP = 0.02
+"""Seconds that a trace waits for changes that were not read yet."""
 _STRAYING = frozenset(("podman",))
 """The runtimes that start containers without a cgroup of their own, if asked."""
 
@@ -66,6 +68,7 @@ class Index:
         registries = {ROOT: Registry(list(self._sources))}
         self._lookup = Lookup(self._sources, registries, everybody, everybody, self._detailer.ask)
         self._detailed = detailed
+        self._batching: tuple[Batching, ...] = ()
         self._seeking = False
         """Whether a first process was asked for, since it may be in no cgroup of its own."""
         if detailed:
@@ -179,6 +182,26 @@ class Index:
         """
         return self._lookup.find(path, trusted)
 
+    def batch(self) -> None:
+        """Have changes read in batches while they keep coming, and all there are by `catch_up`.
+
+        Not those of runtimes that start containers without a cgroup of their own: the events of
+        these may be dropped until their start is known.
+        """
+        self._batching = tuple(
+            each
+            for each in self._sources.values()
+            if isinstance(each, Batching) and each.name not in _STRAYING
+        )
+
+    def catch_up(self) -> None:
+        """Apply what runtimes have reported so far, if that takes no longer than a moment."""
+        ends = time.monotonic() + CATCH_UP
+        read = [each.catch_up(CATCH_UP) for each in self._batching]
+        if any(read):
+            with self._changed:
+                self._changed.wait_for(lambda: not self._detailer.busy, ends - time.monotonic())
+
     def containers(self, stopped: bool = False, sandboxes: bool = False) -> list[Container]:
         """Return the containers that run now; stopped ones and pods' sandboxes if asked."""
         return [
@@ -281,6 +304,9 @@ class Index:
                 self._users[source] = user
             self._registries[user].begin(source)
             self._publish(changes)
+        runtime = self._sources[source]
+        if isinstance(runtime, Batching) and runtime in self._batching:
+            runtime.batch(user == ROOT)  # a user's may run containers in the user's own cgroup
 
     def apply(self, source: str, change: Change) -> None:
         """Apply a change that a runtime reported."""

@@ -116,6 +116,11 @@ class Selection:
             or self.host_only
         )
 
+    @property
+    def choosy(self) -> bool:
+        """Whether a container is wanted for its name, pod or labels: a change may alter that."""
+        return bool(self.names or self.pods or self.namespaces or self.labels)
+
     def wants(self, container: Container) -> bool:
         """Say whether events of the container, or of the host if it is HOST, are wanted."""
         if container is HOST or not container.id:
@@ -157,8 +162,7 @@ def select(
         host=host,
         host_only=host_only,
     )
-    choosy = selection.names or selection.pods or selection.namespaces or selection.labels
-    if host_only and choosy:
+    if host_only and selection.choosy:
         raise UsageError(
             "--host-only cannot be combined with a choice of containers.",
             remedy="Use --host to include processes of the host.",

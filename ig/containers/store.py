@@ -192,7 +192,7 @@ class Registry:
             # An id such as `system.slice` without a scope would claim a cgroup of the host's.
             return []
         if change.kind == "removed":
-            return self._remove(runtime, key)
+            return self._remove(runtime, key, container.addressed)
         if change.kind in ("updated", "detailed") and key not in told:
             return []
         container = _merge_details(told.get(key), container, change.kind)
@@ -203,17 +203,18 @@ class Registry:
             changes += self._remove(runtime, next(iter(told)))
         return changes
 
-    def _remove(self, runtime: str, key: Key) -> list[Change]:
+    def _remove(self, runtime: str, key: Key, moment: int = 0) -> list[Change]:
+        """Remove what a runtime reported, at the `moment` that it says; 0 if it says none."""
         self._unconfirmed[runtime].discard(key)
         if self._told[runtime].pop(key, None) is None:
             return []
-        return self._merged(key, "removed")
+        return self._merged(key, "removed", moment)
 
-    def _merged(self, key: Key, kind: str) -> list[Change]:
+    def _merged(self, key: Key, kind: str, moment: int = 0) -> list[Change]:
         tellings = [told[key] for told in self._told.values() if key in told]
         before = self._known.get(key)
         if not tellings:
-            return [Change("removed", self._mark_removed(key, before))] if before else []
+            return [Change("removed", self._mark_removed(key, before, moment))] if before else []
         # Docker's containers are containerd's too, where they have no name.
         now = next((each for each in tellings if each.named), tellings[0])
         if not now.cgroups:
@@ -227,8 +228,9 @@ class Registry:
             kind = "updated"
         return [Change(kind, now)]
 
-    def _mark_removed(self, key: Key, container: Container) -> Container:
-        removed = container.copy(running=False, mntns=0)
+    def _mark_removed(self, key: Key, container: Container, moment: int) -> Container:
+        addressed = moment if container.running and moment else container.addressed
+        removed = container.copy(running=False, mntns=0, addressed=addressed)
         # First the new place, then the old one: a reader must find it in either.
         self._removed[key] = removed
         self._removed.move_to_end(key)

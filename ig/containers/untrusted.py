@@ -21,6 +21,8 @@ def text(value: object, limit: int = NAME_LENGTH) -> str:
     """Return a string of at most `limit` characters that can be encoded, else ""."""
     if not isinstance(value, str):
         return ""
+    if value.isascii():
+        return value[:limit]
     # JSON may smuggle in half a surrogate pair, which no output could encode.
     return value[:limit].encode("utf-8", "replace").decode("utf-8")
 

@@ -47,6 +47,9 @@ class Containers(Protocol):
     def stray_pids(self) -> Mapping[int, Container]:
         """Those of the strays whose mount namespace is not known, by their first process."""
 
+    def catch_up(self) -> None:
+        """Apply what the runtimes have reported so far."""
+
     def locate(self, pid: int, mntns: int) -> None:
         """Set the mount namespace of a stray's first process."""
 
@@ -108,6 +111,10 @@ class Attribution:
         self.owners: dict[int, Container] = {0: _nobody(0)}
         """The owner of each known cgroup."""
         containers.subscribe(lambda change: self._changes.append(change.container.id))
+
+    def catch_up(self) -> None:
+        """Have changes of containers read that have come but were not read yet."""
+        self._containers.catch_up()
 
     def update(self, cgroups: Iterable[tuple[int, Paths]]) -> None:
         """Update the states from paths sent by the kernel and changes reported by runtimes."""

@@ -148,7 +148,10 @@ class Pipeline:
             records = [record for record in records if record[0] <= until]
         self._waiting += records
         # After the records: a cgroup's path is sent before its first event.
-        self.attribution.update(self.source.cgroups())
+        cgroups = list(self.source.cgroups())
+        if cgroups or self._waiting or self._held:
+            self.attribution.catch_up()
+        self.attribution.update(cgroups)
         if now - self._stepped > _SUSPENDED:
             self._resumed = now
         self._stepped = now

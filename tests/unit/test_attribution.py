@@ -25,6 +25,7 @@ class Runtimes:
         self.stray_paths: frozenset[tuple[str, ...]] = frozenset()
         self.stray_pids: Mapping[int, Container] = {}
         self.asked: list[tuple[str, ...]] = []
+        self.unread: list[tuple[str, Container]] = []
         self._told: list[Callable[[Change], None]] = []
 
     def find(self, path: Sequence[str], trusted: int | None = None) -> tuple[Container, bool]:
@@ -37,6 +38,10 @@ class Runtimes:
             if identifier:
                 return Container(identifier, identifier[:12], UNKNOWN_RUNTIME), not self.telling
         return HOST, True
+
+    def catch_up(self) -> None:
+        while self.unread:
+            self.tell(*self.unread.pop(0))
 
     def locate(self, pid: int, mntns: int) -> None:
         self.strays = {**self.strays, mntns: self.stray_pids[pid]}

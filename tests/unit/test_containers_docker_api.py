@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import queue
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from ig.containers.store import MOST
 from ig.errors import RuntimeUnavailable
 
 ID = "a" * 64
+BOUND = 5.0
 OK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 Answer = Callable[[socket.socket, str], None]
 
@@ -411,3 +413,75 @@ def test_a_watch_that_waits_for_events_can_be_stopped(serve: Serve) -> None:
 def test_no_socket_is_an_unavailable_engine(tmp_path: Path) -> None:
     with pytest.raises(RuntimeUnavailable, match="no such socket"):
         watched(Engine("docker", str(tmp_path / "none.sock"), ()))
+
+
+class Watch:
+    """An engine's changes, watched in a thread as a trace does; `send` has it report creations."""
+
+    def __init__(self, serve: Serve) -> None:
+        self.names: queue.Queue[str] = queue.Queue()
+        self._streams: queue.Queue[socket.socket] = queue.Queue()
+        self.engine = serve(self._answer)
+        self.engine.batch(True)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+        self._stream = self._streams.get(timeout=BOUND)
+        assert self.names.get(timeout=BOUND) == ""
+
+    def _answer(self, connection: socket.socket, path: str) -> None:
+        running(b"[]")(connection, path)
+        if path == "/events":
+            self._streams.put(connection)
+
+    def _run(self) -> None:
+        for change in self.engine.watch(lambda: False):
+            self.names.put(change.container.name)
+
+    def send(self, *numbers: int) -> None:
+        self._stream.sendall(b"".join(chunk(created(number, 0, 0)) for number in numbers))
+
+    def read(self, count: int) -> list[str]:
+        return [self.names.get(timeout=BOUND) for _ in range(count)]
+
+
+def test_changes_are_read_in_batches_while_they_keep_coming(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_api, "PERIOD", 3600.0)
+    watch = Watch(serve)
+    for number in range(docker_api.PROMPT + 1):
+        watch.send(number)
+        watch.read(1)
+    watch.send(100, 101)
+    watch.send(102)
+    assert watch.engine.catch_up(BOUND)
+    assert watch.names.qsize() == 3
+    assert not watch.engine.catch_up(BOUND)
+    watch.send(103)
+    assert watch.engine.catch_up(BOUND)
+    assert watch.names.qsize() == 4
+    watch.engine.stop()
+    watch.thread.join(BOUND)
+    assert not watch.thread.is_alive()
+
+
+def test_changes_that_keep_coming_are_read_without_anybody_asking(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_api, "PERIOD", 0.1)
+    watch = Watch(serve)
+    for number in range(3 * docker_api.PROMPT):
+        watch.send(number)
+    assert len(watch.read(3 * docker_api.PROMPT)) == 3 * docker_api.PROMPT
+    watch.engine.stop()
+    watch.thread.join(BOUND)
+
+
+def test_end_of_an_engine_that_is_read_in_batches_keeps_nobody_waiting(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_api, "PERIOD", 0.1)
+    engine = serve(running(b"[]", created(1, 0, 0), ends=True))
+    engine.batch(True)
+    assert len(watched_until_end(engine)) == 1
+    assert not engine.catch_up(BOUND)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 
 from ig.container import Container
 from ig.containers import untrusted
-from ig.containers.runtimes.docker_records import parse_event, parse_inspect, parse_list_entry
+from ig.containers.addresses import Endpoints
+from ig.containers.index import Index
+from ig.containers.runtimes.docker_api import Docker
+from ig.containers.runtimes.docker_records import (
+    condensed,
+    parse_event,
+    parse_inspect,
+    parse_list_entry,
+)
 from ig.containers.store import Seen
 
 ID = "a" * 64
@@ -246,3 +255,55 @@ def test_no_record_of_an_engine_breaks_the_reader(record: object, inner: object)
         Container(ID, "web", "docker"),
         {"State": {"Running": True, "Pid": inner, "StartedAt": inner}, "NetworkSettings": networks},
     )
+
+
+LATER = 1_700_000_001_000_000_000
+STEPS = ("create", "connect", "start", "rename", "die", "disconnect", "destroy")
+
+
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from("ab")), max_size=14))
+def test_condensed_events_leave_the_same_containers(steps: list[tuple[str, str]]) -> None:
+    records: list[object] = []
+    for place, (action, digit) in enumerate(steps):
+        if action == "create" and digit in {each for _, each in steps[:place]}:
+            continue  # an id is given once
+        if ("destroy", digit) in steps[:place]:
+            continue
+        identifier = digit * 64
+        renames = [
+            place for place, step in enumerate(steps[: place + 1]) if step == ("rename", digit)
+        ]
+        attributes = {"name": f"{digit}-{renames[-1:]}"}
+        actor = {"ID": identifier, "Attributes": attributes}
+        if action.endswith("connect"):
+            actor = {"ID": "network", "Attributes": {"container": identifier}}
+        kind = "network" if action.endswith("connect") else "container"
+        time = 1_700_000_000_000_000_000 + place
+        records.append({"Type": kind, "Action": action, "Actor": actor, "timeNano": time})
+    assert _after(condensed(records, Seen("docker"))) == _after(records)
+
+
+def _after(records: Sequence[object]) -> tuple[object, ...]:
+    """Return what is known of the containers after some events, and since when they have ended."""
+    index, seen, endpoints = (
+        Index([Docker("/nonexistent")], lambda _: None),
+        Seen("docker"),
+        Endpoints(1, bool, lambda: LATER),
+    )
+    index.subscribe(endpoints.on_change)
+    for record in records:
+        change = parse_event(record, seen)
+        for each in seen.noted(change) if change else ():
+            index.apply("docker", each)
+    paths = [("docker", digit * 64) for digit in "ab"]
+    owners = [index.find(path)[0] for path in paths]
+    held = {key: (each.began, each.ended) for key, each in endpoints._held.items()}
+    names = [(owner.name, owner.running) for owner in owners]
+    return {each.id: each for each in index.containers(stopped=True)}, names, held
+
+
+def test_condensed_events_are_one_for_a_creation_and_its_start_and_for_an_end() -> None:
+    records = [event(action, name="web") for action in ("create", "start", "die", "destroy")]
+    records[2]["timeNano"] = 5
+    kept = condensed(records, Seen("docker"))
+    assert kept == [event("start", name="web"), {**event("destroy", name="web"), "timeNano": 5}]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ig.container import HOST, Change, Container
@@ -377,6 +377,7 @@ def test_a_container_id_needs_sixty_four_hexadecimal_digits() -> None:
     | st.from_regex(r"[A-Za-z:.\\-]{0,140}[0-9a-f]{60,70}(\.scope)?")
 )
 def test_any_name_of_a_cgroup_has_an_id_of_its_own_or_none(name: str) -> None:
+    assume("/" not in name and name not in (".", ".."))  # no names of folders
     found = container_id(name)
     assert found == "" or (len(found) == 64 and found in name and set(found) <= HEXADECIMAL)
     container, _ = Index([], quiet).find(["system.slice", name, "init.scope"])
@@ -465,3 +466,37 @@ def test_an_address_that_was_taken_away_is_a_containers_no_more() -> None:
         _, found = witness.next()
         assert (found.addresses, found.moved) == (addresses, False)
     index.close()
+
+
+class Batched(Script):
+    """A runtime whose changes are read when somebody asks."""
+
+    batches = False
+
+    def batch(self, batches: bool) -> None:
+        self.batches = batches
+
+    def catch_up(self, seconds: float) -> bool:
+        return self.batches and seconds > 0
+
+
+@pytest.mark.parametrize(("name", "batches"), [("docker", True), ("podman", False)])
+def test_batches_are_read_of_runtimes_whose_containers_have_cgroups(
+    name: str, batches: bool
+) -> None:
+    script = Batched(name)
+    index = Index([script], quiet)
+    index.begin(name)
+    assert not script.batches
+    index.batch()
+    index.begin(name)
+    assert script.batches == batches
+    index.catch_up()
+
+
+def test_batches_are_not_read_of_an_ordinary_users_runtime() -> None:
+    script = Batched("docker", "/run/user/4711/docker.sock")
+    index = Index([script], quiet)
+    index.batch()
+    index.begin("docker")
+    assert not script.batches

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -130,6 +131,17 @@ def test_an_event_is_held_until_none_before_it_can_come() -> None:
     trace.path(1, WEB)
     assert trace.step((time.monotonic_ns() + SECOND, 1, 0, 2)) == []
     assert trace.step((ago(0.1), 1, 0, 1)) == ["1,web"]
+
+
+def test_event_has_changes_read_that_were_not_yet() -> None:
+    trace = Trace(WEB)
+    trace.path(2, LATE)
+    trace.runtimes.unread.append(("created", LATE))
+    assert trace.step((ago(0.1), 2, 0, 1)) == ["1,late"]
+    trace.runtimes.unread.append(("renamed", replace(LATE, name="later")))
+    assert trace.step() == []
+    assert trace.runtimes.unread
+    assert trace.step((ago(0.1), 2, 0, 2)) == ["2,later"]
 
 
 def test_only_events_of_the_undecided_cgroup_wait() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import socket as sockets
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -18,6 +20,7 @@ from ig.containers import untrusted
 from ig.containers.runtimes import http_api
 from ig.containers.runtimes.docker_records import (
     MOVES,
+    condensed,
     parse_event,
     parse_inspect,
     parse_list_entry,
@@ -40,6 +43,67 @@ or left out. The list of 1,000 containers with many labels is 4 MB, an event a f
 IDLE_TIMEOUT = 600.0
 """Seconds without events after which the engine is asked anew: it could hang, or have lost us."""
 CHUNK = 65536
+PROMPT = 8
+"""How many times changes are read as they come before they are read in batches."""
+PERIOD = 2.0
+"""Seconds between batches. An engine keeps 1,024 events for a reader that does not read."""
+
+
+class Pace:
+    """When to read changes: as they come; in batches while they keep coming; at once if needed.
+
+    Each time that a thread wakes up to read one change costs more than the change.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._due = 0.0
+        """When changes may be read next; it lies behind by what may be read promptly."""
+        self._resting = False
+        self._needed = False
+        self._working = False
+        """Whether changes are being read and applied."""
+
+    def rest(self) -> None:
+        """Return when the next changes are to be read; those before have been applied."""
+        with self._changed:
+            self._working = False
+            self._resting = True
+            self._changed.notify_all()
+            while not self._needed and (left := self._due - time.monotonic()) > 0:
+                self._changed.wait(left)
+            self._resting = False
+
+    def begin(self) -> None:
+        """Note that changes have been read and are about to be applied."""
+        with self._changed:
+            self._working = True
+            if not self._needed:
+                self._due = max(self._due, time.monotonic() - PROMPT * PERIOD) + PERIOD
+            self._needed = False
+
+    def end(self) -> None:
+        """Note that no changes are read any more."""
+        with self._changed:
+            self._working = self._needed = False
+            self._changed.notify_all()
+
+    def need(self) -> None:
+        """Have changes read at once."""
+        with self._changed:
+            self._needed = True
+            self._changed.notify_all()
+
+    def catch_up(self, stream: sockets.socket | None, seconds: float) -> bool:
+        """Return whether there are changes; wait that long until they are applied."""
+        with self._changed:
+            if not self._working:
+                if not self._resting or stream is None or not http_api.readable(stream):
+                    return False
+                self._needed = self._working = True
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._working, seconds)
+            return True
 
 
 class Engine:
@@ -58,6 +122,17 @@ class Engine:
         self._seen = Seen(runtime)
         self._stream: sockets.socket | None = None
         self._stopped = False
+        self._pace = Pace()
+        self._batches = False
+
+    def batch(self, batches: bool) -> None:
+        """Read changes in batches from now on while they keep coming, or each as it comes."""
+        # What has come over TLS may be in memory already, where no poll sees it.
+        self._batches = batches and self.socket.startswith("/")
+
+    def catch_up(self, seconds: float) -> bool:
+        """Return whether there were changes to read; wait that long until they are applied."""
+        return self._batches and self._pace.catch_up(self._stream, seconds)
 
     def watch(self, stopped: Callable[[], bool]) -> Iterator[Change]:
         """Yield what `Runtime.watch` does; ends after long silence, to be called again."""
@@ -74,6 +149,7 @@ class Engine:
     def stop(self) -> None:
         """Make a blocked `watch` in another thread return soon."""
         self._stopped = True
+        self._pace.need()
         stream = self._stream
         if stream is not None:
             # An error is that it has ended meanwhile. Not TLS's own method, which would have the
@@ -115,15 +191,20 @@ class Engine:
             raise self._unavailable("its list of containers is not a JSON array") from None
 
     def _changes(self, stream: Reply, stopped: Callable[[], bool]) -> Iterator[Change]:
-        for event in self._events(stream):
-            if stopped():
-                return
-            change = parse_event(event, self._seen)
-            if change is not None:
-                yield from self._seen.noted(change)
+        for events in self._events(stream):
+            for event in events:
+                if stopped():
+                    return
+                change = parse_event(event, self._seen)
+                if change is not None:
+                    yield from self._seen.noted(change)
 
-    def _events(self, stream: Reply) -> Iterator[object]:
+    def _events(self, stream: Reply) -> Iterator[Sequence[object]]:
+        """Yield the events as they are read; of a batch, those that make a difference."""
+
         def read() -> bytes:
+            if self._batches and not stream.ready():
+                self._pace.rest()
             try:
                 piece = stream.read1(CHUNK)
             except TimeoutError:
@@ -134,13 +215,19 @@ class Engine:
                 return b""
             if not piece:
                 raise self._unavailable("it closed the event stream")
+            self._pace.begin()
+            while self._batches and len(piece) < CHUNK and stream.ready():
+                piece += stream.read1(CHUNK)
             return piece
 
         try:
-            for line in lines(read, LARGEST_RECORD, LARGEST_ANSWER):
-                yield decoded(line)
+            for batch in lines(read, LARGEST_RECORD, LARGEST_ANSWER):
+                events = list(map(decoded, batch))
+                yield condensed(events, self._seen) if self._batches else events
         except ValueError:
             raise self._unavailable("it sent an event that is not JSON or is too large") from None
+        finally:
+            self._pace.end()
 
     def _answer(self, path: str) -> object:
         """Return what the engine answers to a question, decoded."""
@@ -164,7 +251,7 @@ class Engine:
         try:
             address = http_api.parse(self._address)
         except ValueError as error:
-            raise self._unavailable(reason(error)) from None
+            raise self._unavailable(http_api.reason(error)) from None
         try:
             with http_api.connection(address, self._timeout) as connected:
                 reply = http_api.ask(connected, path, query, silence or self._timeout, within)
@@ -173,7 +260,7 @@ class Engine:
                 self._stream = connected if silence else self._stream
                 yield reply
         except OSError as error:
-            raise self._unavailable(reason(error)) from error
+            raise self._unavailable(http_api.reason(error)) from error
         finally:
             self._stream = None if silence else self._stream
 
@@ -207,16 +294,3 @@ def _read(reply: Reply, most: int) -> bytes:
     while len(body) < most and (piece := reply.read1(min(CHUNK, most - len(body)))):
         body += piece
     return bytes(body)
-
-
-def reason(error: BaseException) -> str:
-    """Return what is at the bottom of an error, in a few printable words."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    if isinstance(error, FileNotFoundError) and error.filename is None:
-        return "no such socket"
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        words = f"{error.filename}: {words}"
-    plain = "".join(each if each.isprintable() else "?" for each in untrusted.text(words, 200))
-    return plain or type(error).__name__

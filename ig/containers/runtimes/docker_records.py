@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ig.container import Change, Container
@@ -87,6 +87,36 @@ def parse_event(record: object, seen: Seen) -> Change | None:
             known.addressed if starts and known.moved else 0 if starts else moment
         )
     return Change(kind, known.copy(**changes))
+
+
+def condensed(records: Sequence[object], seen: Seen) -> list[object]:
+    """Return the records of `/events` without those that the next one of the container repeats.
+
+    A start says all that the creation before it said. A removal stands for the end before it if it
+    is given its time, unless that end is the first that is heard of the container.
+    """
+    kept: list[object] = []
+    latest: dict[str, tuple[int, str]] = {}
+    for record in records:
+        found = untrusted.mapping(record)
+        actor = untrusted.mapping(found.get("Actor"))
+        kind = KINDS.get(untrusted.text(found.get("Action")), "")
+        identifier = untrusted.text(actor.get("ID"))
+        if found.get("Type") == "network":
+            attributes = untrusted.mapping(actor.get("Attributes"))
+            latest.pop(untrusted.text(attributes.get("container")), None)
+        else:
+            place, before = latest.get(identifier, (0, ""))
+            if before == "created" and kind == "started":
+                kept[place] = None
+            elif before == "ended" and kind == "removed":
+                found = {**found, "timeNano": untrusted.mapping(kept[place]).get("timeNano")}
+                kept[place] = None
+            elif kind == "exited" and (before or seen.get(identifier)):
+                kind = "ended"
+            latest[identifier] = len(kept), kind
+        kept.append(found)
+    return [record for record in kept if record]
 
 
 def _moved(found: Mapping[str, Any], seen: Seen) -> Change | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urlsplit
+
+from ig.containers import untrusted
 
 if TYPE_CHECKING:
     import ssl
@@ -153,6 +156,10 @@ class Reply:
             self._left -= len(piece)
         return piece
 
+    def ready(self) -> bool:
+        """Return whether more of the body has come."""
+        return bool(self._buffer.strip()) or readable(self._connected)
+
     def _next_chunk(self) -> None:
         """Read the size of the next chunk, after the line's end behind the one before it."""
         if self._begun and self._line() != b"":
@@ -193,6 +200,26 @@ class Reply:
             self._connected.settimeout(remaining)
             self._waits = remaining
         return self._connected.recv(_PIECE)
+
+
+def readable(connected: socket.socket) -> bool:
+    """Return whether there is something to receive, if only the end."""
+    waiting = select.poll()
+    waiting.register(connected, select.POLLIN)
+    return bool(waiting.poll(0))
+
+
+def reason(error: BaseException) -> str:
+    """Return what is at the bottom of an error, in a few printable words."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return "no such socket"
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        words = f"{error.filename}: {words}"
+    plain = "".join(each if each.isprintable() else "?" for each in untrusted.text(words, 200))
+    return plain or type(error).__name__
 
 
 def certificates() -> Path | None:

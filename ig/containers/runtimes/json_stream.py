@@ -28,8 +28,8 @@ def decoded(body: bytes) -> object:
         raise ValueError("no JSON") from None
 
 
-def lines(read: Callable[[], bytes], largest: int, longest: int) -> Iterator[bytes]:
-    """Yield the lines that are not blank of what `read` returns in pieces, b"" at the end.
+def lines(read: Callable[[], bytes], largest: int, longest: int) -> Iterator[list[bytes]]:
+    """Yield the lines that are not blank of each piece that `read` returns, b"" at the end.
 
     Lines of more than `largest` bytes are left out. Raises ValueError for one of more than
     `longest`; what follows the last line's end is not yielded.
@@ -42,7 +42,7 @@ def lines(read: Callable[[], bytes], largest: int, longest: int) -> Iterator[byt
         whole, ended, rest = piece.rpartition(b"\n")
         if ended:
             pending += whole
-            yield from filter(bytes.strip, bytes(pending).split(b"\n"))
+            yield list(filter(bytes.strip, bytes(pending).split(b"\n")))
             pending = bytearray()
         pending += rest
         if len(pending) > largest:
