@@ -14,7 +14,7 @@ from typer.core import TyperOption
 
 from ig.errors import IgError, UsageError
 from ig.gadget import CompatView, Gadget, Param
-from ig.options import OUTPUT, RUNTIMES, WHOSE, gadget_params, replay_params
+from ig.options import FAMILIES, OUTPUT, RUNTIMES, WHOSE, gadget_params, replay_params
 from ig.output.stream import (
     STDOUT,
     ReaderGone,
@@ -58,6 +58,7 @@ def build(arguments: Sequence[str]) -> Group:
     root.add_command(_list_containers())
     root.add_command(Command("replay", "Show a recording.", replay_params(), _replay))
     root.add_command(_doctor())
+    root.add_command(_explain())
     root.add_command(Command("version", "Print the version.", (), _version))
     for group in (*verbs.values(), run):
         root.add_command(group)
@@ -134,6 +135,24 @@ def _doctor() -> Command:
 
     params = (*RUNTIMES[1:], *(param for param in OUTPUT if param.name == "output"))
     return Command("doctor", "Check whether this host supports tracing.", params, run)
+
+
+def _explain() -> Command:
+    def run(options: dict[str, Any]) -> None:
+        from ig.commands.explain import explain
+
+        if not explain(options):
+            raise typer.Exit(1)
+
+    params = (
+        Param("target", (), "string", "Destination: ADDRESS:PORT, [ADDRESS]:PORT or NAME:PORT."),
+        Param("timeout", ("-t", "--timeout"), "seconds", "Wait so long for an answer: 4s."),
+        *FAMILIES,
+        *(param for param in WHOSE if param.name == "containername"),
+        *RUNTIMES,
+        *(param for param in OUTPUT if param.name in ("output", "keep_privileges")),
+    )
+    return Command("explain", "Connect once, and show the way and why it fails.", params, run)
 
 
 def _version(_: dict[str, Any]) -> None:

@@ -161,6 +161,7 @@ class Param:
 
     name: str
     flags: tuple[str, ...]
+    """Its names; () for an argument."""
     kind: str
     """`flag`, `integer`, `pid`, `uid` (a user's name, too), `count`, `string`, `strings`, `port`,
     `ports` (a list), `seconds`, `interval` (seconds, which may be left out), or `duration` (kept

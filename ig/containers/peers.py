@@ -10,7 +10,7 @@ from ig.container import HOST, Change, Container
 from ig.containers.addresses import LEARNED, Endpoints
 from ig.ends import ADDRESSES
 from ig.gadget import Batch
-from ig.kernel import netns
+from ig.kernel import netns, routes
 from ig.memo import Cache
 
 Key = TypeVar("Key")
@@ -37,7 +37,7 @@ class Peers:
 
     def __init__(self, containers: Containers, host: int = 0) -> None:
         """`host` is the inode of the host's network namespace."""
-        self._endpoints = Endpoints(host or netns.host(), netns.is_on_link)
+        self._endpoints = Endpoints(host or netns.host(), routes.is_on_link)
         containers.subscribe(self._endpoints.on_change)
         for container in containers.containers(sandboxes=True):
             self._endpoints.on_change(Change("exists", container))

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from ig.kernel import monitor
-from ig.kernel.netns import is_on_link
 from ig.kernel.processes import has_address
+from ig.kernel.routes import is_on_link
 
 TRIE = """Main:
   +-- 0.0.0.0/0 3 0 5

@@ -1,0 +1,81 @@
+"""What is asked and what is answered: an attempt to connect, and the cause of its failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SEEN, LIKELY = "seen", "likely"
+"""Confidence: a signal of this very attempt; or what the host looks like at that moment."""
+
+KINDS = {
+    "no-listener": "nothing listens on that port at the far end, which is on this host",
+    "listens-elsewhere": "the port is listened on, but at another address, such as 127.0.0.1",
+    "firewall-drop-in": "a rule of this host drops what arrives or what is forwarded",
+    "firewall-drop-out": "a rule of this host drops what the near end sends",
+    "firewall-reject": "a rule of this host rejects it, by an ICMP error or a reset",
+    "route": "a route refuses the destination, or there is none",
+    "neighbour": "the next hop does not answer ARP or neighbour discovery",
+    "accept-queue-full": "the server does not accept fast enough",
+    "peer-refused": "the far end, not on this host, refused",
+    "local-policy": "a cgroup's BPF program or a security module denied it",
+    "container-paused": "the far end's container is paused",
+    "container-gone": "the address was a container's that has ended",
+    "published-port-without-backend": "the published port's container does not listen",
+    "no-answer": "nothing on this host explains it, and nothing came back",
+}
+"""The kinds of causes, with their meaning."""
+
+ADVICE = {
+    "no-listener": "Start the server, or use the port that it listens on.",
+    "listens-elsewhere": "Let the server listen on 0.0.0.0 or ::, or on the address that is used.",
+    "firewall-drop-in": "Allow this connection before that rule, or remove the rule.",
+    "firewall-drop-out": "Allow this connection before that rule, or remove the rule.",
+    "firewall-reject": "Allow this connection before that rule, or remove the rule.",
+    "route": "Correct the route: `ip route get ADDRESS` in that network namespace shows it.",
+    "neighbour": "Check that the address is in use on that network and that its host is up.",
+    "accept-queue-full": "Find out why the server does not accept; then raise its backlog.",
+    "peer-refused": "Check the service, or the firewall, on the far host.",
+    "local-policy": "Check BPF programs of the cgroup (`bpftool cgroup tree`) and LSM policies.",
+    "container-paused": "Unpause the container.",
+    "container-gone": "Start the container again, or use its new address.",
+    "published-port-without-backend": "Let the server in the container listen on the inner port.",
+    "no-answer": "Check the far host, and the firewalls on the way.",
+}
+"""What to do about each kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt to connect, as it ended or stands."""
+
+    netns: int
+    """The inode of the network namespace that it was made in."""
+    address: str
+    """The destination, in its canonical spelling."""
+    port: int
+    outcome: str
+    """One of the outcomes of events: refused, timed-out, unreachable, failed, unanswered, …"""
+    error: int = 0
+    """The error number (errno), 0 if none."""
+    source: str = ""
+    source_port: int = 0
+    moment: int = 0
+    """When it was made, in ns since the epoch; 0: now."""
+
+    @property
+    def version(self) -> int:
+        """The version of IP, 4 or 6."""
+        return 6 if ":" in self.address else 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why an attempt failed."""
+
+    kind: str
+    """One of KINDS."""
+    where: str
+    """The container, the rule, the interface or the route that it lies with."""
+    detail: str
+    confidence: str
+    """SEEN or LIKELY."""

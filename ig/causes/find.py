@@ -1,0 +1,77 @@
+"""Find why attempts to connect failed, by what this host looks like now.
+
+Ask once a failed attempt, from one thread: a question takes some milliseconds. It enters network
+namespaces in a thread of its own, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from ig.causes.cause import Attempt, Cause
+from ig.causes.evidence import Collector, Counters, Evidence
+from ig.causes.judge import judge
+from ig.causes.places import Places
+from ig.container import Change, Container
+from ig.containers.holdings import FORMER, Identity, identity_of
+from ig.kernel import netns, nftables
+
+_Containers = Callable[[], Iterable[Container]]
+
+
+class Causes:
+    """Finds causes; remembers the addresses of containers that end."""
+
+    def __init__(self, containers: _Containers, host: int = 0) -> None:
+        """`containers` returns those that run now, with details; `host` is as in `Endpoints`."""
+        self._containers = containers
+        self._host = host or netns.host()
+        self._places: Places | None = None
+        self._lock = threading.Lock()
+        self._running: dict[Identity, Container] = {}
+        self._former: OrderedDict[str, Container] = OrderedDict()
+
+    def on_change(self, change: Change) -> None:
+        """Apply a change of a container, from any thread: subscribe it to the index."""
+        container = change.container
+        if change.kind == "synced":
+            return
+        identity = identity_of(container)
+        with self._lock:
+            if change.kind in ("exited", "removed") or not container.running:
+                ended = self._running.pop(identity, None)
+                for address in ended.addresses if ended else ():
+                    self._former[address] = container
+                    self._former.move_to_end(address)
+                while len(self._former) > FORMER:
+                    self._former.popitem(last=False)
+                return
+            self._running[identity] = container
+            for address in container.addresses:
+                self._former.pop(address, None)
+
+    def find(self, attempt: Attempt, before: Counters | None = None) -> Cause | None:
+        """Return why an attempt failed, None where nothing shows it."""
+        return judge(attempt, self.examine(attempt, before))
+
+    def examine(self, attempt: Attempt, before: Counters | None = None) -> Evidence:
+        """Return the evidence about an attempt; `before` is what `counters` returned before it."""
+        if self._places is None or self._places.stale or attempt.netns not in self._known:
+            self._places = Places()
+        collector = Collector(self._places, self._containers(), self._host, self._ended)
+        return collector.collect(attempt, before)
+
+    def counters(self) -> Counters:
+        """Return the packets that each counter of the firewall saw, by network namespace."""
+        self._places = Places()
+        return {each: read.counters() for each, read in self._places.each(nftables.read)}
+
+    @property
+    def _known(self) -> Iterable[int]:
+        return self._places.namespaces if self._places else ()
+
+    def _ended(self, address: str) -> Container | None:
+        with self._lock:
+            return self._former.get(address)

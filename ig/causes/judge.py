@@ -1,0 +1,179 @@
+"""From evidence to a cause: the nearest to the near end first; none where nothing shows it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from ig.causes import firewall
+from ig.causes.cause import LIKELY, SEEN, Attempt, Cause
+from ig.causes.evidence import Evidence, Far, Found
+from ig.kernel.routes import REFUSALS, UNANSWERED
+
+_ERRORS = {
+    "unreachable": errno.EHOSTUNREACH,
+    "prohibit": errno.EACCES,
+    "blackhole": errno.EINVAL,
+    "none": errno.ENETUNREACH,
+}
+"""What connect() fails with at once, by the kind of route."""
+_SILENT = frozenset({"timed-out", "unanswered", "abandoned"})
+_LOST = _SILENT | {"unreachable", "failed"}
+_PORTS = 5  # ports that a detail names
+
+
+def judge(attempt: Attempt, evidence: Evidence) -> Cause | None:
+    """Return why an attempt failed, None where nothing shows it.
+
+    An established one has a cause only where nobody will serve it.
+    """
+    causes = _late(evidence) if attempt.outcome == "established" else _causes(attempt, evidence)
+    return next(causes, None)
+
+
+def _causes(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
+    if attempt.error == errno.EPERM:
+        detail = "connect() was denied (EPERM): by a BPF program of the cgroup, or by an LSM"
+        yield Cause("local-policy", evidence.near, detail, SEEN)
+        return
+    yield from _near_route(attempt, evidence)
+    yield from _firewall(attempt, evidence)
+    yield from _routes_beyond(attempt, evidence)
+    yield from _neighbour(attempt, evidence)
+    if attempt.outcome in ("refused", *_SILENT):
+        yield from _far(attempt, evidence)
+    yield from _nothing_here(attempt, evidence)
+
+
+def _late(evidence: Evidence) -> Iterator[Cause]:
+    if evidence.backend:
+        yield from _backend(evidence.backend)
+    far = evidence.backend or evidence.far
+    if far and far.paused:
+        detail = "the kernel took the connection, but no process runs that would accept it"
+        yield Cause("container-paused", far.owner, detail, LIKELY)
+
+
+def _near_route(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
+    hop = next(iter(evidence.way.hops), None)
+    if hop and hop.route.kind in REFUSALS and attempt.outcome in _LOST:
+        seen = attempt.error == _ERRORS[hop.route.kind]
+        yield Cause("route", *_route(hop.route.kind, hop.route.prefix, evidence.near), _sure(seen))
+
+
+def _route(kind: str, prefix: str, owner: str) -> tuple[str, str]:
+    if kind == "none":
+        return owner, "no route to the destination"
+    return owner, f"the route {prefix or 'to the destination'} is {kind}"
+
+
+def _routes_beyond(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
+    for hop in evidence.way.hops[1:]:
+        owner = evidence.owners.get(hop.netns, "")
+        if attempt.outcome not in _LOST:
+            return
+        if not hop.forwards:
+            yield Cause("route", owner, "it does not forward (ip_forward, forwarding)", LIKELY)
+        elif hop.route.kind in REFUSALS:
+            yield Cause("route", *_route(hop.route.kind, hop.route.prefix, owner), LIKELY)
+
+
+def _firewall(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
+    """Yield what a rule did: first those that counted, then those without a counter."""
+    if attempt.outcome not in (*_LOST, "refused"):
+        return
+    for rose in (True, False):
+        for found in evidence.firewall:
+            denial = found.denial
+            if found.rose is not rose or not (rose or denial.certain):
+                continue
+            if denial.rejects or attempt.outcome != "refused":
+                yield _denied(found)
+
+
+def _denied(found: Found) -> Cause:
+    leaving = found.hook in (firewall.OUTPUT, firewall.POSTROUTING)
+    kind = "firewall-drop-out" if leaving else "firewall-drop-in"
+    if found.denial.rejects:
+        kind = "firewall-reject"
+    action = "rejected" if found.denial.rejects else "dropped"
+    hook = firewall.HOOKS[found.hook]
+    counted = "its counter rose during the attempt" if found.rose else "by its matches"
+    detail = f"{action} at {hook} by {found.denial.words} ({counted})"
+    return Cause(kind, found.owner, detail, _sure(found.rose and found.denial.certain))
+
+
+def _neighbour(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
+    hop = evidence.way.hops[-1] if evidence.way.hops and not evidence.way.far else None
+    known = hop.neighbour if hop else None
+    if attempt.outcome not in _LOST or not hop or not known or known.state not in UNANSWERED:
+        return
+    if evidence.former:
+        yield _gone(evidence, attempt)
+        return
+    asked = "neighbour discovery" if attempt.version == 6 else "ARP"
+    where = f"{hop.interface}, {evidence.owners.get(hop.netns, '')}"
+    detail = f"no answer to {asked} for {hop.next} on {hop.interface} ({known.state})"
+    seen = attempt.error == errno.EHOSTUNREACH and len(evidence.way.hops) == 1
+    yield Cause("neighbour", where, detail, _sure(seen))
+
+
+def _gone(evidence: Evidence, attempt: Attempt) -> Cause:
+    former = evidence.former
+    name = f"container {former.name}" if former else ""
+    return Cause("container-gone", name, f"{attempt.address} was its address", LIKELY)
+
+
+def _far(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
+    """Yield what the far end shows, where it is on this host."""
+    if evidence.backend and not (evidence.far and evidence.far.taking):
+        yield from _backend(evidence.backend)
+    far = evidence.far
+    if far is None or not far.read:
+        return
+    taking = far.taking
+    if attempt.outcome == "refused":
+        if not taking:
+            yield _no_listener(far)
+    elif taking and all(each.full for each in taking):
+        queue = f"{taking[0].waiting} of {taking[0].backlog} connections wait on port {far.port}"
+        kind = "container-paused" if far.paused else "accept-queue-full"
+        yield Cause(kind, far.owner, f"accept queue is full: {queue}", LIKELY)
+
+
+def _backend(backend: Far) -> Iterator[Cause]:
+    if backend.read and not backend.taking:
+        detail = f"published port: {_no_listener(backend).detail}"
+        yield Cause("published-port-without-backend", backend.owner, detail, LIKELY)
+
+
+def _no_listener(far: Far) -> Cause:
+    elsewhere = sorted({each.address for each in far.elsewhere})
+    if elsewhere:
+        detail = f"port {far.port} is listened on at {', '.join(elsewhere[:_PORTS])} only"
+        return Cause("listens-elsewhere", far.owner, detail, LIKELY)
+    ports = sorted({each.port for each in far.listeners})
+    listens = ", ".join(map(str, ports[:_PORTS])) + (", …" if len(ports) > _PORTS else "")
+    others = f"listens on {listens}" if ports else "nothing listens there"
+    return Cause("no-listener", far.owner, f"no listener on port {far.port} ({others})", LIKELY)
+
+
+def _nothing_here(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
+    """Yield what is left where the destination is not on this host."""
+    hops = evidence.way.hops
+    if evidence.far or not hops or hops[-1].route.kind in REFUSALS:
+        return
+    if evidence.former and attempt.outcome in _LOST:
+        yield _gone(evidence, attempt)
+        return
+    sure = not evidence.unread and not evidence.firewall
+    if attempt.outcome == "refused":
+        detail = "answered by a reset or an ICMP error that no rule of this host sent"
+        yield Cause("peer-refused", attempt.address, detail, _sure(sure))
+    elif attempt.outcome in ("timed-out", "unanswered"):
+        detail = "no answer, and nothing on this host explains it"
+        yield Cause("no-answer", attempt.address, detail, _sure(sure))
+
+
+def _sure(seen: bool) -> str:
+    return SEEN if seen else LIKELY

@@ -1,0 +1,165 @@
+"""`ig explain ADDRESS:PORT`: make one attempt to connect, and show its way and its cause."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ig import output
+from ig.causes.evidence import Evidence
+from ig.causes.find import Causes
+from ig.causes.judge import judge
+from ig.causes.places import Places, Unreachable
+from ig.causes.probe import Destination, Probed, connect
+from ig.commands.answers import closing
+from ig.commands.explained import OBJECT, STEPS, Explained
+from ig.commands.setup import follow, make_index, selection
+from ig.container import Container
+from ig.containers.index import Index
+from ig.errors import IgError, KernelRefused, UsageError
+from ig.kernel import netns
+from ig.kernel.capabilities import Capability, holds
+from ig.output.layout import watch
+from ig.output.stream import Stream
+from ig.stop import Stop
+from ig.values import parse_port
+
+_TIMEOUT = 4.0  # seconds: the kernel gives up on a neighbour after three
+_KEPT = (
+    Capability.CAP_SYS_ADMIN,  # to enter network namespaces
+    Capability.CAP_SYS_PTRACE,  # to find them, and who holds a socket
+    Capability.CAP_DAC_READ_SEARCH,  # the same
+    Capability.CAP_NET_ADMIN,  # to read the firewall's rules
+)
+
+
+def explain(options: Mapping[str, Any]) -> bool:
+    """Print the way of one attempt; return whether it was established. Raises IgError."""
+    name, port = _target(options.get("target") or "")
+    mode, shown = output.parse_output(options.get("output") or "columns", STEPS)
+    seconds = _TIMEOUT if options.get("timeout") is None else float(options["timeout"])
+    if not seconds:
+        raise UsageError("Invalid timeout 0.", "", "Use a time such as 500ms or 4s.")
+    if not holds(Capability.CAP_SYS_ADMIN) or not holds(Capability.CAP_NET_ADMIN):
+        raise KernelRefused(
+            "Explaining a connection needs root.",
+            f"This process runs as uid {os.geteuid()} without CAP_SYS_ADMIN or CAP_NET_ADMIN.",
+            "Run it with sudo.",
+        )
+    stop = Stop()
+    stream = Stream(1, stop)
+    index = make_index(options, detailed=True)
+    follow(index, options, _KEPT)
+    with closing(index):
+        near, container = _near(index, options)
+        found = _resolved(name, port, options, index.containers())
+        probed, evidence = _probe(Causes(index.containers), near, found[0], seconds)
+    explained = Explained(
+        target=options["target"],
+        container=container,
+        addresses=tuple(each.address for each in found),
+        probed=probed,
+        evidence=evidence,
+        cause=judge(probed.attempt, evidence),
+    )
+    with stop.noted():
+        if mode in ("columns", "csv"):
+            formatter = output.formatter(mode, STEPS, shown, screen=watch())
+            batch = explained.table()
+        else:
+            formatter = output.formatter(mode, OBJECT, ())
+            batch = explained.object()
+        stream.write(formatter.header(batch) + formatter.format(batch) + formatter.footer())
+    return probed.attempt.outcome == "established"
+
+
+def _target(text: str) -> tuple[str, int]:
+    """Return the name or address, and the port, of `NAME:PORT` or `[ADDRESS]:PORT`."""
+    name, colon, port = text.strip().rpartition(":")
+    bracketed = name.startswith("[") and name.endswith("]")
+    if not colon or not name or (":" in name and not bracketed):
+        raise UsageError(
+            f"Invalid destination {text[:64]!r}.",
+            "",
+            "Use ADDRESS:PORT or NAME:PORT, and brackets for IPv6: [2001:db8::1]:443.",
+        )
+    return (name[1:-1] if bracketed else name), parse_port(port)
+
+
+def _near(index: Index, options: Mapping[str, Any]) -> tuple[int, str]:
+    """Return the network namespace to connect from, and the container's name."""
+    wanted = options.get("containername") or ()
+    if not wanted:
+        return netns.own(), ""
+    chosen = selection(options)
+    running = index.containers()
+    found = [each for each in running if chosen.wants(each)]
+    if len(found) != 1:
+        names = ", ".join(sorted(each.name for each in (found or running))[:8])
+        what = "Several running containers match" if found else "No running container matches"
+        raise UsageError(f"{what} -c {wanted[0][:64]!r}.", f"Containers: {names or 'none'}")
+    container = index.details(found[0])
+    inode = container.netns or (netns_of(container.pid) if container.pid else 0)
+    if not inode:
+        raise IgError(
+            f"The network namespace of container {container.name} is not known.",
+            "Its runtime reports no process of it.",
+            "Run ig on the host, not in a PID namespace of its own.",
+        )
+    return inode, container.name
+
+
+def netns_of(pid: int) -> int:
+    """Return the network namespace of a process, 0 if unknown."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino
+    except OSError:
+        return 0
+
+
+def _resolved(
+    name: str, port: int, options: Mapping[str, Any], containers: Sequence[Container]
+) -> list[Destination]:
+    """Return the addresses of a name, as this host resolves it; else those of a container."""
+    four, six = options.get("ipv4"), options.get("ipv6")
+    families = {(True, False): socket.AF_INET, (False, True): socket.AF_INET6}
+    family = families.get((bool(four), bool(six)), socket.AF_UNSPEC)
+    plain, _, zone = name.partition("%")
+    try:
+        given = ipaddress.ip_address(plain)
+        address = str(getattr(given, "ipv4_mapped", None) or given)
+    except ValueError:
+        pass
+    else:
+        return [Destination(address, port, zone)]
+    try:
+        answers = socket.getaddrinfo(name.encode(), port, family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        own = [each for each in containers if each.name == name and each.addresses]
+        addresses = [address for each in own for address in each.addresses]
+        kept = [a for a in addresses if not (four and ":" in a) and not (six and ":" not in a)]
+        if kept:
+            return [Destination(address, port) for address in kept]
+        why = error.strerror if isinstance(error, OSError) else "it is no name"
+        raise IgError(
+            f"Cannot resolve {name[:255]!r}.",
+            f"{why}; no running container has this name and an address.",
+            "Names are resolved as this host does, not as a container does: use the address.",
+        ) from error
+    texts = [(str(answer[4][0]).partition("%")[0], answer[4]) for answer in answers]
+    return [
+        Destination(text, port, socket.if_indextoname(place[3]) if place[3:] and place[3] else "")  # type: ignore[misc]
+        for text, place in dict(texts).items()
+    ]
+
+
+def _probe(causes: Causes, near: int, to: Destination, seconds: float) -> tuple[Probed, Evidence]:
+    try:
+        before = causes.counters()
+        probed = connect(Places(), near, to, seconds)
+        return probed, causes.examine(probed.attempt, before)
+    except (Unreachable, OSError) as error:
+        raise IgError(f"Cannot connect from network namespace {near}.", str(error)) from error

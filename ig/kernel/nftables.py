@@ -1,0 +1,167 @@
+"""Read the nftables rules of this thread's network namespace; nothing is ever changed.
+
+What `iptables-nft` and `nft` made is here; what `iptables-legacy` made is not.
+Source: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h, net/netfilter/nf_tables_api.c.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ig.kernel import netlink
+from ig.kernel.netlink import Attributes
+
+_SUBSYSTEM = 10 << 8
+_NEWCHAIN, _GETCHAIN, _NEWRULE, _GETRULE = (_SUBSYSTEM | number for number in (3, 4, 6, 7))
+_FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
+"""The families whose rules see a TCP segment of this host on its way through IP."""
+_OFFSET = 4  # the attributes come after struct nfgenmsg
+_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE, _CHAIN_COUNTERS = (
+    1,
+    3,
+    4,
+    5,
+    7,
+    8,
+)
+_HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
+_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 1, 2, 3, 4
+_EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
+_PACKETS = 2
+_LEGACY = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
+
+Key = tuple[str, str, str, int]
+"""What counts packets: family, table, chain, and the rule's handle, 0 for the chain's policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """One part of a rule: a comparison, a counter, a verdict."""
+
+    name: str
+    data: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of a chain."""
+
+    handle: int
+    place: int
+    """Its place in the chain, from 1."""
+    expressions: tuple[Expression, ...]
+    packets: int | None
+    """The packets that its counter saw, None without a counter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain of rules."""
+
+    family: str
+    table: str
+    name: str
+    kind: str
+    """`filter`, `nat` or `route`; "" for a chain that only others lead to."""
+    hook: int
+    """The number of its hook (NF_INET_…), -1 without."""
+    priority: int
+    drops: bool
+    """Whether its policy is to drop."""
+    packets: int | None
+    """The packets that its policy was applied to, None if not counted."""
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """All rules of a namespace."""
+
+    chains: Mapping[tuple[str, str, str], Chain]
+    """By family, table and name."""
+    unread: str = ""
+    """Why rules are missing, "" if none are known to be."""
+
+    def counters(self) -> dict[Key, int]:
+        """Return the packets that each counter saw."""
+        found: dict[Key, int] = {}
+        for (family, table, name), chain in self.chains.items():
+            if chain.packets is not None:
+                found[family, table, name, 0] = chain.packets
+            for rule in chain.rules:
+                if rule.packets is not None:
+                    found[family, table, name, rule.handle] = rule.packets
+        return found
+
+
+def read() -> Ruleset:
+    """Return the rules of this thread's namespace; without any where there is no nftables."""
+    unread = _legacy()
+    body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
+    try:
+        chains = netlink.ask(netlink.NETFILTER, _GETCHAIN, body, dump=True)
+        rules = netlink.ask(netlink.NETFILTER, _GETRULE, body, dump=True) if chains else []
+    except OSError as error:
+        return Ruleset({}, unread or f"nftables: {error.strerror or error}")
+    by_chain: dict[tuple[str, str, str], list[Rule]] = {}
+    for kind, answer in rules:
+        told = netlink.attributes(answer, _OFFSET)
+        if kind == _NEWRULE and answer[0] in _FAMILIES:
+            names = (netlink.text(told.get(each, b"")) for each in (_RULE_TABLE, _RULE_CHAIN))
+            table, chain = names
+            same = by_chain.setdefault((_FAMILIES[answer[0]], table, chain), [])
+            same.append(_rule(told, len(same) + 1))
+    found = {}
+    for kind, answer in chains:
+        if kind == _NEWCHAIN and answer[0] in _FAMILIES:
+            made = _chain(_FAMILIES[answer[0]], netlink.attributes(answer, _OFFSET), by_chain)
+            found[(made.family, made.table, made.name)] = made
+    return Ruleset(found, unread)
+
+
+def _chain(
+    family: str, told: Attributes, rules: Mapping[tuple[str, str, str], Iterable[Rule]]
+) -> Chain:
+    table, name = (netlink.text(told.get(each, b"")) for each in (_CHAIN_TABLE, _CHAIN_NAME))
+    hook = netlink.attributes(told.get(_CHAIN_HOOK, b""))
+    counters = netlink.attributes(told.get(_CHAIN_COUNTERS, b""))
+    return Chain(
+        family,
+        table,
+        name,
+        netlink.text(told.get(_CHAIN_TYPE, b"")),
+        netlink.network_number(hook[_HOOK_NUMBER]) if _HOOK_NUMBER in hook else -1,
+        int.from_bytes(hook.get(_HOOK_PRIORITY, b""), "big", signed=True),
+        _CHAIN_POLICY in told and netlink.network_number(told[_CHAIN_POLICY]) == 0,
+        netlink.network_number(counters[_PACKETS]) if _PACKETS in counters else None,
+        tuple(rules.get((family, table, name), ())),
+    )
+
+
+def _rule(told: Attributes, place: int) -> Rule:
+    expressions = []
+    packets = None
+    for _, element in netlink.each(told.get(_RULE_EXPRESSIONS, b"")):
+        parts = netlink.attributes(element)
+        name = netlink.text(parts.get(_EXPRESSION_NAME, b""))
+        data = netlink.attributes(parts.get(_EXPRESSION_DATA, b""))
+        expressions.append(Expression(name, data))
+        if name == "counter":
+            packets = netlink.network_number(data.get(_PACKETS, b""))
+    handle = netlink.network_number(told.get(_RULE_HANDLE, b""))
+    return Rule(handle, place, tuple(expressions), packets)
+
+
+def _legacy() -> str:
+    """Return which tables of iptables-legacy there are, as a phrase."""
+    names: list[str] = []
+    for path in _LEGACY:
+        try:
+            with open(path, encoding="ascii") as file:
+                names += file.read().split()
+        except OSError:
+            continue
+    return f"iptables-legacy has rules ({', '.join(sorted(set(names)))})" if names else ""

@@ -1,0 +1,204 @@
+"""Routes, neighbours and interfaces of this thread's network namespace.
+
+Source: rtnetlink(7), linux/rtnetlink.h, linux/neighbour.h, linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from ig.kernel import netlink
+
+_GETLINK, _GETADDR, _GETROUTE, _GETNEIGH = 18, 22, 26, 30
+_NEWLINK, _NEWADDR, _NEWROUTE, _NEWNEIGH = 16, 20, 24, 28
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route as it was configured
+_TYPES = {
+    1: "unicast",
+    2: "local",
+    3: "broadcast",
+    4: "anycast",
+    5: "multicast",
+    6: "blackhole",
+    7: "unreachable",
+    8: "prohibit",
+}
+_OF_ERRORS = {
+    errno.EHOSTUNREACH: "unreachable",
+    errno.EACCES: "prohibit",
+    errno.EINVAL: "blackhole",
+    errno.ENETUNREACH: "none",
+}
+"""What kind of route the kernel refuses with each error (fib_props, net/ipv4/fib_semantics.c)."""
+REFUSALS = frozenset(_OF_ERRORS.values())
+"""The kinds of routes that lead nowhere."""
+_RTA_DESTINATION, _RTA_OIF, _RTA_GATEWAY, _RTA_VIA = 1, 4, 5, 18
+_IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_NDA_DST, _NDA_LLADDR = 1, 2
+_STATES = {
+    0x01: "INCOMPLETE",
+    0x02: "REACHABLE",
+    0x04: "STALE",
+    0x08: "DELAY",
+    0x10: "PROBE",
+    0x20: "FAILED",
+    0x40: "NOARP",
+    0x80: "PERMANENT",
+}
+UNANSWERED = frozenset({"INCOMPLETE", "FAILED"})
+"""The states of a neighbour that has not answered ARP or neighbour discovery."""
+
+_route = struct.Struct("=8BI")  # rtmsg: the family first, then the prefix' length; the type is last
+_neighbour = struct.Struct("=BxxxiHBB")
+_address = struct.Struct("=BBBBI")
+_link = struct.Struct("=BxHiII")
+_UP = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The route to an address."""
+
+    kind: str
+    """As `ip route` calls it: unicast, local, unreachable, …; `none` where there is no route."""
+    interface: int = 0
+    """The index of the interface that it leads through, 0 if none."""
+    gateway: str = ""
+    """The address of the router, "" where the destination is on the link."""
+    prefix: str = ""
+    """The configured route, as ADDRESS/LENGTH, "" if unknown."""
+
+
+@dataclass(slots=True)
+class Interface:
+    """A network interface."""
+
+    index: int
+    name: str
+    mac: bytes
+    up: bool
+    addresses: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """What is known of a neighbour on the link."""
+
+    state: str
+    """As `ip neighbour` calls it."""
+    mac: bytes
+
+
+def is_on_link(address: str) -> bool:
+    """Return whether an address is another's on a network that this namespace is attached to.
+
+    It is not if the way there leads over a gateway, if there is none, or if it is an own address.
+    """
+    try:
+        found = _ask_route(address, 0)
+    except OSError:
+        return False
+    return found.kind == "unicast" and not found.gateway
+
+
+def route(address: str) -> Route:
+    """Return the route to an address. Raises OSError where the kernel does not tell."""
+    try:
+        found = _ask_route(address, 0)
+    except OSError as error:
+        kind = _OF_ERRORS.get(error.errno or 0)
+        if kind is None:
+            raise
+        return Route(kind, prefix=_refusing(address) if kind != "none" else "")
+    try:
+        prefix = _ask_route(address, _FIB_MATCH).prefix
+    except OSError:
+        prefix = ""
+    return Route(found.kind, found.interface, found.gateway, prefix)
+
+
+def _ask_route(address: str, flags: int) -> Route:
+    packed = ip_address(address.partition("%")[0]).packed
+    head = _route.pack(_family(packed), 8 * len(packed), 0, 0, 0, 0, 0, 0, flags)
+    body = head + netlink.attribute(_RTA_DESTINATION, packed)
+    for kind, answer in netlink.ask(netlink.ROUTE, _GETROUTE, body):
+        if kind == _NEWROUTE:
+            return _parsed(answer)
+    raise OSError(errno.ENODATA, "no route in the answer")
+
+
+def _parsed(answer: bytes) -> Route:
+    fields = _route.unpack_from(answer)
+    found = netlink.attributes(answer, _route.size)
+    gateway = found.get(_RTA_GATEWAY) or found.get(_RTA_VIA, b"")[2:]
+    zero = bytes(4 if fields[0] == socket.AF_INET else 16)
+    return Route(
+        _TYPES.get(fields[7], str(fields[7])),
+        netlink.number(found.get(_RTA_OIF, b"")),
+        _text(gateway),
+        f"{_text(found.get(_RTA_DESTINATION, zero))}/{fields[1]}",
+    )
+
+
+def _refusing(address: str) -> str:
+    """Return the longest prefix of a route that refuses an address, "" if that is not found."""
+    wanted = ip_address(address.partition("%")[0])
+    body = _route.pack(_family(wanted.packed), 0, 0, 0, 0, 0, 0, 0, 0)
+    try:
+        answers = netlink.ask(netlink.ROUTE, _GETROUTE, body, dump=True)
+    except OSError:
+        return ""
+    best = (-1, "")
+    for kind, answer in answers:
+        if kind == _NEWROUTE and (found := _parsed(answer)).kind in REFUSALS:
+            length = int(found.prefix.rpartition("/")[2])
+            base = int(ip_address(found.prefix.rpartition("/")[0]))
+            shift = 8 * len(wanted.packed) - length
+            if base >> shift == int(wanted) >> shift:
+                best = max(best, (length, found.prefix))
+    return best[1]
+
+
+def neighbour(address: str, interface: int) -> Neighbour | None:
+    """Return what is known of a neighbour on an interface, None if nothing. Raises OSError."""
+    packed = ip_address(address.partition("%")[0]).packed
+    body = _neighbour.pack(_family(packed), 0, 0, 0, 0)
+    for kind, answer in netlink.ask(netlink.ROUTE, _GETNEIGH, body, dump=True):
+        _, index, state, _, _ = _neighbour.unpack_from(answer)
+        found = netlink.attributes(answer, _neighbour.size)
+        if kind == _NEWNEIGH and index == interface and found.get(_NDA_DST) == packed:
+            return Neighbour(_STATES.get(state, f"{state:#x}"), found.get(_NDA_LLADDR, b""))
+    return None
+
+
+def interfaces() -> Sequence[Interface]:
+    """Return the interfaces of this namespace with their addresses. Raises OSError."""
+    found: dict[int, Interface] = {}
+    for kind, answer in netlink.ask(netlink.ROUTE, _GETLINK, bytes(_link.size), dump=True):
+        if kind == _NEWLINK:
+            _, _, index, flags, _ = _link.unpack_from(answer)
+            told = netlink.attributes(answer, _link.size)
+            name = netlink.text(told.get(_IFLA_IFNAME, b""))
+            mac = told.get(_IFLA_ADDRESS, b"")
+            found[index] = Interface(index, name, mac, bool(flags & _UP))
+    for kind, answer in netlink.ask(netlink.ROUTE, _GETADDR, bytes(_address.size), dump=True):
+        if kind == _NEWADDR:
+            *_, index = _address.unpack_from(answer)
+            told = netlink.attributes(answer, _address.size)
+            packed = told.get(_IFA_LOCAL) or told.get(_IFA_ADDRESS, b"")
+            if index in found and packed:
+                found[index].addresses.append(_text(packed))
+    return list(found.values())
+
+
+def _family(packed: bytes) -> int:
+    return socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+
+
+def _text(packed: bytes) -> str:
+    return str(ip_address(packed)) if len(packed) in (4, 16) else ""

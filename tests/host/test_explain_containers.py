@@ -1,0 +1,120 @@
+"""`ig explain` from and to containers: whose the far end is, and in which state."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from typing import Any
+
+from ig.causes.cause import Attempt
+from ig.causes.find import Causes
+from ig.causes.places import Places
+from ig.causes.probe import Destination, connect
+from ig.commands.setup import make_index
+from tests.host.engine import Engine, Running
+from tests.host.tracer import IG
+from tests.host.waiting import PATIENCE, until
+
+
+def run(engine: Engine, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(IG), "explain", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+        check=False,
+        env={**os.environ, "DOCKER_HOST": engine.socket},
+    )
+
+
+def explained(engine: Engine, *arguments: object) -> dict[str, Any]:
+    done = run(engine, *arguments, "-o", "json")
+    assert done.stdout, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (found["outcome"] != "established")
+    return found
+
+
+def kind(found: dict[str, Any]) -> tuple[str, str, str]:
+    cause = found["cause"] or {"kind": "", "where": ""}
+    return found["outcome"], cause["kind"], cause["where"]
+
+
+def test_container_to_container(engine: Engine) -> None:
+    web = engine.idle("web")
+    database, port = engine.serve("db")
+    slow = engine.program("slow", "serve", "0.0.0.0", 0, "--deaf", "--backlog", 0)
+    full = slow.reports.ready()["port"]
+    engine.connect(web, slow.address, full)
+    near = ("-c", web.name)
+    good = explained(engine, f"{database.address}:{port}", *near)
+    assert kind(good) == ("established", "", "")
+    assert good["container"] == web.name
+    assert good["netns_id"] == web.namespace.inode
+    assert good["src"]["addr"] == web.address
+    wrong = explained(engine, f"{database.address}:{port % 60000 + 1}", *near)
+    assert kind(wrong) == ("refused", "no-listener", f"container {database.name}")
+    assert f"(listens on {port})" in wrong["cause"]["detail"]
+    busy = explained(engine, f"{slow.address}:{full}", *near)
+    assert kind(busy) == ("timed-out", "accept-queue-full", f"container {slow.name}")
+    slow.container.pause()
+    database.container.pause()
+    try:
+        paused = explained(engine, f"{slow.address}:{full}", *near)
+        late = explained(engine, f"{database.address}:{port}", *near)
+    finally:
+        slow.container.unpause()
+        database.container.unpause()
+    assert kind(paused) == ("timed-out", "container-paused", f"container {slow.name}")
+    assert kind(late) == ("established", "container-paused", f"container {database.name}")
+
+
+def test_host_to_containers(engine: Engine) -> None:
+    database, port = engine.serve("db")
+    named = explained(engine, f"{database.name}:{port}")
+    assert kind(named) == ("established", "", "")
+    assert named["dst"] == {"addr": database.address, "port": port}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        published = taken.getsockname()[1]
+    hollow = engine.idle("hollow", ports={"7000/tcp": ("127.0.0.1", published)})
+    found = explained(engine, f"127.0.0.1:{published}")
+    where = f"container {hollow.name}"
+    assert kind(found) == ("established", "published-port-without-backend", where)
+    assert "no listener on port 7000" in found["cause"]["detail"]
+    several = run(engine, f"{database.address}:{port}", "-c", f"{engine.prefix}-*")
+    assert several.returncode == 2
+    assert "Several running containers match" in several.stderr
+    nobody = run(engine, f"{database.address}:{port}", "-c", "no-such-container")
+    assert nobody.returncode == 2
+    assert "No running container matches" in nobody.stderr
+
+
+def attempted(near: Running, address: str, port: int) -> Attempt:
+    return connect(Places(), near.namespace.inode, Destination(address, port), 1.5).attempt
+
+
+def test_removed_container_is_remembered(engine: Engine) -> None:
+    web = engine.idle("web")
+    database, port = engine.serve("db")
+    address = database.address
+    index = make_index({"runtimes": ["docker"], "docker_socket": engine.socket}, detailed=True)
+    causes = Causes(index.containers)
+    index.subscribe(causes.on_change)
+    index.start()
+    try:
+        index.wait_synced(PATIENCE)
+        assert causes.find(attempted(web, address, port)) is None
+        database.container.remove(force=True)
+        until(
+            lambda: database.name not in {each.name for each in index.containers()},
+            f"{database.name} to be gone",
+        )
+        attempt = attempted(web, address, port)
+        assert attempt.outcome == "unanswered"
+        cause = causes.find(attempt)
+        assert cause
+        assert (cause.kind, cause.where) == ("container-gone", f"container {database.name}")
+    finally:
+        index.close()
