@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -206,7 +207,10 @@ def main() -> NoReturn:
         say("Cannot write the output: stdout is closed.")
         code = 1
     else:
-        code = _guarded(sys.argv[1:])
+        code = 0
+        # A signal, or its repetition, may come when the command has just ended.
+        with suppress(Stopped):
+            code = _guarded(sys.argv[1:])
     Stop.over()
     streams.drain(_LAST_WORDS)
     os._exit(code)  # threads of runtimes' clients could hang the interpreter's own end
