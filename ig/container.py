@@ -71,6 +71,11 @@ class Container:
         return other
 
     @property
+    def engine(self) -> str:
+        """The source of the runtime that reported it: no other has the same."""
+        return self.source or self.runtime
+
+    @property
     def named(self) -> bool:
         """Whether its name says more than its id."""
         return self.name not in ("", self.id, self.id[:12])

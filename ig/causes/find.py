@@ -15,7 +15,8 @@ from ig.causes.evidence import Collector, Counters, Evidence
 from ig.causes.judge import judge
 from ig.causes.places import Places
 from ig.container import Change, Container
-from ig.containers.holdings import FORMER, Identity, identity_of
+from ig.containers.holdings import FORMER
+from ig.containers.store import Identity, identity_of
 from ig.kernel import netns, nftables
 
 _Containers = Callable[[], Iterable[Container]]
@@ -25,7 +26,7 @@ class Causes:
     """Finds causes; remembers the addresses of containers that end."""
 
     def __init__(self, containers: _Containers, host: int = 0) -> None:
-        """`containers` returns those that run now, with details; `host` is as in `Endpoints`."""
+        """`containers` returns those that run now, with details; `host` is as in `Holdings`."""
         self._containers = containers
         self._host = host or netns.host()
         self._places: Places | None = None

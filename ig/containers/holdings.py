@@ -1,21 +1,32 @@
-"""Keep who has something, and who had it lately, in bounded memory."""
+"""What containers have, and lately had: addresses, published ports, network namespaces.
+
+Some runtimes report no addresses. Those of their containers are learned from the sockets that these
+use, where the kernel confirms that the address is the namespace's.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import zip_longest
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from ig.container import Container
-from ig.containers.cgroup import ID
+from ig.container import Change, Container
+from ig.containers.store import Identity, identity_of
+from ig.kernel import processes
 
 Key = TypeVar("Key")
-Identity = tuple[str, str, str]
-"""Who reported a container, what its id is unique in, and the id."""
 
+HELD = 65536
+"""How many containers are remembered altogether."""
+LEARNED = 4096
+"""How many addresses that no runtime reports are remembered, of more the latest."""
+ATTEMPTS = 64
+"""How many addresses of one container are asked for: it may bind sockets to any number of them."""
 FOREVER = 1 << 63
 SLACK = 100_000_000
 """ns by which a container may have begun before its runtime says so: it says so afterwards."""
@@ -67,6 +78,9 @@ class History(Generic[Key]):
     def __iter__(self) -> Iterator[Key]:
         return iter(self._holdings)
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._holdings
+
     def begin(self, key: Key, holding: Holding) -> None:
         """Remember the holding of a key."""
         self._holdings.setdefault(key, []).append(holding)
@@ -116,17 +130,197 @@ def holdings_of(container: Container) -> Iterator[tuple[tuple[str, object], Hold
         yield ("joined", container.joined), Holding(container, 0)
 
 
-def identity_of(container: Container) -> Identity:
-    """Return what identifies a container."""
-    # Docker's containers are containerd's too: whoever reported one first, it is the same.
-    return (container.source, "" if ID.match(container.id) else container.scope, container.id)
+class Holdings:
+    """What containers have, and lately had, by what runtimes report and by what was seen.
+
+    One thread queries, and holds the `lock`; others report changes.
+    """
+
+    def __init__(self, host: int, now: Callable[[], int] = time.time_ns) -> None:
+        """`host` is the inode of the host's network namespace; `now` gives ns since the epoch."""
+        self.host = host
+        self.lock = threading.Lock()
+        self.version = 0
+        """Grows with every change that could alter an answer."""
+        self.since = 0
+        """When the last such change took place, in ns since the epoch."""
+        self.addresses: History[str] = History()
+        self.published: History[tuple[str, int]] = History()
+        self.namespaces: History[int] = History()
+        self.joined: History[str] = History()
+        self._histories: Mapping[str, History[Any]] = {
+            "address": self.addresses,
+            "learned": self.addresses,
+            "port": self.published,
+            "namespace": self.namespaces,
+            "joined": self.joined,
+        }
+        self.held: dict[Identity, Held] = {}
+        self.inner: dict[str, int] = {}
+        """The network namespaces of the engines that are not in the host's, by engine."""
+        self._now = now
+        self._ended: OrderedDict[Identity, None] = OrderedDict()
+        self._learners: dict[Identity, int] = {}
+        """The network namespaces of those whose addresses are learned."""
+        self._learned: OrderedDict[tuple[Identity, str], None] = OrderedDict()
+
+    def on_change(self, change: Change) -> None:
+        """Apply a change of a container."""
+        if change.kind == "synced":
+            return
+        container = change.container
+        identity = identity_of(container)
+        running = container.running and change.kind not in ("exited", "removed")
+        with self.lock:
+            held = self.held.get(identity)
+            if held is not None and held.ended == FOREVER:
+                if not running:
+                    self._end(identity, held, container.addressed)
+                elif _was_restarted(held.container, container):
+                    self._end(identity, held)
+            if not running:
+                return
+            if held is None or held.ended != FOREVER:
+                self._ended.pop(identity, None)
+                began = min(container.addressed or container.started, self._now())
+                held = self.held[identity] = Held(container, began)
+            if container.base:
+                self.inner[container.engine] = container.base
+            self._update(held, container)
+            if len(self.held) > HELD:
+                oldest = next(iter(self.held))
+                self._end(oldest, self.held[oldest])
+                del self._ended[oldest], self.held[oldest]
+
+    def assume(self, owner: Container, namespace: int) -> bool:
+        """Note that a container without a known network namespace acts in this one.
+
+        A container acts before its runtime can be asked about it. An engine within a container
+        reports its containers' first processes as they are numbered there. Return whether it is
+        new.
+        """
+        with self.lock:
+            if owner.nested:
+                sources = ("", *self.inner) if self.inner else ()
+                inner = [self.held.get((each, "", owner.nested)) for each in sources]
+                held = next((each for each in inner if each and each.container.base), None)
+            else:
+                held = self.held.get(identity_of(owner))
+            if held is None or held.container.netns or held.container.joined or held.assumed:
+                return False
+            held.assumed = True
+            holding = Holding(held.container, held.began)
+            held.holdings[("namespace", namespace)] = holding
+            self.namespaces.begin(namespace, holding)
+            if held.ended != FOREVER:
+                self.namespaces.end(namespace, holding, held.ended)
+            self.version += 1
+            return True
+
+    def learning(self) -> set[int]:
+        """Return the network namespaces of containers whose runtimes report no addresses."""
+        with self.lock:
+            return set(self._learners.values())
+
+    def learn(self, owner: Container, namespace: int, address: str) -> None:
+        """Note that a socket of a container's has an address in that network namespace.
+
+        It is the container's if the namespace is known to be, and has that address. Where somebody
+        had it before, it is from then on, else since the container began.
+        """
+        identity, key = identity_of(owner), ("learned", address)
+        with self.lock:
+            held = self.held.get(identity)
+            if held is None or held.ended != FOREVER or held.container.netns != namespace:
+                return
+            if key in held.holdings or held.attempts == ATTEMPTS or not _is_usual(address):
+                return
+            held.attempts += 1
+            if identity in self._learners and processes.has_address(held.container.pid, address):
+                begin = max(held.began, self.addresses.latest_end(address))
+                holding = Holding(held.container, begin, learned=True)
+                held.holdings[key] = holding
+                self.addresses.begin(address, holding)
+                self._learned[(identity, address)] = None
+                if len(self._learned) > LEARNED:
+                    (of, oldest), _ = self._learned.popitem(last=False)
+                    forgotten = self.held[of].holdings.pop(("learned", oldest))
+                    self.addresses.end(oldest, forgotten, self._now())
+                self.version += 1
+                self.since = max(self.since, begin)
+
+    def _learns(self, container: Container) -> bool:
+        """Return whether a container's addresses are to be learned: the runtime reports none.
+
+        A pod's are reported later. A user's engine may claim none: it reports no namespace.
+        """
+        told = container.addresses or container.pod_uid or container.base or container.moved
+        return bool(container.pid and container.netns not in (0, self.host) and not told)
+
+    def _update(self, held: Held, container: Container) -> None:
+        """Begin and end what the container has and has not any more."""
+        now = self._now()
+        changed = min(container.addressed or now, now)
+        first = not any(key[0] == "address" for key in held.holdings)
+        identity, wanted = identity_of(container), self._wanted(held, container)
+        altered = container.name != held.container.name
+        held.container = container
+        for key in [key for key in held.holdings if key not in wanted]:
+            self._learned.pop((identity, str(key[1])), None)
+            self._histories[key[0]].end(key[1], held.holdings.pop(key), changed)
+            self.since = max(self.since, changed)
+            altered = True
+        for key, each in wanted.items():
+            known = held.holdings.get(key)
+            if known is not None:
+                known.container, known.network = container, each.network or known.network
+                continue
+            # An address that came after others came when the runtime says that one did.
+            later = key[0] == "address" and not first and container.addressed
+            each.begin = changed if later else held.began
+            held.holdings[key] = each
+            self._histories[key[0]].begin(key[1], each)
+            self.since = max(self.since, each.begin)
+            altered = True
+        if altered:
+            self.version += 1
+
+    def _wanted(self, held: Held, container: Container) -> dict[tuple[str, object], Holding]:
+        """Return what a running container has: what is reported of it, and what was seen."""
+        wanted, kept = dict(holdings_of(container)), []
+        if held.assumed and not container.netns:
+            kept.append("namespace")
+        self._learners.pop(identity_of(container), None)
+        if self._learns(container):
+            self._learners[identity_of(container)] = container.netns
+            if container.netns == held.container.netns:
+                kept.append("learned")
+        return wanted | {key: each for key, each in held.holdings.items() if key[0] in kept}
+
+    def _end(self, identity: Identity, held: Held, moment: int = 0) -> None:
+        """Note that a container has ended, at the `moment` that its runtime reports or now."""
+        now = self._now()
+        held.ended = now = moment if held.began < moment < now else now
+        self._learners.pop(identity, None)
+        for (history, key), holding in held.holdings.items():
+            self._histories[history].end(key, holding, now)
+            self._learned.pop((identity, str(key)), None)
+        if held.holdings:
+            self.version += 1
+            self.since = max(self.since, now)
+        self._ended[identity] = None
+        if len(self._ended) > FORMER:
+            del self.held[self._ended.popitem(last=False)[0]]
 
 
-def engine_of(container: Container) -> str:
-    """Return the source of the engine that reported a container."""
-    return container.source or container.runtime
-
-
-def was_restarted(before: Container, now: Container) -> bool:
+def _was_restarted(before: Container, now: Container) -> bool:
     """Return whether a container was started anew, its end unheard."""
     return bool(before.started and now.started > before.started + SLACK and now.pid != before.pid)
+
+
+def _is_usual(address: str) -> bool:
+    """Return whether an address can be distinguished from those of other network namespaces."""
+    found = ip_address(address)
+    return not (
+        found.is_loopback or found.is_unspecified or found.is_link_local or found.is_multicast
+    )

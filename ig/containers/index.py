@@ -235,7 +235,7 @@ class Index:
 
     def _asked(self, container: Container) -> Container | None:
         """Ask for a container's details; return None where the runtime does not answer."""
-        source = container.source or container.runtime
+        source = container.engine
         runtime = self._sources.get(source)
         if runtime is None:
             return container
@@ -356,7 +356,7 @@ class Index:
     def _find_strays(self, source: str) -> None:
         """Ask for the first processes of containers that no process's cgroup names."""
         registry = self._registries[self._users[source]]
-        mine = [each for each in registry if (each.source or each.runtime) == source]
+        mine = [each for each in registry if each.engine == source]
         pidless = [each for each in mine if each.running and not each.pid]
         if not pidless or not processes.sees_host():
             return

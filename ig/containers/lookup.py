@@ -199,7 +199,7 @@ class Lookup:
         # Docker's containers are containerd's too, where they have no name.
         if found.named or found.scope not in DOCKERS:
             return True
-        return self.answering <= {found.source or found.runtime}
+        return self.answering <= {found.engine}
 
     def _prove(self, user: int, key: Key, container: Container) -> bool:
         """Have a container's first process asked for, once; return whether it may be reported."""
@@ -209,7 +209,7 @@ class Lookup:
                 self._asked.clear()
             self._asked.add(mark)
             self.ask(container)
-        return (container.source or container.runtime) in self.answering
+        return container.engine in self.answering
 
     def _may_be_told(self, path: Path, trusted: int) -> bool:
         """Return whether containerd could yet report that a cgroup without an id is a container's.

@@ -7,7 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 from ig.attempts import TYPES
 from ig.container import HOST, Change, Container
-from ig.containers.addresses import LEARNED, Endpoints
+from ig.containers.addresses import Endpoints
+from ig.containers.holdings import LEARNED, Holdings
 from ig.ends import ADDRESSES
 from ig.gadget import Batch
 from ig.kernel import netns, routes
@@ -37,10 +38,11 @@ class Peers:
 
     def __init__(self, containers: Containers, host: int = 0) -> None:
         """`host` is the inode of the host's network namespace."""
-        self._endpoints = Endpoints(host or netns.host(), routes.is_on_link)
-        containers.subscribe(self._endpoints.on_change)
+        self._holdings = Holdings(host or netns.host())
+        self._endpoints = Endpoints(self._holdings, routes.is_on_link)
+        containers.subscribe(self._holdings.on_change)
         for container in containers.containers(sandboxes=True):
-            self._endpoints.on_change(Change("exists", container))
+            self._holdings.on_change(Change("exists", container))
         self._seen = -1
         self._depends = False
         """Whether any answer that is remembered depends on the port."""
@@ -79,7 +81,7 @@ class Peers:
 
         keys = zip(versions, ends, namespaces, strict=True)
         found = self._by_port(list(map(self._raw.__getitem__, keys)), address, ports, namespaces)
-        since = self._endpoints.since
+        since = self._holdings.since
         if min(times, default=since) >= since:
             return found
         # What has changed since an event is looked up by the event's time.
@@ -129,7 +131,7 @@ class Peers:
             key = (owner.id, namespace, spelled(address))
             if key not in self._tried:
                 self._tried.add(key)
-                self._endpoints.learn(owner, *key[1:])
+                self._holdings.learn(owner, *key[1:])
         if len(self._tried) > LEARNED:
             self._tried.clear()
         self._refresh()
@@ -146,19 +148,19 @@ class Peers:
             identifier = owner.nested or owner.id
             if (namespace, identifier) not in self._foreign:
                 self._foreign.add((namespace, identifier))
-                if self._endpoints.assume(owner, namespace):
+                if self._holdings.assume(owner, namespace):
                     unknown.discard(namespace)
         self._refresh()
 
     def _refresh(self) -> None:
-        version = self._endpoints.version
+        version = self._holdings.version
         if version != self._seen:
             self._seen = version
             self._settled.clear()
             self._raw.clear()
             self._foreign.clear()
             self._tried.clear()
-            self._learning = self._endpoints.learning()
+            self._learning = self._holdings.learning()
             self._depends = False
             self._shared = self._endpoints.shared()
             self._ports = self._endpoints.ports()

@@ -24,6 +24,8 @@ REMOVED = 4096
 
 Key = str | tuple[str, str]
 """The id where it is unique by itself, else what it is unique in and the id."""
+Identity = tuple[str, str, str]
+"""Who reported a container, what its id is unique in, and the id."""
 _ScopedId = tuple[str, str]
 """What a container's id is unique in, and the id."""
 
@@ -138,6 +140,12 @@ def key_of(container: Container) -> Key:
     if ID.match(container.id):
         return container.id
     return (container.scope, container.id)
+
+
+def identity_of(container: Container) -> Identity:
+    """Return what distinguishes a container from those of other engines too."""
+    # Docker's containers are containerd's too: whoever reported one first, it is the same.
+    return (container.source, "" if ID.match(container.id) else container.scope, container.id)
 
 
 class Registry:

@@ -152,7 +152,7 @@ class _Question:
 
 
 def _key(container: Container) -> _Key:
-    return (container.source or container.runtime, container.scope, container.id)
+    return (container.engine, container.scope, container.id)
 
 
 def _lacks_addresses(container: Container) -> bool:

@@ -106,6 +106,18 @@ def is_on_link(address: str) -> bool:
     return found.kind == "unicast" and not found.gateway
 
 
+def is_local(address: str) -> bool:
+    """Return whether an address is this namespace's own: only those can be bound to."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError as error:
+        # A link-local address needs its interface, which is not known here.
+        return error.errno == errno.EADDRINUSE
+    return True
+
+
 def route(address: str) -> Route:
     """Return the route to an address. Raises OSError where the kernel does not tell."""
     try:

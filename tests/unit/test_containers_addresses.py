@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 
 from ig.container import Change, Container
-from ig.containers import addresses as module
 from ig.containers.addresses import Endpoints
-from ig.containers.holdings import FORMER
+from ig.containers.holdings import ATTEMPTS, FORMER, LEARNED, Holdings
 
 HOST, INNER, STRANGE = 1, 2, 3
 SECOND = 1_000_000_000
@@ -47,9 +46,9 @@ CLOCK = Clock()
 
 def endpoints(*containers: Container) -> Endpoints:
     CLOCK.now = 1000 * SECOND
-    found = Endpoints(HOST, lambda address: address.startswith("10.4."), CLOCK)
+    found = Endpoints(Holdings(HOST, CLOCK), lambda address: address.startswith("10.4."))
     for container in containers:
-        found.on_change(Change("exists", container))
+        found.holdings.on_change(Change("exists", container))
     return found
 
 
@@ -89,7 +88,7 @@ def test_an_address_of_two_networks_is_who_has_it_on_the_clients() -> None:
 def test_an_engine_elsewhere_has_its_addresses_and_ports_there_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_can_bind", bool)
+    monkeypatch.setattr("ig.kernel.routes.is_local", bool)
     web = replace(WEB, source="docker /inner.sock", base=INNER)
     client = replace(CLIENT, source=web.source, base=INNER)
     found = endpoints(web, client)
@@ -119,9 +118,9 @@ def test_a_container_within_a_container_is_where_it_was_seen() -> None:
     found = endpoints(inner, client)
     outside = Container(C, "outside", "docker", nested=client.id)
     assert found.find("172.17.0.2", 80, 77) is None
-    assert found.assume(outside, 77)
+    assert found.holdings.assume(outside, 77)
     assert found.find("172.17.0.2", 80, 77) == inner
-    assert not found.assume(replace(outside, nested="e" * 64), 78)
+    assert not found.holdings.assume(replace(outside, nested="e" * 64), 78)
 
 
 BOX = Container(A, "box", "containerd", running=True, pid=7, started=10 * SECOND, netns=10)
@@ -141,13 +140,13 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> dict[int, set[str]]:
 def test_an_address_that_nobody_tells_is_learned_where_it_leads() -> None:
     docker = replace(CLIENT, id="d" * 64, netns=40)
     found = endpoints(BOX, JOB, docker)
-    assert found.learning() == {10, 20}
+    assert found.holdings.learning() == {10, 20}
     for address in ("10.4.0.7", "10.8.0.7", "10.4.0.9", "127.0.0.1", "0.0.0.0", "fe80::7"):
-        found.learn(BOX, BOX.netns, address)
+        found.holdings.learn(BOX, BOX.netns, address)
     assert found.find("10.4.0.7", 80, HOST) == BOX
     assert found.find("10.4.0.7", 80, BOX.netns) == BOX
     assert found.find("10.4.0.7", 80, JOB.netns) is None  # nor is it seen on such a network
-    found.learn(JOB, JOB.netns, "10.4.0.8")
+    found.holdings.learn(JOB, JOB.netns, "10.4.0.8")
     assert found.find("10.4.0.7", 80, JOB.netns) == BOX
     for elsewhere in (docker.netns, STRANGE):
         assert found.find("10.4.0.7", 80, elsewhere) is None
@@ -166,42 +165,42 @@ def test_an_address_is_learned_only_in_a_containers_own_namespace() -> None:
     told = replace(WEB, id="d" * 64, netns=50)
     pod = replace(BOX, id="e" * 64, netns=60, pod_uid="u")
     found = endpoints(shared, of_a_user, JOB, told, pod)
-    assert found.learning() == {JOB.netns}
-    found.assume(of_a_user, 30)
+    assert found.holdings.learning() == {JOB.netns}
+    found.holdings.assume(of_a_user, 30)
     for owner, namespace in (
         (shared, HOST), (of_a_user, 30), (told, 50), (pod, 60), (JOB, STRANGE), (JOB, HOST),
     ):  # fmt: skip
-        found.learn(owner, namespace, "10.4.0.7")
+        found.holdings.learn(owner, namespace, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST) is None
 
 
 def test_an_address_that_is_learned_of_two_is_nobodys(addresses: dict[int, set[str]]) -> None:
     found = endpoints(BOX, JOB)
     addresses[8].add("10.4.0.7")
-    found.learn(BOX, BOX.netns, "10.4.0.7")
-    found.learn(JOB, JOB.netns, "10.4.0.7")
+    found.holdings.learn(BOX, BOX.netns, "10.4.0.7")
+    found.holdings.learn(JOB, JOB.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST) is None
-    found.on_change(Change("exited", replace(JOB, running=False)))
+    found.holdings.on_change(Change("exited", replace(JOB, running=False)))
     assert found.find("10.4.0.7", 80, HOST) == BOX
 
 
 def test_a_learned_address_is_whose_it_was_at_the_time(addresses: dict[int, set[str]]) -> None:
     found = endpoints(BOX)
-    found.learn(BOX, BOX.netns, "10.4.0.7")
+    found.holdings.learn(BOX, BOX.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST, 9 * SECOND) is None
     assert found.find("10.4.0.7", 80, HOST, 11 * SECOND) == BOX
-    found.on_change(Change("updated", replace(BOX, image="image")))
-    found.on_change(Change("exited", replace(BOX, running=False)))
+    found.holdings.on_change(Change("updated", replace(BOX, image="image")))
+    found.holdings.on_change(Change("exited", replace(BOX, running=False)))
     assert found.find("10.4.0.7", 80, HOST) is None
     assert found.find("10.4.0.7", 80, HOST, 999 * SECOND) is not None
     CLOCK.now = 1010 * SECOND
     addresses[8].add("10.4.0.7")
     early = replace(JOB, started=20 * SECOND)  # another had it until 1,000 s
-    found.on_change(Change("exists", early))
-    found.learn(early, early.netns, "10.4.0.7")
+    found.holdings.on_change(Change("exists", early))
+    found.holdings.learn(early, early.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST) == early
     assert found.find("10.4.0.7", 80, HOST, 30 * SECOND) == replace(BOX, image="image")
-    found.on_change(Change("updated", replace(early, addresses=("10.4.0.8",))))
+    found.holdings.on_change(Change("updated", replace(early, addresses=("10.4.0.8",))))
     assert found.find("10.4.0.7", 80, HOST) is None
     assert found.find("10.4.0.8", 80, HOST) is not None
 
@@ -210,7 +209,7 @@ def test_a_learned_address_is_whose_it_was_at_the_time(addresses: dict[int, set[
 def test_a_learned_address_of_several_is_whoever_listens() -> None:
     beside = replace(BOX, id=C, name="beside", pid=9)
     found = endpoints(BOX, beside)
-    found.learn(BOX, BOX.netns, "10.4.0.7")
+    found.holdings.learn(BOX, BOX.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST) is None
     found.listens(beside, BOX.netns, 80)
     assert found.find("10.4.0.7", 80, HOST) == beside
@@ -220,14 +219,14 @@ def test_memory_stays_bounded_over_many_learned_addresses(addresses: dict[int, s
     found = endpoints(BOX)
     for number in range(1000):
         addresses[7].add(address := f"10.4.{number >> 8}.{number & 255}")
-        found.learn(BOX, BOX.netns, address)
-    assert len(found._learned) == module.ATTEMPTS
-    for number in range(module.LEARNED):
+        found.holdings.learn(BOX, BOX.netns, address)
+    assert len(found.holdings._learned) == ATTEMPTS
+    for number in range(LEARNED):
         each = replace(BOX, id=f"{number:064x}", pid=100 + number, netns=100 + number)
-        found.on_change(Change("exists", each))
+        found.holdings.on_change(Change("exists", each))
         addresses[each.pid] = {f"10.4.{number >> 8}.{number & 255}"}
-        found.learn(each, each.netns, *addresses[each.pid])
-    assert len(found._learned) == module.LEARNED
+        found.holdings.learn(each, each.netns, *addresses[each.pid])
+    assert len(found.holdings._learned) == LEARNED
     whose = found.find("10.4.0.5", 80, HOST)
     assert whose is not None
     assert whose.pid == 105
@@ -237,12 +236,12 @@ def test_a_container_that_acts_before_its_runtime_answers_is_where_it_was_seen()
     fresh = replace(CLIENT, netns=0, addresses=(), networks=())
     found = endpoints(WEB, fresh)
     assert found.find("172.17.0.2", 80, INNER) is None
-    assert found.assume(fresh, INNER)
+    assert found.holdings.assume(fresh, INNER)
     assert found.find("172.17.0.2", 80, INNER) == WEB
-    assert not found.assume(fresh, STRANGE)
-    assert not found.assume(WEB, STRANGE)
-    assert not found.assume(API, STRANGE)
-    found.on_change(Change("updated", CLIENT))
+    assert not found.holdings.assume(fresh, STRANGE)
+    assert not found.holdings.assume(WEB, STRANGE)
+    assert not found.holdings.assume(API, STRANGE)
+    found.holdings.on_change(Change("updated", CLIENT))
     assert found.find("172.17.0.2", 80, INNER) is None
     assert found.find("172.17.0.2", 80, CLIENT.netns) == WEB
 
@@ -257,7 +256,7 @@ def test_a_published_port_on_the_hosts_addresses_is_the_containers_behind() -> N
 def test_a_published_port_is_reached_from_containers_but_not_from_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_can_bind", lambda address: address == "192.0.2.7")
+    monkeypatch.setattr("ig.kernel.routes.is_local", lambda address: address == "192.0.2.7")
     found = endpoints(WEB, CLIENT)
     assert found.find("192.0.2.7", 8080, CLIENT.netns) == WEB
     assert found.find("192.0.2.7", 8080, STRANGE) is None
@@ -277,19 +276,19 @@ def test_an_address_is_whose_it_was_at_the_time() -> None:
     old = replace(WEB, started=10 * SECOND)
     found = endpoints(old)
     CLOCK.now = 20 * SECOND
-    found.on_change(Change("exited", replace(old, running=False, addresses=(), ports=())))
+    found.holdings.on_change(Change("exited", replace(old, running=False, addresses=(), ports=())))
     new = replace(WEB, id=C, name="new", started=30 * SECOND)
     CLOCK.now = 31 * SECOND
-    found.on_change(
+    found.holdings.on_change(
         Change("started", replace(new, addresses=(), ports=(), networks=(), netns=0, pid=0))
     )
-    found.on_change(Change("updated", new))
+    found.holdings.on_change(Change("updated", new))
     names = {}
     for second in (5, 15, 25, 35):
         whose = found.find("172.17.0.2", 80, HOST, second * SECOND)
         names[second] = whose and whose.name
     assert names == {5: None, 15: "web", 25: None, 35: "new"}
-    assert found.since == 30 * SECOND
+    assert found.holdings.since == 30 * SECOND
     published = found.find("127.0.0.1", 8080, HOST, 15 * SECOND)
     assert published is not None
     assert published.name == "web"
@@ -299,14 +298,14 @@ def test_an_address_that_moves_to_another_container_is_whose_it_is_then() -> Non
     found = endpoints(WEB, CLIENT)
     CLOCK.now = 2000 * SECOND
     left = replace(WEB, addresses=("fd00::2",), networks=("bridge",), addressed=1990 * SECOND)
-    found.on_change(Change("updated", left))
+    found.holdings.on_change(Change("updated", left))
     got = replace(
         CLIENT,
         addresses=("172.17.0.3", "172.17.0.2"),
         networks=("bridge", "bridge"),
         addressed=1995 * SECOND,
     )
-    found.on_change(Change("updated", got))
+    found.holdings.on_change(Change("updated", got))
     assert found.find("172.17.0.2", 80, HOST) == got
     assert found.find("172.17.0.2", 80, HOST, 1985 * SECOND) == WEB
     assert found.find("172.17.0.2", 80, HOST, 1992 * SECOND) is None
@@ -321,20 +320,20 @@ def test_a_container_that_just_began_is_believed_to_have_begun_before_it_was_tol
 
 def test_a_container_that_was_renamed_has_its_new_name() -> None:
     found = endpoints(WEB)
-    version = found.version
+    version = found.holdings.version
     shop = replace(WEB, name="shop")
-    found.on_change(Change("renamed", shop))
+    found.holdings.on_change(Change("renamed", shop))
     assert found.find("172.17.0.2", 80, HOST) == shop
-    assert found.version > version
+    assert found.holdings.version > version
 
 
 def test_what_does_not_concern_addresses_changes_no_answer() -> None:
     found = endpoints(WEB)
-    version = found.version
-    found.on_change(Change("created", Container(C, "made", "docker")))
-    found.on_change(Change("updated", replace(WEB, started=5)))
-    found.on_change(Change("synced"))
-    assert found.version == version
+    version = found.holdings.version
+    found.holdings.on_change(Change("created", Container(C, "made", "docker")))
+    found.holdings.on_change(Change("updated", replace(WEB, started=5)))
+    found.holdings.on_change(Change("synced"))
+    assert found.holdings.version == version
 
 
 def test_a_clock_that_is_ahead_makes_no_address_unknown() -> None:
@@ -359,7 +358,7 @@ def test_of_several_in_a_namespace_the_one_that_listens_is_meant() -> None:
     assert found.find("172.17.0.2", 80, CLIENT.netns) == joined
     assert found.find("127.0.0.1", 8080, HOST) == joined
     assert found.depends_on_port("172.17.0.2", HOST)
-    found.on_change(Change("removed", replace(joined, running=False)))
+    found.holdings.on_change(Change("removed", replace(joined, running=False)))
     assert found.find("172.17.0.2", 80, HOST) == vpn
 
 
@@ -399,18 +398,18 @@ def test_an_address_that_two_claim_is_nobodys_but_for_a_pods_containers() -> Non
 def test_a_container_of_two_runtimes_is_one() -> None:
     containerds = Container(A, A[:12], "containerd", running=True, scope="moby", pid=7)
     found = endpoints(containerds, WEB)
-    found.on_change(Change("removed", replace(WEB, running=False)))
+    found.holdings.on_change(Change("removed", replace(WEB, running=False)))
     assert found.find("172.17.0.2", 80, HOST) is None
-    assert len(found._held) == 1
+    assert len(found.holdings.held) == 1
 
 
 def test_memory_stays_bounded_over_many_containers() -> None:
     found = endpoints(WEB)
     for number in range(3 * FORMER):
         passing = replace(CLIENT, id=f"{number:064x}", started=number * SECOND)
-        found.on_change(Change("exists", passing))
-        found.on_change(Change("removed", replace(passing, running=False)))
-    kept = (found._addresses, found._namespaces)
+        found.holdings.on_change(Change("exists", passing))
+        found.holdings.on_change(Change("removed", replace(passing, running=False)))
+    kept = (found.holdings.addresses, found.holdings.namespaces)
     assert all(sum(map(len, each._holdings.values())) <= FORMER + 2 for each in kept)
-    assert len(found._held) <= FORMER + 1
+    assert len(found.holdings.held) <= FORMER + 1
     assert found.find("172.17.0.2", 80, HOST) == WEB

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ig.container import Container
 from ig.containers import untrusted
-from ig.containers.addresses import Endpoints
+from ig.containers.holdings import Holdings
 from ig.containers.index import Index
 from ig.containers.runtimes.docker_api import Docker
 from ig.containers.runtimes.docker_records import (
@@ -285,19 +285,19 @@ def test_condensed_events_leave_the_same_containers(steps: list[tuple[str, str]]
 
 def _after(records: Sequence[object]) -> tuple[object, ...]:
     """Return what is known of the containers after some events, and since when they have ended."""
-    index, seen, endpoints = (
+    index, seen, holdings = (
         Index([Docker("/nonexistent")], lambda _: None),
         Seen("docker"),
-        Endpoints(1, bool, lambda: LATER),
+        Holdings(1, lambda: LATER),
     )
-    index.subscribe(endpoints.on_change)
+    index.subscribe(holdings.on_change)
     for record in records:
         change = parse_event(record, seen)
         for each in seen.noted(change) if change else ():
             index.apply("docker", each)
     paths = [("docker", digit * 64) for digit in "ab"]
     owners = [index.find(path)[0] for path in paths]
-    held = {key: (each.began, each.ended) for key, each in endpoints._held.items()}
+    held = {key: (each.began, each.ended) for key, each in holdings.held.items()}
     names = [(owner.name, owner.running) for owner in owners]
     return {each.id: each for each in index.containers(stopped=True)}, names, held
 
