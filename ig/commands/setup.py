@@ -106,8 +106,8 @@ def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
     if options.get("ready_file"):
         yield _ready_file_use(options["ready_file"])
     asked = asked_for(options)
-    for name, socket in index.sockets:
-        yield Use(socket, expected=name in asked)
+    for runtime in index.sources.values():
+        yield Use(runtime.socket, expected=runtime.name in asked)
     yield from _certificates()
     yield from _modules()
 

@@ -168,7 +168,7 @@ def _snapshot_options(
 
 def known_by(index: Index) -> Known:
     """Return the current containers of an index."""
-    return Known(index.find, index.containers(), index.strays)
+    return Known(index.find, index.containers(), index.strays.by_mntns)
 
 
 def with_host(options: Mapping[str, Any]) -> Mapping[str, Any]:

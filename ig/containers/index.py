@@ -10,11 +10,10 @@ from ig.container import HOST, Batching, Change, Container, Runtime
 from ig.containers import sources
 from ig.containers.lookup import Lookup, Strays, has_own_cgroup
 from ig.containers.sources import ROOT
-from ig.containers.store import Registry, key_of
+from ig.containers.store import Registry, key_of, with_details
 from ig.containers.watcher import NAMES_UNAVAILABLE, Detailer, Follower
 from ig.errors import RuntimeUnavailable
 from ig.kernel import processes
-from ig.kernel.processes import Path
 
 SHUTDOWN_TIMEOUT = 1.0
 """Seconds that the threads are given to end; they are daemons and hold nothing that outlives us."""
@@ -51,22 +50,22 @@ class Index:
         asks for pid, addresses and ports of each running container that was reported without, so
         that `containers()` has them soon after.
         """
-        self.version = 0
-        """Grows with every change that could alter an answer of `find`, `strays` or `telling`."""
         self.telling: frozenset[str] = frozenset(runtime.name for runtime in runtimes)
         """The names of the runtimes that could yet report a container; replaced as a whole."""
-        self._sources = sources.named(runtimes)
-        self._users = dict.fromkeys(self._sources, ROOT)
+        self.sources: Mapping[str, Runtime] = sources.named(runtimes)
+        """The runtimes by their source."""
+        self._users = dict.fromkeys(self.sources, ROOT)
         self._networks: dict[str, int] = {}
-        self._strays = Strays()
         self._subscribers: tuple[Callable[[Change], None], ...] = ()
         self._changed = threading.Condition()
+        self.strays = Strays(self._changed)
+        """The running containers whose first process has no cgroup of its own."""
         self.synced: frozenset[str] = frozenset()
         """The sources that have listed all their containers, once at least; replaced as a whole."""
-        self._detailer = Detailer(self._detail, self._notify)
-        everybody = frozenset(self._sources)
-        registries = {ROOT: Registry(list(self._sources))}
-        self._lookup = Lookup(self._sources, registries, everybody, everybody, self._detailer.ask)
+        self._detailer = Detailer(lambda each: self._asked(each) is not None, self._notify)
+        everybody = frozenset(self.sources)
+        registries = {ROOT: Registry(list(self.sources))}
+        self._lookup = Lookup(self.sources, registries, everybody, everybody, self._detailer.ask)
         self._detailed = detailed
         self._batching: tuple[Batching, ...] = ()
         self._seeking = False
@@ -76,18 +75,14 @@ class Index:
         self._followers = [
             Follower(
                 runtime,
-                sources.Source(self, source),
+                source,
+                self,
                 say if runtime.name in asked or sources.owner(runtime.socket) == ROOT else _ignore,
-                runtime.name in asked,
-                consequence,
+                asked=runtime.name in asked,
+                consequence=consequence,
             )
-            for source, runtime in self._sources.items()
+            for source, runtime in self.sources.items()
         ]
-
-    @property
-    def sources(self) -> Mapping[str, Runtime]:
-        """The runtimes by their source."""
-        return self._sources
 
     @property
     def _registries(self) -> Mapping[int, Registry]:
@@ -97,36 +92,6 @@ class Index:
     def unheard(self) -> frozenset[str]:
         """The sources that have neither listed their containers nor failed; replaced as a whole."""
         return self._lookup.unheard
-
-    @property
-    def sockets(self) -> list[tuple[str, str]]:
-        """Each runtime's name, and where it is asked: a path, or an address with its scheme."""
-        return [(runtime.name, runtime.socket) for runtime in self._sources.values()]
-
-    @property
-    def strays(self) -> Mapping[int, Container]:
-        """The running containers whose first process has no cgroup of its own, by mount namespace.
-
-        The keys are inodes. Replaced as a whole with each change. Where two have one namespace, or
-        where it is the host's, it identifies nothing.
-        """
-        return self._strays.by_mntns
-
-    @property
-    def stray_paths(self) -> frozenset[Path]:
-        """The cgroups that those processes are in; replaced as a whole. () stands for a root."""
-        return self._strays.paths
-
-    @property
-    def stray_pids(self) -> Mapping[int, Container]:
-        """Those whose mount namespace is not known until `locate`, by pid; replaced likewise."""
-        return self._strays.by_pid
-
-    def locate(self, pid: int, mntns: int) -> None:
-        """Take in the mount namespace of one of `stray_pids`."""
-        with self._changed:
-            if self._strays.locate(pid, mntns):
-                self.version += 1
 
     def start(self) -> None:
         """Begin to follow every runtime, without waiting for any."""
@@ -190,7 +155,7 @@ class Index:
         """
         self._batching = tuple(
             each
-            for each in self._sources.values()
+            for each in self.sources.values()
             if isinstance(each, Batching) and each.name not in _STRAYING
         )
 
@@ -230,13 +195,10 @@ class Index:
         """
         return self._asked(container) or container
 
-    def _detail(self, container: Container) -> bool:
-        return self._asked(container) is not None
-
     def _asked(self, container: Container) -> Container | None:
         """Ask for a container's details; return None where the runtime does not answer."""
         source = container.engine
-        runtime = self._sources.get(source)
+        runtime = self.sources.get(source)
         if runtime is None:
             return container
         try:
@@ -257,19 +219,8 @@ class Index:
                 return
             if (now.started, now.addressed) != (asked.started, asked.addressed):
                 return  # It was started anew, or moved, while it was asked about.
-            found = now.copy(
-                pid=detailed.pid,
-                started=detailed.started,
-                addresses=detailed.addresses,
-                networks=detailed.networks,
-                ports=detailed.ports,
-                netns=detailed.netns,
-                joined=detailed.joined,
-                exposed=detailed.exposed,
-                moved=False,
-            )
-            changes = self._taken_in(source, Change("detailed", found))
-            self._publish(changes)
+            found = with_details(now, detailed)
+            self._publish(self._taken_in(source, Change("detailed", found)))
 
     def subscribe(self, on_change: Callable[[Change], None]) -> Callable[[], None]:
         """Call `on_change` with every change from now on; give a function that ends this.
@@ -290,7 +241,7 @@ class Index:
 
     def begin(self, source: str) -> None:
         """Note that a runtime is asked for all it has."""
-        user = sources.owner(self._sources[source].socket)
+        user = sources.owner(self.sources[source].socket)
         self._networks.pop(source, None)
         changes: list[Change] = []
         with self._changed:
@@ -299,19 +250,19 @@ class Index:
                 self._registries[before].begin(source)
                 changes = self._taken_in(source, Change("synced"))
                 if user not in self._registries:
-                    fresh = {user: Registry(list(self._sources))}
+                    fresh = {user: Registry(list(self.sources))}
                     self._lookup.registries = {**self._registries, **fresh}
                 self._users[source] = user
             self._registries[user].begin(source)
             self._publish(changes)
-        runtime = self._sources[source]
+        runtime = self.sources[source]
         if isinstance(runtime, Batching) and runtime in self._batching:
             runtime.batch(user == ROOT)  # a user's may run containers in the user's own cgroup
 
     def apply(self, source: str, change: Change) -> None:
         """Apply a change that a runtime reported."""
         if source not in self._networks:  # only now does it surely serve its socket
-            self._networks[source] = sources.network(self._sources[source].socket)
+            self._networks[source] = sources.network(self.sources[source].socket)
         with self._changed:
             changes = self._taken_in(source, change)
             self._set_answering(self._lookup.answering | {source})
@@ -321,7 +272,7 @@ class Index:
             with self._changed:
                 self.synced |= {source}
                 self._heard(source)
-        elif change.kind == "started" and self._sources[source].name in _STRAYING:
+        elif change.kind == "started" and self.sources[source].name in _STRAYING:
             self._detailer.ask(change.container)
 
     def lost(self, source: str) -> None:
@@ -333,30 +284,24 @@ class Index:
     def _taken_in(self, source: str, change: Change) -> list[Change]:
         user = self._users[source]
         if change.kind != "synced":
-            container = change.container
-            if container.runtime != source:
-                container = container.copy(source=source)
-            if self._networks.get(source):
-                container = container.copy(base=self._networks[source])
-            if user != ROOT:
-                container = sources.without_network(container)
+            base = self._networks.get(source, 0)
+            container = sources.attributed(change.container, source, base, user)
             if change.kind != "removed" and self._lookup.is_taken(user, key_of(container)):
                 return []
-            container = self._strays.looked_up(container, user)
+            container = self.strays.looked_up(container, user)
             if user == ROOT and container.running and container.pid and not container.netns:
                 netns = processes.network_namespace(container.pid, container.id)
                 container = container.copy(netns=netns)
             change = Change(change.kind, container)
         changes = self._registries[user].apply(source, change)
-        strayed = [self._strays.take_in(user, each.container) for each in changes]
-        if changes or any(strayed):
-            self.version += 1
+        for each in changes:
+            self.strays.take_in(user, each.container)
         return changes
 
     def _find_strays(self, source: str) -> None:
         """Ask for the first processes of containers that no process's cgroup names."""
         registry = self._registries[self._users[source]]
-        mine = [each for each in registry if each.engine == source]
+        mine = (each for each in registry if each.engine == source)
         pidless = [each for each in mine if each.running and not each.pid]
         if not pidless or not processes.sees_host():
             return
@@ -380,8 +325,7 @@ class Index:
     def _set_answering(self, answering: frozenset[str]) -> None:
         if answering != self._lookup.answering:
             self._lookup.answering = answering
-            self.telling = frozenset(self._sources[source].name for source in answering)
-            self.version += 1
+            self.telling = frozenset(self.sources[source].name for source in answering)
 
     def _heard(self, source: str) -> None:
         self._lookup.unheard -= {source}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 from ig.container import HOST, UNKNOWN_RUNTIME, Container, Listing, Runtime
 from ig.containers.cgroup import container_id, normalised, recognised
@@ -45,14 +47,16 @@ class Strays:
 
     `podman run --cgroups=disabled` makes such, and rootless engines on cgroups of version 1. Their
     mount namespace is their own all the same. Who may not read it learns it from the first event
-    of the first process. One writer at a time; reading needs no lock.
+    of the first process. Writers hold the `lock`; reading needs none: what is read is replaced as a
+    whole.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lock: AbstractContextManager[Any]) -> None:
+        self._lock = lock
         self.by_mntns: Mapping[int, Container] = {}
-        """Inode of the mount namespace -> container; replaced as a whole."""
+        """By the inode of the mount namespace, where that is theirs alone and not the host's."""
         self.by_pid: Mapping[int, Container] = {}
-        """First process -> container, while its mount namespace is not known; the same."""
+        """By the first process, those whose mount namespace is not known until `locate`."""
         self.paths: frozenset[Path] = frozenset()
         """The cgroups of those processes; () stands for a root."""
         self._host = {processes.mount_namespace(pid) for pid in ("self", "1")}
@@ -81,8 +85,8 @@ class Strays:
                 self._places[key] = container.pid, paths or ((),)
         return container.copy(cgroups=paths, mntns=0 if mntns in self._host else mntns)
 
-    def take_in(self, user: int, container: Container) -> bool:
-        """Note what became of a container; return whether any answer is another now."""
+    def take_in(self, user: int, container: Container) -> None:
+        """Note what became of a container; the lock is held."""
         key = user, key_of(container)
         before = self._found.get(key)
         if container.running and key in self._places:
@@ -90,19 +94,16 @@ class Strays:
         else:
             for remembered in (self._found, self._places, self._seen):
                 remembered.pop(key, None)
-        if self._found.get(key) == before:
-            return False
-        self._remake()
-        return True
+        if self._found.get(key) != before:
+            self._remake()
 
-    def locate(self, pid: int, mntns: int) -> bool:
-        """Note which mount namespace a first process is in; return whether that was missing."""
-        key = next((key for key in self._found if self._places[key][0] == pid), None)
-        if key is None or mntns in self._host or pid not in self.by_pid:
-            return False
-        self._seen[key] = mntns
-        self._remake()
-        return True
+    def locate(self, pid: int, mntns: int) -> None:
+        """Note which mount namespace a first process is in."""
+        with self._lock:
+            key = next((key for key in self._found if self._places[key][0] == pid), None)
+            if key is not None and mntns not in self._host and pid in self.by_pid:
+                self._seen[key] = mntns
+                self._remake()
 
     def _remake(self) -> None:
         known = {key: each.mntns or self._seen.get(key, 0) for key, each in self._found.items()}

@@ -7,9 +7,8 @@ import re
 import socket as sockets
 import struct
 from collections.abc import Sequence
-from typing import Protocol
 
-from ig.container import Change, Container, Runtime
+from ig.container import Container, Runtime
 from ig.kernel import processes
 
 ROOT = 0
@@ -18,39 +17,6 @@ _CONNECT_TIMEOUT = 1.0
 """Seconds that a connection may take which is made to see who serves."""
 _PEER = struct.Struct("=3i")  # struct ucred of linux/socket.h: pid, uid, gid
 _OF_USER = re.compile(r"(?:/var)?/run/user/(\d{1,10})/")
-
-
-class Sources(Protocol):
-    """Receives what runtimes report, each by the name of its source."""
-
-    def begin(self, source: str) -> None:
-        """Note that the runtime is asked for all it has."""
-
-    def apply(self, source: str, change: Change) -> None:
-        """Apply a change that the runtime reported."""
-
-    def lost(self, source: str) -> None:
-        """Note that the runtime does not answer."""
-
-
-class Source:
-    """What a follower reports of one runtime, under the name of its source instead of its own."""
-
-    def __init__(self, sources: Sources, name: str) -> None:
-        self._sources = sources
-        self._name = name
-
-    def begin(self, _runtime: str) -> None:
-        """Note that the runtime is asked for all it has."""
-        self._sources.begin(self._name)
-
-    def apply(self, _runtime: str, change: Change) -> None:
-        """Apply a change that the runtime reported."""
-        self._sources.apply(self._name, change)
-
-    def lost(self, _runtime: str) -> None:
-        """Note that the runtime does not answer."""
-        self._sources.lost(self._name)
 
 
 def named(runtimes: Sequence[Runtime]) -> dict[str, Runtime]:
@@ -62,12 +28,19 @@ def named(runtimes: Sequence[Runtime]) -> dict[str, Runtime]:
     return found
 
 
-def without_network(container: Container) -> Container:
-    """Return a container of an ordinary user's runtime without what that says of networks.
+def attributed(container: Container, source: str, base: int, user: int) -> Container:
+    """Return a container that a source reported with that, and without what it may not claim.
 
-    Addresses are the same in every user's networks, and free to claim.
+    `base` is as in Container. Of an ordinary user's runtime nothing that concerns networks is
+    taken: addresses are the same in every user's networks, and free to claim.
     """
-    return container.copy(addresses=(), ports=(), networks=(), netns=0, joined="", exposed=())
+    if container.runtime != source:
+        container = container.copy(source=source)
+    if base:
+        container = container.copy(base=base)
+    if user != ROOT:
+        return container.copy(addresses=(), ports=(), networks=(), netns=0, joined="", exposed=())
+    return container
 
 
 def owner(socket: str) -> int:

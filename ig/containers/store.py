@@ -248,6 +248,21 @@ class Registry:
         return removed
 
 
+def with_details(container: Container, asked: Container) -> Container:
+    """Return a container with what its runtime said of it when it was asked."""
+    return container.copy(
+        pid=asked.pid,
+        started=asked.started,
+        addresses=asked.addresses,
+        networks=asked.networks,
+        ports=asked.ports,
+        netns=asked.netns,
+        joined=asked.joined,
+        exposed=asked.exposed,
+        moved=False,
+    )
+
+
 def _merge_details(before: Container | None, now: Container, kind: str) -> Container:
     """Keep what an event did not repeat: a running container's details, and its cgroups.
 

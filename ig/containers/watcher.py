@@ -33,15 +33,15 @@ NAMES_UNAVAILABLE = "names of new containers are unavailable until it reconnects
 
 
 class Listener(Protocol):
-    """Receives what a runtime reports."""
+    """Receives what runtimes report, each by the name of its source."""
 
-    def begin(self, runtime: str) -> None:
+    def begin(self, source: str) -> None:
         """Note that the runtime is asked for all it has."""
 
-    def apply(self, runtime: str, change: Change) -> None:
+    def apply(self, source: str, change: Change) -> None:
         """Apply a change that the runtime reported."""
 
-    def lost(self, runtime: str) -> None:
+    def lost(self, source: str) -> None:
         """Note that the runtime does not answer."""
 
 
@@ -55,12 +55,15 @@ class Follower:
     def __init__(
         self,
         runtime: Runtime,
+        source: str,
         listener: Listener,
         say: Callable[[str], None],
+        *,
         asked: bool,
         consequence: str = NAMES_UNAVAILABLE,
     ) -> None:
         self._runtime = runtime
+        self._source = source
         self._listener = listener
         self._say = say
         self._expected = asked
@@ -96,7 +99,7 @@ class Follower:
                 ended_well = True
             except RuntimeUnavailable as error:
                 self._tell_lost(error)
-                self._listener.lost(self._runtime.name)
+                self._listener.lost(self._source)
             except BaseException as bug:
                 # Nobody must wait for it, and whoever ends the trace raises it again.
                 self.failure = bug
@@ -104,7 +107,7 @@ class Follower:
                     f"{self._runtime.name}: no more updates because of a bug in ig "
                     f"({type(bug).__name__}); the traceback is printed at the end"
                 )
-                self._listener.lost(self._runtime.name)
+                self._listener.lost(self._source)
                 return
             if time.monotonic() - began > STABLE:
                 pause = FIRST_PAUSE
@@ -114,12 +117,11 @@ class Follower:
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _listen(self) -> None:
-        name = self._runtime.name
-        self._listener.begin(name)
+        self._listener.begin(self._source)
         for change in self._runtime.watch(self._stopping.is_set):
             if change.kind == "synced":
                 self._tell_back()
-            self._listener.apply(name, change)
+            self._listener.apply(self._source, change)
 
     def _tell_lost(self, error: RuntimeUnavailable) -> None:
         socket = self._runtime.socket

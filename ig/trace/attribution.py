@@ -14,6 +14,7 @@ from typing import Protocol
 
 from ig.container import HOST, UNKNOWN_RUNTIME, Change, Container
 from ig.containers.cgroup import container_id
+from ig.containers.lookup import Strays
 from ig.kernel.cgroupfs import Paths, socket_only, unified_id
 
 OWNER_TIMEOUT = 1_000_000_000
@@ -36,22 +37,11 @@ class Containers(Protocol):
         """The runtimes that have not listed their containers yet."""
 
     @property
-    def strays(self) -> Mapping[int, Container]:
-        """The containers without a cgroup of their own, by their mount namespace."""
-
-    @property
-    def stray_paths(self) -> frozenset[tuple[str, ...]]:
-        """The cgroups in which these are."""
-
-    @property
-    def stray_pids(self) -> Mapping[int, Container]:
-        """Those of the strays whose mount namespace is not known, by their first process."""
+    def strays(self) -> Strays:
+        """The containers without a cgroup of their own."""
 
     def catch_up(self) -> None:
         """Apply what the runtimes have reported so far."""
-
-    def locate(self, pid: int, mntns: int) -> None:
-        """Set the mount namespace of a stray's first process."""
 
     def find(self, path: Sequence[str], trusted: int | None = None) -> tuple[Container, bool]:
         """Return whose a cgroup is, and whether that is final."""
@@ -106,7 +96,7 @@ class Attribution:
         self._changes: deque[str] = deque(maxlen=_MOST_CHANGES)
         self._telling = containers.telling
         self._unheard = containers.unheard
-        self._stray_paths = containers.stray_paths
+        self._stray_paths = containers.strays.paths
         self._looked_up = 0
         self.owners: dict[int, Container] = {0: _nobody(0)}
         """The owner of each known cgroup."""
@@ -161,18 +151,9 @@ class Attribution:
         return not owner.known and (cgroup not in self._states or self._unsure(cgroup))
 
     @property
-    def strays(self) -> Mapping[int, Container]:
-        """The containers without a cgroup of their own, by their mount namespace."""
+    def strays(self) -> Strays:
+        """The containers without a cgroup of their own."""
         return self._containers.strays
-
-    @property
-    def stray_pids(self) -> Mapping[int, Container]:
-        """Those of the strays whose mount namespace is not known, by their first process."""
-        return self._containers.stray_pids
-
-    def locate_stray(self, pid: int, mntns: int) -> None:
-        """Set the mount namespace of a stray's first process."""
-        self._containers.locate(pid, mntns)
 
     def _unsure(self, cgroup: int) -> bool:
         return not self._states[cgroup].paths or bool(self._containers.unheard)
@@ -202,8 +183,8 @@ class Attribution:
 
     def _changed(self) -> Iterator[int]:
         """Yield the cgroups whose owner may have changed since the last call."""
-        if self._stray_paths is not self._containers.stray_paths:
-            self._stray_paths = self._containers.stray_paths
+        if self._stray_paths is not self._containers.strays.paths:
+            self._stray_paths = self._containers.strays.paths
             yield from [each for each, state in self._states.items() if state.owner is HOST]
         if (self._telling, self._unheard) != (self._containers.telling, self._containers.unheard):
             self._telling, self._unheard = self._containers.telling, self._containers.unheard

@@ -217,7 +217,7 @@ class Pipeline:
         cgroups = fields["cgroup"]
         owners = list(map(self.attribution.owners.__getitem__, cgroups))
         self._locate_strays(fields, owners)
-        strays = self.attribution.strays
+        strays = self.attribution.strays.by_mntns
         if strays and "mntns" in fields:
             owners = [
                 strays.get(mntns, HOST) if owner is HOST else owner
@@ -237,14 +237,14 @@ class Pipeline:
         self, fields: Mapping[str, Sequence[Any]], owners: Sequence[Container]
     ) -> None:
         """Set mount namespaces of strays from events of their first processes and children."""
-        missing = self.attribution.stray_pids
+        missing = self.attribution.strays.by_pid
         if not missing or "mntns" not in fields:
             return
         processes = zip(owners, fields["pid"], fields["parent_pid"], fields["mntns"], strict=True)
         for owner, pid, parent, mntns in processes:
             first = pid if pid in missing else parent
             if owner is HOST and first in missing and mntns:
-                self.attribution.locate_stray(first, mntns)
+                self.attribution.strays.locate(first, mntns)
 
     def _wall_clock(self) -> int:
         """Return the offset from the kernel's clock to the wall clock, steady to keep the order."""

@@ -120,17 +120,16 @@ def test_a_stray_is_known_by_its_mount_namespace_until_it_ends() -> None:
         web = Container(A, "web", "docker", running=True, pid=pid)
         index.apply("docker", Change("exists", web))
         mntns = processes.mount_namespace(pid)
-        assert {inode: each.name for inode, each in index.strays.items()} == {mntns: "web"}
-        assert index.stray_paths == set(processes.cgroups(pid) or ((),))
-        assert index.stray_pids == {}
+        assert {inode: each.name for inode, each in index.strays.by_mntns.items()} == {mntns: "web"}
+        assert index.strays.paths == set(processes.cgroups(pid) or ((),))
+        assert index.strays.by_pid == {}
         # Another container in the same mount namespace: it tells neither.
         index.apply("docker", Change("exists", replace(web, id=B, name="shop")))
-        assert index.strays == {}
-        version = index.version
+        assert index.strays.by_mntns == {}
         index.apply("docker", Change("removed", replace(web, id=B)))
-        assert (index.strays[mntns].name, index.version > version) == ("web", True)
+        assert index.strays.by_mntns[mntns].name == "web"
         index.apply("docker", Change("exited", replace(web, running=False, pid=0)))
-        assert (index.strays, index.stray_paths) == ({}, frozenset())
+        assert (index.strays.by_mntns, index.strays.paths) == ({}, frozenset())
 
 
 @pytest.mark.parametrize("options", [(), ("--keep-privileges",)])
@@ -159,7 +158,7 @@ def test_a_users_runtime_may_tell_of_its_own_processes_only() -> None:
     with isolated(*user) as pid:
         theirs = Container(A, "web", "podman", running=True, pid=pid)
         index.apply("podman", Change("exists", theirs))
-        assert [each.name for each in index.strays.values()] == ["web"]
+        assert [each.name for each in index.strays.by_mntns.values()] == ["web"]
         index.apply("podman", Change("exists", replace(theirs, id=B, name="init", pid=1)))
-        assert [each.name for each in index.strays.values()] == ["web"]
-        assert index.stray_pids == {}
+        assert [each.name for each in index.strays.by_mntns.values()] == ["web"]
+        assert index.strays.by_pid == {}

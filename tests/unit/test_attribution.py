@@ -1,17 +1,26 @@
 """The states of a cgroup: waiting, given up, forgotten on either side, renamed, used again."""
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pytest
 
 from ig.container import HOST, UNKNOWN_RUNTIME, Change, Container
 from ig.containers.cgroup import container_id
+from ig.containers.lookup import Strays
 from ig.kernel.cgroupfs import CgroupPath, Paths
 from ig.trace import attribution
 from ig.trace.attribution import OWNER_TIMEOUT, Attribution
 
 WEB = Container("a" * 64, "web", "docker", running=True)
 DB = Container("b" * 64, "db", "docker", running=True)
+
+
+class Located(Strays):
+    """Containers without a cgroup of their own, set by the tests."""
+
+    def locate(self, pid: int, mntns: int) -> None:
+        self.by_mntns = {**self.by_mntns, mntns: self.by_pid[pid]}
 
 
 class Runtimes:
@@ -21,9 +30,7 @@ class Runtimes:
         self.known = {each.id: each for each in containers}
         self.telling = frozenset({"docker"})
         self.unheard: frozenset[str] = frozenset()
-        self.strays: Mapping[int, Container] = {}
-        self.stray_paths: frozenset[tuple[str, ...]] = frozenset()
-        self.stray_pids: Mapping[int, Container] = {}
+        self.strays = Located(threading.Lock())
         self.asked: list[tuple[str, ...]] = []
         self.unread: list[tuple[str, Container]] = []
         self._told: list[Callable[[Change], None]] = []
@@ -42,9 +49,6 @@ class Runtimes:
     def catch_up(self) -> None:
         while self.unread:
             self.tell(*self.unread.pop(0))
-
-    def locate(self, pid: int, mntns: int) -> None:
-        self.strays = {**self.strays, mntns: self.stray_pids[pid]}
 
     def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
         self._told.append(told)
@@ -316,12 +320,12 @@ def test_cgroups_that_a_container_without_its_own_is_in_are_not_dropped() -> Non
     bench = Bench()
     bench.send(1, "user.slice", "session.scope")
     assert bench.kernel.verdicts == {1: False}
-    bench.runtimes.strays = {4711: WEB}
-    bench.runtimes.stray_paths = frozenset({("user.slice", "session.scope")})
+    bench.runtimes.strays.by_mntns = {4711: WEB}
+    bench.runtimes.strays.paths = frozenset({("user.slice", "session.scope")})
     bench.attribution.update([])
     assert bench.kernel.verdicts == {1: True}
-    bench.runtimes.strays = {}
-    bench.runtimes.stray_paths = frozenset()
+    bench.runtimes.strays.by_mntns = {}
+    bench.runtimes.strays.paths = frozenset()
     bench.attribution.update([])
     assert bench.kernel.verdicts == {1: False}
 

@@ -213,7 +213,7 @@ def test_a_first_process_is_where_its_runtime_says() -> None:
         assert witness.next() == ("exists", web)
         # It shares this process's mount namespace, which tells nothing: so it is no stray.
         assert witness.next() == ("updated", replace(web, pid=pid, cgroups=paths))
-        assert (index.strays, index.stray_paths) == ({}, frozenset())
+        assert (index.strays.by_mntns, index.strays.paths) == ({}, frozenset())
 
 
 def test_cgroups_of_a_first_process_outlive_it_until_it_runs_again() -> None:

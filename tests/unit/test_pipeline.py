@@ -194,7 +194,7 @@ def test_what_a_choice_hides_while_names_are_missing_is_counted() -> None:
 def test_a_container_without_a_cgroup_is_told_by_its_mount_namespace() -> None:
     trace = Trace(WEB)
     trace.source.paths[1] = (CgroupPath(("user.slice",), 1),)
-    trace.runtimes.strays = {4711: WEB}
+    trace.runtimes.strays.by_mntns = {4711: WEB}
     assert trace.step((ago(1), 1, 4711, 1), (ago(1), 1, 4712, 2)) == ["1,web"]
 
 
@@ -202,7 +202,7 @@ def test_a_container_without_a_cgroup_is_told_by_its_first_process() -> None:
     trace = Trace(WEB)
     trace.source.fields = (*Source.fields, "pid", "parent_pid")
     trace.source.paths[1] = (CgroupPath(("user.slice",), 1),)
-    trace.runtimes.stray_pids = {42: WEB}
+    trace.runtimes.strays.by_pid = {42: WEB}
     unrelated, child = (ago(1), 1, 4712, 1, 44, 1), (ago(1), 1, 4711, 2, 43, 42)
     assert trace.step(unrelated, child, (ago(1), 1, 4711, 3, 45, 43)) == ["2,web", "3,web"]
 
