@@ -26,6 +26,7 @@ import yaml
 from ig.containers.runtimes.messages import containerd_pb2, cri_pb2
 from ig.kernel.mounts import mounts
 from tests.host.namespace import Namespace, program
+from tests.host.together import together
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
 
@@ -145,15 +146,16 @@ def traces_all_the_same(
     until_true: Callable[[], bool] = lambda: True,
     **more: object,
 ) -> str:
-    """Trace a connect as ever, in bounded memory, and give what was said on stderr."""
+    """Trace a bind as ever, in bounded memory, and give what was said on stderr."""
     only = ("-F", f"netns=={namespace.inode}")
-    tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json", *only, *options, **more)
+    # The trace whose program takes the least time to compile.
+    tracer = start_ig("trace", "bind", "--host", "-o", "json", *only, *options, **more)
     until(until_true, "enough answers")
-    namespace.connect(*NOBODY)
+    port = namespace.serve()
     (event,) = tracer.wait_for(lambda _: True)
     status = Path(f"/proc/{tracer.process.pid}/status").read_text()
     _, said, code = tracer.stop()
-    assert event["outcome"] == "refused"
+    assert event["addr"]["port"] == port
     assert int(status.partition("VmHWM:")[2].split()[0]) < MOST_MEMORY * 1024
     assert code == 0
     assert "Traceback" not in said
@@ -161,29 +163,42 @@ def traces_all_the_same(
     return said
 
 
-@pytest.mark.parametrize("answer", ANSWERS)
 def test_engines_that_lie_cost_names_alone(
-    start_ig: Start, namespace: Namespace, liar: Callable[..., Path], answer: str
+    start_ig: Start, new_namespace: Callable[[], Namespace], liar: Callable[..., Path]
 ) -> None:
-    options: list[object] = ["-r", "docker,podman"]
-    for runtime in ("docker", "podman"):
-        options += [f"--{runtime}-socketpath", liar(ANSWERS[answer])]
-    said = traces_all_the_same(start_ig, namespace, *options)
-    assert ("docker does not answer" in said) >= (answer in SAID)
+    def reported(answer: str) -> str:
+        options: list[object] = ["-r", "docker,podman"]
+        for runtime in ("docker", "podman"):
+            options += [f"--{runtime}-socketpath", liar(ANSWERS[answer])]
+        return traces_all_the_same(start_ig, new_namespace(), *options)
+
+    for answer, said in together(reported, ANSWERS).items():
+        assert ("docker does not answer" in said) >= (answer in SAID), answer
 
 
 HEAVY = ("another place, without end", "nothings", "a list of nothings in a list")
 
 
 @pytest.mark.parametrize(
-    "command", [("list-containers",), ("snapshot", "socket", "-c", "x"), ("doctor",)], ids=" ".join
+    "command", [("list-containers",), ("snapshot", "socket", "-c", "x")], ids=" ".join
 )
 def test_no_command_takes_more_memory_for_engines_that_lie(
     liar: Callable[..., Path], command: tuple[str, ...]
 ) -> None:
-    for answer in HEAVY if command != ("doctor",) else HEAVY[:1]:
-        path = liar(ANSWERS[answer])
-        assert most_memory(*command, "--docker-socketpath", path) < MOST_MEMORY
+    def measured(answer: str) -> int:
+        return most_memory(*command, "--docker-socketpath", liar(ANSWERS[answer]))
+
+    found = together(measured, HEAVY)
+    assert max(found.values()) < MOST_MEMORY, found
+
+
+def test_doctor_takes_no_more_memory_for_runtimes_that_lie(
+    liar: Callable[..., Path], grpc_liar: Callable[..., tuple[GrpcLiar, Path]]
+) -> None:
+    # One run for both: it loads every program, which takes seconds.
+    docker = ("--docker-socketpath", liar(ANSWERS[HEAVY[0]]))
+    containerd = ("--containerd-socketpath", grpc_liar(CONTAINERD["names"])[1])
+    assert most_memory("doctor", *docker, *containerd) < MOST_MEMORY
 
 
 def most_memory(*words: object) -> int:
@@ -206,23 +221,30 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
-@pytest.mark.parametrize("address", ["npipe:////./pipe/docker_engine", "fd://3", "tcp://[::1"])
 def test_an_address_of_docker_that_makes_no_sense_is_said(
-    start_ig: Start, namespace: Namespace, address: str
+    start_ig: Start, new_namespace: Callable[[], Namespace]
 ) -> None:
-    said = traces_all_the_same(
-        start_ig, namespace, "-r", "docker", environment={"DOCKER_HOST": address}
-    )
-    assert f"docker does not answer at {address} (" in said
+    def reported(address: str) -> str:
+        environment = {"DOCKER_HOST": address}
+        return traces_all_the_same(
+            start_ig, new_namespace(), "-r", "docker", environment=environment
+        )
+
+    addresses = ("npipe:////./pipe/docker_engine", "fd://3", "tcp://[::1")
+    for address, said in together(reported, addresses).items():
+        assert f"docker does not answer at {address} (" in said
 
 
-@pytest.mark.parametrize("runtime", ["containerd", "crio"])
-@pytest.mark.parametrize("answer", ["nothing", "garbage", "no HTTP", "a list without end"])
 def test_a_runtime_that_lies_over_grpc_costs_names_alone(
-    start_ig: Start, namespace: Namespace, liar: Callable[..., Path], runtime: str, answer: str
+    start_ig: Start, new_namespace: Callable[[], Namespace], liar: Callable[..., Path]
 ) -> None:
-    path = liar(ANSWERS[answer])
-    traces_all_the_same(start_ig, namespace, "-r", runtime, f"--{runtime}-socketpath", path)
+    def traced(case: tuple[str, str]) -> None:
+        runtime, answer = case
+        options = ("-r", runtime, f"--{runtime}-socketpath", liar(ANSWERS[answer]))
+        traces_all_the_same(start_ig, new_namespace(), *options)
+
+    answers = ("nothing", "garbage", "no HTTP", "a list without end")
+    together(traced, itertools.product(("containerd", "crio"), answers))
 
 
 Pieces = Callable[[], Iterable[bytes]]
@@ -347,7 +369,7 @@ def grpc_liar(tmp_path: Path) -> Iterator[Callable[..., tuple[GrpcLiar, Path]]]:
 
 
 @pytest.mark.parametrize(
-    "command", [("list-containers",), ("snapshot", "socket", "-c", "x"), ("doctor",)], ids=" ".join
+    "command", [("list-containers",), ("snapshot", "socket", "-c", "x")], ids=" ".join
 )
 def test_no_command_takes_more_memory_for_runtimes_that_lie_over_grpc(
     grpc_liar: Callable[..., tuple[GrpcLiar, Path]], command: tuple[str, ...]
@@ -362,10 +384,7 @@ def test_no_command_takes_more_memory_for_runtimes_that_lie_over_grpc(
 
     if command != ("list-containers",):  # the others ask the same, or less
         kinds = [each for each in kinds if each[1] in HEAVIEST]
-    if command == ("doctor",):  # loads every program, which takes seconds
-        kinds = [("containerd", "names")]
-    with ThreadPoolExecutor(4) as several:
-        found = dict(zip(kinds, several.map(measured, kinds), strict=True))
+    found = together(measured, kinds, at_once=4)
     assert max(found.values()) < MOST_MEMORY, found
 
 
@@ -411,55 +430,64 @@ NAMES = {
 
 
 @pytest.fixture
-def cgroup() -> Iterator[Path]:
-    """A cgroup that is named as a container's is."""
+def cgroups() -> Iterator[dict[str, Path]]:
+    """Cgroups that are named as containers' are, one for each of NAMES."""
     point = next(mount.point for mount in mounts() if mount.kind == "cgroup2")
-    folder = Path(point, uuid.uuid4().hex + uuid.uuid4().hex)
-    folder.mkdir()
-    yield folder
-    until(lambda: not (folder / "cgroup.procs").read_text(), "the cgroup to be empty")
-    folder.rmdir()
+    made = {name: Path(point, uuid.uuid4().hex + uuid.uuid4().hex) for name in NAMES}
+    for folder in made.values():
+        folder.mkdir()
+    yield made
+    until(lambda: not any(map(processes, made.values())), "the cgroups to be empty")
+    for folder in made.values():
+        folder.rmdir()
 
 
-@pytest.fixture
-def container(liar: Callable[..., Path], cgroup: Path) -> Callable[[str], tuple[Path, Path]]:
-    """Return the socket of an engine that calls this cgroup so, its image and its label too."""
-
-    def start(name: str) -> tuple[Path, Path]:
-        record = {"Id": cgroup.name, "Names": [f"/{name}"], "Image": name, "State": "running"}
-        return liar(lambda: whole([{**record, "Labels": {name: name}}])), cgroup
-
-    return start
+def processes(cgroup: Path) -> str:
+    return (cgroup / "cgroup.procs").read_text()
 
 
-@pytest.mark.parametrize("mode", ["columns", "json", "yaml", "csv"])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_container_that_is_named_to_do_harm_does_none(
-    start_ig: Start,
-    namespace: Namespace,
-    container: Callable[[str], tuple[Path, Path]],
-    name: str,
-    mode: str,
+def records(cgroups: Mapping[str, Path]) -> list[dict[str, object]]:
+    """Return containers that are called so, as their images and labels are."""
+    return [
+        {
+            "Id": folder.name,
+            "Names": [f"/{NAMES[name]}"],
+            "Image": NAMES[name],
+            "State": "running",
+            "Labels": {NAMES[name]: NAMES[name]},
+        }
+        for name, folder in cgroups.items()
+    ]
+
+
+def test_containers_that_are_named_to_do_harm_do_none(
+    start_ig: Start, namespace: Namespace, liar: Callable[..., Path], cgroups: dict[str, Path]
 ) -> None:
-    path, cgroup = container(NAMES[name])
-    options = ("-r", "docker", "--docker-socketpath", path, "--max-events", 1)
-    shown = f"{mode}=containername,image,containerid" if mode == "columns" else mode
-    tracer = start_ig("trace", "tcpconnect", "-o", shown, *options)
-    join = f'echo $$ > {cgroup}/cgroup.procs && exec "$@"'
-    namespace.run("sh", "-c", join, "sh", *program("connect", *NOBODY))
-    _, said, code = tracer.finished()
-    text = "\n".join([*tracer.reports.lines, ""])
-    assert code == 0
-    for printed in (text, said):
-        assert printed.replace("\r\n", "").replace("\n", "").isprintable()
-    wanted = NAMES[name].encode("utf-8", "replace").decode()
-    if mode == "json":
-        assert json.loads(text)["runtime"]["containerName"] == wanted
-    if mode == "yaml":
-        (event,) = (each for each in yaml.safe_load_all(text) if each)
-        assert event["runtime"]["containerName"] == wanted
-    if mode == "csv":
-        assert len(list(csv.reader(io.StringIO(text)))) == 2
-    if mode == "columns":
-        assert len(text.splitlines()) == 2
-        assert cgroup.name[:12] in text
+    path = liar(lambda: whole(records(cgroups)))
+    engine = ("-r", "docker", "--docker-socketpath", path)
+    chosen = ("-F", f"netns=={namespace.inode}", "--max-events", len(NAMES))
+
+    def started(mode: str) -> Tracer:
+        shown = f"{mode}=containername,image,containerid" if mode == "columns" else mode
+        return start_ig("trace", "tcpconnect", "-o", shown, *engine, *chosen)
+
+    tracers = together(started, ("columns", "json", "yaml", "csv"))
+    for folder in cgroups.values():
+        join = f'echo $$ > {folder}/cgroup.procs && exec "$@"'
+        namespace.run("sh", "-c", join, "sh", *program("connect", *NOBODY))
+    texts = {}
+    for mode, tracer in tracers.items():
+        _, said, code = tracer.finished()
+        texts[mode] = "\n".join([*tracer.reports.lines, ""])
+        assert code == 0
+        for printed in (texts[mode], said):
+            assert printed.replace("\r\n", "").replace("\n", "").isprintable()
+    wanted = [name.encode("utf-8", "replace").decode() for name in NAMES.values()]
+    events = [json.loads(line) for line in texts["json"].splitlines()]
+    assert [event["runtime"]["containerName"] for event in events] == wanted
+    events = [event for event in yaml.safe_load_all(texts["yaml"]) if event]
+    assert [event["runtime"]["containerName"] for event in events] == wanted
+    assert len(list(csv.reader(io.StringIO(texts["csv"])))) == 1 + len(NAMES)
+    _, *rows = texts["columns"].splitlines()
+    for row, folder in zip(rows, cgroups.values(), strict=True):
+        assert folder.name[:12] in row
