@@ -13,6 +13,7 @@ from tests.host.engine import Engine, PrivateEngine, some_engine
 from tests.host.namespace import Namespace, stop_programs
 from tests.host.terminal import Terminal
 from tests.host.tracer import IG, Tracer
+from tests.host.watched import WatchedNamespace
 
 HERE = Path(__file__).parent
 BENCH = HERE.parent / "bench"
@@ -98,6 +99,36 @@ def start_ig() -> Iterator[Callable[..., Tracer]]:
     yield start
     for tracer in started:
         tracer.kill()
+
+
+@pytest.fixture(scope="module")
+def _shared_traces() -> Iterator[Callable[..., Tracer]]:
+    started: dict[tuple[object, ...], Tracer] = {}
+
+    def start(*arguments: object) -> Tracer:
+        if arguments not in started:
+            started[arguments] = Tracer(*arguments)
+        return started[arguments]
+
+    yield start
+    try:
+        for tracer in started.values():
+            assert tracer.stop()[2] == 0
+    finally:
+        for tracer in started.values():
+            tracer.kill()
+
+
+@pytest.fixture
+def watch(
+    _shared_traces: Callable[..., Tracer], namespace: Namespace
+) -> Callable[..., WatchedNamespace]:
+    """Watch the test's namespace by a trace that all tests of a module share (JSON, `--host`)."""
+
+    def start(*arguments: object) -> WatchedNamespace:
+        return WatchedNamespace(_shared_traces(*arguments, "--host", "-o", "json"), namespace)
+
+    return start
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
 from tests.host.waiting import PATIENCE
+from tests.host.watched import WatchedNamespace
 
 Start = Callable[..., Tracer]
+Watch = Callable[..., WatchedNamespace]
 
 
 def seen_from(events: list[Report], namespace: Namespace) -> list[Report]:
@@ -29,16 +31,56 @@ def outcomes(events: list[Report]) -> list[str]:
     return [str(event["outcome"]) for event in events]
 
 
+TOO_MANY = """
+import os, resource, socket
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+held, read, write, left = [], *os.pipe(), 70_001
+while left > most - 99 and os.fork():
+    left -= most - 99
+for number in range(min(left, most - 99)):
+    held.append(socket.socket())
+    held[-1].setblocking(False)
+    held[-1].connect_ex((f"127.0.0.{1 + number % 4}", 4243))
+os.close(write)
+os.read(read, 1)
+"""
+
+
+@pytest.mark.anywhere
+def test_what_the_map_of_attempts_has_no_room_for_is_counted(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    # Nobody else's: the kernel has room for so many of all. The first test, before shared traces.
+    namespace.drop(4243)
+    # None may time out before the last begins, which takes minutes on a busy machine.
+    many = ("net.ipv4.tcp_syn_retries=20", "net.ipv4.ip_local_port_range=1024 65535")
+    namespace.run("sysctl", "-qw", *many)
+    only = ("--port", 4243, "-F", f"netns=={namespace.inode}")
+    # With --latency each attempt is one event, and all of these fit into the pipe.
+    tracer = start_ig("trace", "tcpconnect", "--latency", "--host", "-o", "csv=outcome", *only)
+    namespace.run("/usr/bin/python3", "-c", TOO_MANY, seconds=10 * PATIENCE)
+    tracer.process.send_signal(signal.SIGINT)
+    _, said, _ = tracer.finished(10 * PATIENCE)
+    found = re.findall(r"(\d+) events lost so far: (.*)", said)
+    lost = {cause: int(count) for count, cause in found}
+    assert lost["too many connects were waiting for an answer"] > 0
+    name, *told = map(str.strip, tracer.reports.lines)
+    assert name == "outcome"
+    assert set(told) <= {"abandoned", "unreachable"}
+    assert len(told) + sum(lost.values()) == 70_001
+
+
 @pytest.mark.parametrize("kind", ["4", "6", "mapped"])
 def test_an_established_connect_is_told_once_with_its_true_ends(
-    start_ig: Start, namespace: Namespace, kind: str
+    watch: Watch, namespace: Namespace, kind: str
 ) -> None:
     address = "::1" if kind == "6" else "127.0.0.1"
     port = namespace.serve("::" if kind == "6" else "127.0.0.1")
-    ig = traced(start_ig, "--latency")
+    ig = watch("trace", "tcpconnect", "--latency")
     connect = (address, port, "--kind", kind, "--count", 7)
     made = namespace.connect(*connect) + namespace.connect(*connect, "--nonblocking")
-    events = seen_from(ig.stop()[0], namespace)
+    events = ig.events()
     assert [event["src"]["port"] for event in events] == [each["source_port"] for each in made]
     for event, report in zip(events, made, strict=True):
         assert event["outcome"] == "established"
@@ -62,11 +104,11 @@ def test_an_established_connect_is_told_once_with_its_true_ends(
         assert event["timestamp_raw"] >= report["started"] - 20_000_000
 
 
-def test_connects_of_many_threads_are_each_told(start_ig: Start, namespace: Namespace) -> None:
+def test_connects_of_many_threads_are_each_told(watch: Watch, namespace: Namespace) -> None:
     port = namespace.serve()
-    ig = traced(start_ig)
+    ig = watch("trace", "tcpconnect")
     made = namespace.connect("127.0.0.1", port, "--threads", 5, "--count", 17)
-    events = seen_from(ig.stop()[0], namespace)
+    events = ig.events()
     assert len(events) == 85
     assert {(event["proc"]["tid"], event["src"]["port"]) for event in events} == {
         (each["tid"], each["source_port"]) for each in made
@@ -75,20 +117,20 @@ def test_connects_of_many_threads_are_each_told(start_ig: Start, namespace: Name
 
 @pytest.mark.parametrize(("kind", "address"), [("4", "127.0.0.1"), ("6", "::1")])
 def test_a_refused_connect_is_told_once(
-    start_ig: Start, namespace: Namespace, kind: str, address: str
+    watch: Watch, namespace: Namespace, kind: str, address: str
 ) -> None:
-    ig = traced(start_ig)
+    ig = watch("trace", "tcpconnect")
     connect = (address, 9, "--kind", kind, "--count", 5)
     made = namespace.connect(*connect) + namespace.connect(*connect, "--nonblocking")
-    events = seen_from(ig.stop()[0], namespace)
+    events = ig.events()
     assert outcomes(events) == ["refused"] * len(made) == ["refused"] * 10
     assert {(event["error"], event["error_raw"]) for event in events} == {("ECONNREFUSED", 111)}
 
 
 def test_asking_again_after_a_refused_attempt_is_no_second_attempt(
-    start_ig: Start, namespace: Namespace
+    watch: Watch, namespace: Namespace
 ) -> None:
-    ig = traced(start_ig)
+    ig = watch("trace", "tcpconnect")
     asks_twice = (
         "import select, socket\n"
         "s = socket.socket()\n"
@@ -98,27 +140,27 @@ def test_asking_again_after_a_refused_attempt_is_no_second_attempt(
         "assert s.connect_ex(('127.0.0.1', 9)) == 111\n"
     )
     namespace.run("/usr/bin/python3", "-c", asks_twice)
-    assert outcomes(seen_from(ig.stop()[0], namespace)) == ["refused"]
+    assert outcomes(ig.events()) == ["refused"]
 
 
 def test_connecting_a_connected_socket_is_no_second_attempt(
-    start_ig: Start, namespace: Namespace
+    watch: Watch, namespace: Namespace
 ) -> None:
     port = namespace.serve()
-    ig = traced(start_ig)
+    ig = watch("trace", "tcpconnect")
     connects_twice = (
         "import socket\n"
         f"s = socket.create_connection(('127.0.0.1', {port}))\n"
         f"assert s.connect_ex(('127.0.0.1', {port})) == 106\n"
     )
     namespace.run("/usr/bin/python3", "-c", connects_twice)
-    assert outcomes(seen_from(ig.stop()[0], namespace)) == ["established"]
+    assert outcomes(ig.events()) == ["established"]
 
 
 def test_a_connection_of_a_socket_to_itself_is_one_event(
-    start_ig: Start, namespace: Namespace
+    watch: Watch, namespace: Namespace
 ) -> None:
-    ig = traced(start_ig)
+    ig = watch("trace", "tcpconnect")
     connects_to_itself = (
         "import socket\n"
         "s = socket.socket()\n"
@@ -126,14 +168,14 @@ def test_a_connection_of_a_socket_to_itself_is_one_event(
         "s.connect(('127.0.0.1', 4242))\n"
     )
     namespace.run("/usr/bin/python3", "-c", connects_to_itself)
-    assert outcomes(seen_from(ig.stop()[0], namespace)) == ["established"]
+    assert outcomes(ig.events()) == ["established"]
 
 
-def test_an_attempt_without_an_answer_times_out(start_ig: Start, namespace: Namespace) -> None:
+def test_an_attempt_without_an_answer_times_out(watch: Watch, namespace: Namespace) -> None:
     namespace.drop(9)
-    ig = traced(start_ig, "--latency")
+    ig = watch("trace", "tcpconnect", "--latency")
     namespace.connect("127.0.0.1", 9, "--syn-count", 1)
-    (event,) = seen_from(ig.stop()[0], namespace)
+    (event,) = ig.events()
     assert (event["outcome"], event["error"]) == ("timed-out", "ETIMEDOUT")
     assert (event["latency"], event["latency_raw"]) == (None, None)
 
@@ -168,14 +210,14 @@ def test_the_most_events_are_the_most_attempts(start_ig: Start, namespace: Names
 
 
 def test_what_an_attempt_waited_is_there_with_and_without_an_answer(
-    start_ig: Start, namespace: Namespace
+    watch: Watch, namespace: Namespace
 ) -> None:
     namespace.peer("--delay", 50)
-    ig = traced(start_ig, "--latency")
+    ig = watch("trace", "tcpconnect", "--latency")
     namespace.connect("198.51.100.2", 80)
     namespace.connect("127.0.0.1", 9)
     namespace.connect("198.51.100.2", 80, "--nonblocking", "--timeout", 0.02)
-    answered, refused, abandoned = seen_from(ig.stop()[0], namespace)
+    answered, refused, abandoned = ig.events()
     assert answered["waited_raw"] == answered["latency_raw"] > 49_000_000
     assert refused["waited_raw"] == refused["latency_raw"] > 0
     assert abandoned["latency_raw"] is None
@@ -183,30 +225,30 @@ def test_what_an_attempt_waited_is_there_with_and_without_an_answer(
 
 
 def test_with_latency_the_repeated_syns_are_counted_and_the_end_awaited(
-    start_ig: Start, namespace: Namespace
+    watch: Watch, namespace: Namespace
 ) -> None:
     peer = namespace.peer("--answer", "nothing")
-    ig = traced(start_ig, "--latency")
+    ig = watch("trace", "tcpconnect", "--latency")
     namespace.connect("198.51.100.2", 80, "--syn-count", 1)
-    (event,) = seen_from(ig.stop()[0], namespace)
+    (event,) = ig.events()
     syns = [report for report in peer.reports.objects if "ready" not in report]
     assert (event["outcome"], event["retransmits"]) == ("timed-out", len(syns) - 1)
 
 
-def test_an_unreachable_host_is_told(start_ig: Start, namespace: Namespace) -> None:
+def test_an_unreachable_host_is_told(watch: Watch, namespace: Namespace) -> None:
     namespace.peer("--answer", "unreachable")
-    ig = traced(start_ig)
+    ig = watch("trace", "tcpconnect")
     namespace.connect("198.51.100.2", 80)
-    (event,) = seen_from(ig.stop()[0], namespace)
+    (event,) = ig.events()
     assert event["outcome"] == "unreachable"
     assert event["error"] in ("EHOSTUNREACH", "ENETUNREACH")
 
 
-def test_no_route_fails_before_any_syn(start_ig: Start, namespace: Namespace) -> None:
-    ig = traced(start_ig)
+def test_no_route_fails_before_any_syn(watch: Watch, namespace: Namespace) -> None:
+    ig = watch("trace", "tcpconnect")
     namespace.connect("192.0.2.1", 80, "--count", 3)
     namespace.connect("2001:db8::1", 80, "--kind", "6", "--count", 2)
-    events = seen_from(ig.stop()[0], namespace)
+    events = ig.events()
     assert outcomes(events) == ["failed"] * 5
     assert {event["error"] for event in events} == {"ENETUNREACH"}
     assert [event["dst"]["addr"] for event in events] == ["192.0.2.1"] * 3 + ["2001:db8::1"] * 2
@@ -233,12 +275,12 @@ def test_no_free_port_fails_with_what_connect_returned(
 
 
 def test_an_attempt_that_the_caller_gave_up_is_abandoned(
-    start_ig: Start, namespace: Namespace
+    watch: Watch, namespace: Namespace
 ) -> None:
     namespace.peer("--answer", "nothing")
-    ig = traced(start_ig, "--latency")
+    ig = watch("trace", "tcpconnect", "--latency")
     namespace.connect("198.51.100.2", 80, "--nonblocking", "--timeout", 0.1, "--count", 3)
-    events = seen_from(ig.stop()[0], namespace)
+    events = ig.events()
     assert outcomes(events) == ["abandoned"] * 3
 
 
@@ -255,11 +297,11 @@ def test_an_attempt_whose_caller_was_killed_is_abandoned(
     assert outcomes(seen_from(ig.stop()[0], namespace)) == ["abandoned"]
 
 
-def test_the_latency_is_what_the_far_side_took(start_ig: Start, namespace: Namespace) -> None:
+def test_the_latency_is_what_the_far_side_took(watch: Watch, namespace: Namespace) -> None:
     namespace.peer("--delay", 100)
-    ig = traced(start_ig, "--latency")
+    ig = watch("trace", "tcpconnect", "--latency")
     (attempt,) = namespace.connect("198.51.100.2", 80)
-    (event,) = seen_from(ig.stop()[0], namespace)
+    (event,) = ig.events()
     assert event["outcome"] == "established"
     assert 99_000_000 < event["latency_raw"] < attempt["nanoseconds"]
 
@@ -275,13 +317,13 @@ def test_min_leaves_out_what_was_faster(start_ig: Start, namespace: Namespace) -
 
 
 def test_udp_and_unix_sockets_are_no_tcp(
-    start_ig: Start, namespace: Namespace, tmp_path: Path
+    watch: Watch, namespace: Namespace, tmp_path: Path
 ) -> None:
-    ig = traced(start_ig)
+    ig = watch("trace", "tcpconnect")
     namespace.connect("127.0.0.1", 9, "--kind", "udp", "--count", 3)
     namespace.connect(str(tmp_path / "nothing"), 0, "--kind", "unix")
     namespace.connect("127.0.0.1", 9)
-    assert outcomes(seen_from(ig.stop()[0], namespace)) == ["refused"]
+    assert outcomes(ig.events()) == ["refused"]
 
 
 @pytest.mark.parametrize("what", ["pid", "port"])
@@ -297,43 +339,3 @@ def test_the_kernel_filters_by_process_and_port(
     program.finished()
     events = seen_from(ig.stop()[0], namespace)
     assert [event["dst"]["port"] for event in events] == [9, 9, 9]
-
-
-TOO_MANY = """
-import os, resource, socket
-most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-held, read, write, left = [], *os.pipe(), 70_001
-while left > most - 99 and os.fork():
-    left -= most - 99
-for number in range(min(left, most - 99)):
-    held.append(socket.socket())
-    held[-1].setblocking(False)
-    held[-1].connect_ex((f"127.0.0.{1 + number % 4}", 4243))
-os.close(write)
-os.read(read, 1)
-"""
-
-
-@pytest.mark.anywhere
-def test_what_the_map_of_attempts_has_no_room_for_is_counted(
-    start_ig: Start, namespace: Namespace
-) -> None:
-    # Nobody else's: the kernel has room for so many of all.
-    namespace.drop(4243)
-    # None may time out before the last begins, which takes minutes on a busy machine.
-    many = ("net.ipv4.tcp_syn_retries=20", "net.ipv4.ip_local_port_range=1024 65535")
-    namespace.run("sysctl", "-qw", *many)
-    only = ("--port", 4243, "-F", f"netns=={namespace.inode}")
-    # With --latency each attempt is one event, and all of these fit into the pipe.
-    tracer = start_ig("trace", "tcpconnect", "--latency", "--host", "-o", "csv=outcome", *only)
-    namespace.run("/usr/bin/python3", "-c", TOO_MANY, seconds=10 * PATIENCE)
-    tracer.process.send_signal(signal.SIGINT)
-    _, said, _ = tracer.finished(10 * PATIENCE)
-    found = re.findall(r"(\d+) events lost so far: (.*)", said)
-    lost = {cause: int(count) for count, cause in found}
-    assert lost["too many connects were waiting for an answer"] > 0
-    name, *told = map(str.strip, tracer.reports.lines)
-    assert name == "outcome"
-    assert set(told) <= {"abandoned", "unreachable"}
-    assert len(told) + sum(lost.values()) == 70_001
