@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import termios
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.host.tracer import IG
@@ -30,11 +30,12 @@ class Terminal:
         size: tuple[int, int] = (80, 24),
         environment: Mapping[str, str] | None = None,
         ready: bool = True,
+        within: Sequence[str] = (),
     ) -> None:
         """Start `ig ARGUMENTS` on a terminal of so many columns and rows."""
         self._folder = tempfile.TemporaryDirectory(prefix="ig-")
         ready_file = Path(self._folder.name) / "ready"
-        command = [str(IG), *map(str, arguments)]
+        command = [*within, str(IG), *map(str, arguments)]
         command += ["--ready-file", str(ready_file)] if ready else []
         self._ours, theirs = pty.openpty()
         self._printed = b""

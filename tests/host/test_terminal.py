@@ -11,7 +11,8 @@ from ig.output.text import display_width
 from tests.host.engine import Engine
 from tests.host.namespace import Namespace
 from tests.host.terminal import Terminal
-from tests.host.tracer import Tracer
+from tests.host.together import together
+from tests.host.tracer import Tracer, ordinary_user
 
 Start = Callable[..., Terminal]
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
@@ -40,10 +41,14 @@ def test_outcomes_are_shown_by_default_and_coloured_on_a_terminal_only(
     on_terminal: Start, start_ig: Callable[..., Tracer], namespace: Namespace, command: str
 ) -> None:
     chosen = ("--host", "-F", f"netns=={namespace.inode}", "-F", "type==connect")
-    coloured = on_terminal("trace", command, *chosen, size=(120, 40))
-    plain = on_terminal("trace", command, *chosen, environment={"NO_COLOR": "1"}, size=(120, 40))
-    piped = start_ig("trace", command, *chosen)
-    always = start_ig("trace", command, *chosen, "--color", "always")
+    trace = ("trace", command, *chosen)
+    coloured, plain = together(
+        lambda colour: on_terminal(*trace, environment=dict(colour), size=(120, 40)),
+        ((), (("NO_COLOR", "1"),)),
+    ).values()
+    piped, always = together(
+        lambda options: start_ig(*trace, *options), ((), ("--color", "always"))
+    ).values()
     attempts(namespace)
     wanted = {"established": "", "refused": RED, "unanswered": YELLOW, "abandoned": YELLOW}
     wanted["timed-out"] = RED  # what the unanswered one became
@@ -65,14 +70,8 @@ def test_failures_alone_are_shown_by_every_trace(
     start_ig: Callable[..., Tracer], namespace: Namespace
 ) -> None:
     chosen = ("--host", "-o", "json", "-F", f"netns=={namespace.inode}")
-    tracers = {
-        command: start_ig("trace", command, option, *chosen)
-        for command, option in (
-            ("tcpconnect", "--failures"),
-            ("tcp", "--failure-only"),
-            ("bind", "--failures"),
-        )
-    }
+    options = {"tcpconnect": "--failures", "tcp": "--failure-only", "bind": "--failures"}
+    tracers = together(lambda name: start_ig("trace", name, options[name], *chosen), options)
     port = namespace.serve()
     namespace.connect("127.0.0.1", port)
     namespace.connect("127.0.0.1", 9)
@@ -146,10 +145,8 @@ def test_traces_fit_terminals_of_every_size_and_follow_a_resize(
     container.namespace.ip("addr", "add", f"{IPV6}/128", "dev", "lo", "nodad")
     environment = {"DOCKER_HOST": engine.socket, "TZ": "UTC"}
     chosen = ("-c", container.name)
-    traces = {
-        words: on_terminal(*words, *chosen, environment=environment, size=SIZES[0])
-        for words in TRACES
-    }
+    start = partial(on_terminal, environment=environment, size=SIZES[0])
+    traces = together(lambda words: start(*words, *chosen), TRACES)
     marks = dict.fromkeys(traces, 0)
     for size in SIZES:
         for terminal in traces.values():
@@ -179,9 +176,10 @@ def test_lists_fit_terminals_of_every_size(on_terminal: Start, engine: Engine) -
     program.reports.ready()
     environment = {"DOCKER_HOST": engine.socket}
     for words in LISTS:
-        terminals = [
-            on_terminal(*words, environment=environment, size=size, ready=False) for size in SIZES
-        ]
+        # Without privileges doctor has the longest findings, and loads nothing, which takes long.
+        within = ordinary_user() if words[0] == "doctor" else ()
+        start = partial(on_terminal, environment=environment, ready=False, within=within)
+        terminals = [start(*words, size=size) for size in SIZES]
         for (width, _), terminal in zip(SIZES, terminals, strict=True):
             lines, said, code = terminal.finished()
             assert "Traceback" not in said, words
@@ -215,8 +213,8 @@ def test_columns_of_a_pipe_is_a_width_too(
 ) -> None:
     chosen = ("--host", "-F", f"netns=={namespace.inode}", "--max-events", 1)
     environment = {"COLUMNS": "60"}
-    narrow = start_ig("trace", "tcpconnect", *chosen, environment=environment)
-    wide = start_ig("trace", "tcpconnect", *chosen, "--wide", environment=environment)
+    start = partial(start_ig, "trace", "tcpconnect", *chosen, environment=environment)
+    narrow, wide = together(lambda options: start(*options), ((), ("--wide",))).values()
     namespace.connect("127.0.0.1", 9)
     for tracer, least, most in ((narrow, 0, 60), (wide, 90, 999)):
         tracer.finished()
