@@ -11,6 +11,7 @@ from tests.host.attached import added, loaded
 from tests.host.engine import Engine, PrivateEngine
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
+from tests.host.together import together
 from tests.host.tracer import Tracer
 from tests.host.waiting import EMULATED, until
 
@@ -54,18 +55,18 @@ def test_a_container_that_lives_milliseconds_is_named_every_time(ig: Start, engi
     assert names(tracer.stop()[0]) == expected
 
 
-@pytest.mark.parametrize("shared", ["host", "container"])
-def test_a_shared_network_does_not_change_the_owner(ig: Start, engine: Engine, shared: str) -> None:
+def test_a_shared_network_does_not_change_the_owner(ig: Start, engine: Engine) -> None:
     holder = engine.idle("holder")
-    network = "host" if shared == "host" else f"container:{holder.id}"
-    guest = engine.idle("guest", network_mode=network)
+    guest = engine.idle("guest", network_mode=f"container:{holder.id}")
+    hosts = engine.idle("hosts", network_mode="host")
     tracer = ig("trace", "tcpconnect")
-    engine.connect(guest, *NOBODY)
-    engine.connect(holder, *NOBODY)
-    tracer.wait_for(bool, 2)
+    for each in (guest, holder, hosts):
+        engine.connect(each, *NOBODY)
+    tracer.wait_for(bool, 3)
     events = tracer.stop()[0]
-    assert names(events) == [guest.name, holder.name]
-    assert (events[0]["netns_id"] == events[1]["netns_id"]) == (shared == "container")
+    assert names(events) == [guest.name, holder.name, hosts.name]
+    guests, holders, of_host = (event["netns_id"] for event in events)
+    assert guests == holders != of_host
 
 
 def test_a_rename_is_followed(ig: Start, engine: Engine) -> None:
@@ -79,35 +80,35 @@ def test_a_rename_is_followed(ig: Start, engine: Engine) -> None:
     assert len(tracer.stop()[0]) == 2
 
 
-@pytest.mark.parametrize(
-    ("pattern", "wanted"),
-    [
-        ("{one}", ["one"]),
-        ("*-one,*-two", ["one", "two"]),
-        ("!{one}", ["two", "three"]),
-        ("/{three}", ["three"]),
-    ],
-)
-def test_containers_are_chosen_by_name_also_before_they_exist(
-    ig: Start, engine: Engine, pattern: str, wanted: list[str]
-) -> None:
+def test_containers_are_chosen_by_name_also_before_they_exist(ig: Start, engine: Engine) -> None:
     full = {name: engine.name(name) for name in ("one", "two", "three")}
-    tracer = ig("trace", "tcpconnect", "-c", pattern.format(**full))
+    patterns = {
+        "{one}": ["one"],
+        "*-one,*-two": ["one", "two"],
+        "!{one}": ["two", "three"],
+        "/{three}": ["three"],
+    }
     everybody = ig("trace", "tcpconnect")
+    tracers = together(
+        lambda pattern: ig("trace", "tcpconnect", "-c", pattern.format(**full)), patterns
+    )
     for name in full:
         engine.connect(engine.idle(name), *NOBODY, "--count", 2)
     everybody.wait_for(bool, 6)
-    assert names(tracer.stop()[0]) == [full[name] for name in wanted for _ in range(2)]
+    shown = {pattern: names(tracer.stop()[0]) for pattern, tracer in tracers.items()}
+    assert shown == {
+        pattern: [full[name] for name in wanted for _ in range(2)]
+        for pattern, wanted in patterns.items()
+    }
 
 
 def test_the_hosts_own_processes_are_shown_if_asked(
     ig: Start, engine: Engine, namespace: Namespace
 ) -> None:
     box = engine.idle("box")
-    tracers = {
-        option: ig("trace", "tcpconnect", *option.split())
-        for option in ("", "--host", "--host-only")
-    }
+    tracers = together(
+        lambda option: ig("trace", "tcpconnect", *option.split()), ("", "--host", "--host-only")
+    )
     namespace.connect(*NOBODY)
     engine.connect(box, *NOBODY)
     tracers["--host"].wait_for(lambda event: event["runtime"]["containerName"] == box.name)
