@@ -11,13 +11,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.host.namespace import Namespace
+from tests.host.together import together
 from tests.host.tracer import IG, Tracer, in_own_mounts, ordinary_user
 from tests.host.waiting import PATIENCE, until
 
@@ -30,60 +31,42 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-def lines_of(start_ig: Start, namespace: Namespace, *options: object) -> Sequence[str]:
-    """Trace three refused connects and give what was printed."""
+@pytest.mark.anywhere
+def test_formats_are_as_others_read_them(start_ig: Start, namespace: Namespace) -> None:
     filters = ("--filter", f"netns=={namespace.inode}", "--max-events", 3)
-    tracer = start_ig("trace", "tcpconnect", "--host", *filters, *options)
+    trace = ("trace", "tcpconnect", "--host", *filters, "-o")
+    by_name = ("columns=proc.comm,outcome,dst", "custom-columns=proc.comm,outcome,dst")
+    modes = ("json", "jsonl", "yaml", "csv", *by_name)
+    tracers = together(lambda mode: start_ig(*trace, mode), modes)
     namespace.connect(*NOBODY, "--count", 3)
-    _, said, code = tracer.finished()
-    assert (code, said) == (0, "")
-    return tracer.reports.lines
-
-
-@pytest.mark.parametrize("mode", ["json", "jsonl"])
-@pytest.mark.anywhere
-def test_json_is_one_object_a_line(start_ig: Start, namespace: Namespace, mode: str) -> None:
-    events = [json.loads(line) for line in lines_of(start_ig, namespace, "-o", mode)]
-    assert [event["outcome"] for event in events] == ["refused"] * 3
-
-
-@pytest.mark.anywhere
-def test_yaml_is_one_document_an_event(start_ig: Start, namespace: Namespace) -> None:
-    text = "\n".join(lines_of(start_ig, namespace, "-o", "yaml"))
-    events = [event for event in yaml.safe_load_all(text) if event]
+    for tracer in tracers.values():
+        assert tracer.finished()[1:] == ("", 0)
+    lines = {mode: tracer.reports.lines for mode, tracer in tracers.items()}
+    for mode in ("json", "jsonl"):
+        assert [json.loads(line)["outcome"] for line in lines[mode]] == ["refused"] * 3
+    events = [event for event in yaml.safe_load_all("\n".join(lines["yaml"])) if event]
     assert [event["dst"]["port"] for event in events] == [9] * 3
-
-
-@pytest.mark.anywhere
-def test_csv_has_a_header_and_a_row_an_event(start_ig: Start, namespace: Namespace) -> None:
-    rows = csv.DictReader(io.StringIO("\n".join(lines_of(start_ig, namespace, "-o", "csv"))))
+    rows = csv.DictReader(io.StringIO("\n".join(lines["csv"])))
     assert [row["dst"] for row in rows] == ["127.0.0.1:9"] * 3
+    for mode in by_name:
+        heading, *others = (line.split() for line in lines[mode])
+        assert heading == ["COMM", "OUTCOME", "DST"]
+        assert others == [["python3", "refused", "127.0.0.1:9"]] * 3
 
 
-@pytest.mark.parametrize("mode", ["columns", "custom-columns"])
 @pytest.mark.anywhere
-def test_columns_are_chosen_by_short_and_dotted_names(
-    start_ig: Start, namespace: Namespace, mode: str
-) -> None:
-    chosen = f"{mode}=proc.comm,outcome,dst"
-    heading, *rows = lines_of(start_ig, namespace, "-o", chosen)
-    assert heading.split() == ["COMM", "OUTCOME", "DST"]
-    assert [row.split() for row in rows] == [["python3", "refused", "127.0.0.1:9"]] * 3
+def test_filters_choose_events(start_ig: Start, namespace: Namespace) -> None:
+    def started(expression: str) -> Tracer:
+        chosen = ("-F", expression, "-F", f"netns=={namespace.inode}")
+        return start_ig("trace", "tcpconnect", "--host", "-o", "json", *chosen)
 
-
-@pytest.mark.parametrize(
-    "expression",
-    ["dst.port>=11", "port:>=11", "dst.port!=9,dst.port!=10", "dst~:11$", "dst.port:!9,port:!10"],
-)
-@pytest.mark.anywhere
-def test_filters_choose_events(start_ig: Start, namespace: Namespace, expression: str) -> None:
-    tracer = start_ig(
-        *("trace", "tcpconnect", "--host", "-o", "json", "-F", expression),
-        *("-F", f"netns=={namespace.inode}"),
-    )
+    names = ("dst.port>=11", "port:>=11", "dst~:11$")
+    lists = ("dst.port!=9,dst.port!=10", "dst.port:!9,port:!10")
+    tracers = together(started, names + lists)
     for port in (9, 10, 11):
         namespace.connect("127.0.0.1", port)
-    assert [event["dst"]["port"] for event in tracer.stop()[0]] == [11]
+    for expression, tracer in tracers.items():
+        assert [event["dst"]["port"] for event in tracer.stop()[0]] == [11], expression
 
 
 @pytest.mark.anywhere
@@ -92,26 +75,23 @@ def test_timeout_ends_it(start_ig: Start) -> None:
     assert (events, code) == ([], 0)
 
 
-@pytest.mark.parametrize("mode", ["columns", "json", "yaml", "csv"])
 @pytest.mark.anywhere
-def test_process_that_is_named_to_do_harm_does_none(
-    start_ig: Start, namespace: Namespace, mode: str
-) -> None:
+def test_process_that_is_named_to_do_harm_does_none(start_ig: Start, namespace: Namespace) -> None:
     comm = '\x1b[2J\x07"\n\u202e'
     filters = ("--filter", f"netns=={namespace.inode}", "--max-events", 1)
-    tracer = start_ig("trace", "tcpconnect", "--host", *filters, "-o", mode)
+    trace = ("trace", "tcpconnect", "--host", *filters, "-o")
+    tracers = together(lambda mode: start_ig(*trace, mode), ("columns", "json", "yaml", "csv"))
     namespace.connect(*NOBODY, "--comm", comm)
-    _, said, code = tracer.finished()
-    assert (code, said) == (0, "")
-    text = "\n".join([*tracer.reports.lines, ""])
-    assert text.replace("\r\n", "").replace("\n", "").isprintable()
-    if mode == "json":
-        assert json.loads(text)["proc"]["comm"] == comm
-    if mode == "yaml":
-        (event,) = (each for each in yaml.safe_load_all(text) if each)
-        assert event["proc"]["comm"] == comm
-    if mode == "csv":
-        assert len(list(csv.reader(io.StringIO(text)))) == 2
+    texts = {}
+    for mode, tracer in tracers.items():
+        _, said, code = tracer.finished()
+        assert (code, said) == (0, "")
+        texts[mode] = "\n".join([*tracer.reports.lines, ""])
+        assert texts[mode].replace("\r\n", "").replace("\n", "").isprintable()
+    assert json.loads(texts["json"])["proc"]["comm"] == comm
+    (event,) = (each for each in yaml.safe_load_all(texts["yaml"]) if each)
+    assert event["proc"]["comm"] == comm
+    assert len(list(csv.reader(io.StringIO(texts["csv"])))) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
