@@ -71,17 +71,19 @@ int raw_tp__##name##__backup(struct name##_arguments *ctx) \
 KERNEL_FUNCTION(bpf_preempt_disable, bpf_preempt_enable)
 static void (*preempt_disable)(void) = (void *)KERNEL_FUNCTION_bpf_preempt_disable;
 static void (*preempt_enable)(void) = (void *)KERNEL_FUNCTION_bpf_preempt_enable;
-struct call_end_args { u64 registers; s64 ret; };
-#define CALL_END(name, wanted, handler) \
-int fexit__sys_##name(struct call_end_args *ctx) \
+#define FUNCTION_END(name, wanted, handler, arguments...) \
+int fexit__##name(struct name##_arguments *ctx) \
 { \
 	if (CALLS_BY_FEXIT && (wanted)) { \
 		preempt_disable(); \
-		handler(ctx->ret); \
+		handler(arguments); \
 		preempt_enable(); \
 	} \
 	return 0; \
-} \
+}
+#define CALL_END(name, wanted, handler) \
+struct sys_##name##_arguments { u64 registers; s64 ret; }; \
+FUNCTION_END(sys_##name, wanted, handler, ctx->ret) \
 int tp__syscalls__sys_exit_##name(struct exit_args *ctx) \
 { \
 	return !PREEMPTIBLE && !CALLS_BY_FEXIT && (wanted) ? handler(ctx->ret) : 0; \

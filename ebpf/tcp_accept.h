@@ -1,12 +1,70 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Accepted connections; with FAILURE_ONLY, accepts that failed. */
+/* The current task has got a connection, or has failed to. */
+static __always_inline int report_accept(struct sock *sk, struct tracked *tracked)
+{
+	struct event *event = &tracked->event;
+	u64 cgroup;
+
+	if (!is_tcp(sk))
+		return 0;
+	if (!current_wanted(&cgroup)) {
+		if (CLOSES)
+			ignore_accepted(connection_of(sk));
+		return 0;
+	}
+	read_ends(event, sk);
+	if (!port_wanted(event->sport) && !port_wanted(event->dport))
+		return 0;
+	read_owner(&event->owner, cgroup);
+	event->timestamp = bpf_ktime_get_ns();
+	submit(event);
+	if (CLOSES)
+		set_owner(connection_of(sk), tracked);
+	return 0;
+}
+
+/*
+ * A program at the end of a function is not called where the function began before it was attached: not for the
+ * first connection of a thread that has been waiting in accept() since. User space lists these threads; what they
+ * get is seen where it is given to them, security_sock_graft(). It is kept until the thread's next accept(), to
+ * tell it from that of a thread that began to wait in between, of which both programs are called.
+ */
+#define WAITING_THREADS 65536
+BPF_HASH(waiting, u32, u64, CALLS_BY_FEXIT && ACCEPTS ? WAITING_THREADS : 1);
+
+static __always_inline int got_while_waiting(struct sock *sk)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+	u64 *got = CALLS_BY_FEXIT && !FAILURE_ONLY ? waiting.lookup(&thread) : NULL;
+	int same;
+
+	if (!got)
+		return 0;
+	same = *got == (u64)sk;
+	waiting.delete(&thread);
+	return same;
+}
+
+static __always_inline int give_to_waiting(struct sock *sk)
+{
+	struct tracked tracked = { .event = { .type = ACCEPT, .outcome = DONE, .accept_fd = -1 } };
+	u32 thread = bpf_get_current_pid_tgid();
+	u64 *got = waiting.lookup(&thread);
+
+	if (!got || *got)
+		return 0;
+	*got = (u64)sk;
+	tracked.event.fd = current_call().fd;
+	return report_accept(sk, &tracked);
+}
+
 static __always_inline int left_accept(s64 ret)
 {
 	struct tracked tracked = { .event = { .type = ACCEPT, .outcome = DONE, .accept_fd = -1 } };
 	struct event *event = &tracked.event;
 	struct socket socket;
 	s32 fd = ret;
-	u64 cgroup;
 
 	if (FAILURE_ONLY ? fd >= 0 || fd == -EAGAIN || fd == -EINTR || fd <= -ERESTARTSYS : fd < 0)
 		return 0;
@@ -24,20 +82,5 @@ static __always_inline int left_accept(s64 ret)
 			count_lost(LOST_ACCEPTS);
 		return 0;
 	}
-	if (!is_tcp(socket.sk))
-		return 0;
-	if (!current_wanted(&cgroup)) {
-		if (CLOSES)
-			ignore_accepted(connection_of(socket.sk));
-		return 0;
-	}
-	read_ends(event, socket.sk);
-	if (!port_wanted(event->sport) && !port_wanted(event->dport))
-		return 0;
-	read_owner(&event->owner, cgroup);
-	event->timestamp = bpf_ktime_get_ns();
-	submit(event);
-	if (CLOSES)
-		set_owner(connection_of(socket.sk), &tracked);
-	return 0;
+	return got_while_waiting(socket.sk) ? 0 : report_accept(socket.sk, &tracked);
 }

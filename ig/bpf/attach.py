@@ -19,8 +19,9 @@ from ig import c_text
 from ig.bpf import cgroup_hooks
 from ig.bpf.btf import FUNCTION, KERNEL_CALL, Btf
 from ig.bpf.contract import check_owner
-from ig.bpf.syscalls import load_fexit
-from ig.errors import IgError, MissingDependency
+from ig.bpf.syscalls import load_fexit, map_update
+from ig.errors import IgError, KernelRefused, MissingDependency
+from ig.kernel import processes
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
 
 EVENTS_BYTES = 8 << 20
@@ -28,8 +29,11 @@ PATHS_BYTES = 1 << 20
 _BACKUP = "__backup"  # see recursion.h
 _FEXIT = "fexit__"
 _RAW = "raw_tp__"
+_GIVEN = "fexit__security_sock_graft"  # see tcp_accept.h
 _DECIDE = "decide"  # called by user space, see ig.h
 _CALL_PREFIX = "__x64_" if platform.machine() == "x86_64" else "__arm64_"
+_ACCEPTS = {"43", "288"} if platform.machine() == "x86_64" else {"202", "242"}
+"""The numbers of accept() and accept4(): NR_ACCEPT and NR_ACCEPT4 of ig.h."""
 _INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn
 _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2
 _RETURN_0 = _INSTRUCTION.pack(0xB7, 0, 0, 0) + _INSTRUCTION.pack(0x95, 0, 0, 0)
@@ -141,6 +145,8 @@ def _loaded(
     for name, _ in _hooks(program):
         check_owner(text, name, _event(name), _instructions(program, name))
     functions, hooks, tracepoints, refused = _attach(program, optional, btf, backups_attached)
+    if _GIVEN in functions:
+        _list_waiting(maps["waiting"])
     decide = program.load_func(_DECIDE.encode(), program.RAW_TRACEPOINT).fd
     backups = [name for name in functions if name.endswith(_BACKUP)]
     pairs = {_event(name) for name in backups}
@@ -157,6 +163,13 @@ def _loaded(
     }
     programs = [functions[name] for name in (*unpaired, *primaries, *backups)]
     return answer, [*maps.values(), decide, *programs, *hooks]
+
+
+def _list_waiting(descriptor: int) -> None:
+    """Put the threads that wait in accept() into a map. What exceeds it is left out."""
+    with suppress(KernelRefused):
+        for thread in processes.threads_in(_ACCEPTS):
+            map_update(descriptor, struct.pack("=I", thread), bytes(8))
 
 
 def _constants(declarations: str) -> dict[str, int | str]:
@@ -229,7 +242,7 @@ def _hooks(program: Any) -> list[tuple[str, str]]:
     if unknown := [name for name, hook in found if not hook]:
         raise IgError(
             f"The function {unknown[0]} is named after no hook.",
-            "Known hooks: raw_tp__EVENT, tp__CATEGORY__EVENT, fexit__sys_CALL, "
+            "Known hooks: raw_tp__EVENT, tp__CATEGORY__EVENT, fexit__FUNCTION, "
             f"{', '.join(hook.replace('/', '__') for hook in cgroup_hooks.HOOKS)}.",
             "Rename it, or make it static __always_inline.",
         )
@@ -243,8 +256,8 @@ def _hooks(program: Any) -> list[tuple[str, str]]:
 def _tracepoint(function: str) -> str:
     """Return the hook that a function's name says, empty if none: see `usual_tracepoints`."""
     match function.split("__", 2):
-        case ["fexit", call]:
-            return f"fexit:{_CALL_PREFIX}{call}"
+        case ["fexit", name]:
+            return f"fexit:{_CALL_PREFIX if name.startswith('sys_') else ''}{name}"
         case ["raw_tp", event, *_]:
             return event
         case ["tp", category, event]:

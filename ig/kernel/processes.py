@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
@@ -114,6 +114,19 @@ def all_cgroups() -> set[Path]:
     """Return the cgroups that any process is in, as `cgroups` does."""
     pids = [name for name in os.listdir("/proc") if name.isdigit()]
     return {path for text in {monitor.read(pid, "cgroup") for pid in pids} for path in paths(text)}
+
+
+def threads_in(calls: Collection[str]) -> Iterator[int]:
+    """Yield the threads of the host that wait in one of these system calls (`/proc/PID/syscall`).
+
+    None where processes have other numbers than on the host, or cannot be looked into.
+    """
+    for pid in filter(str.isdigit, os.listdir("/proc") if sees_host() else ()):
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with suppress(OSError), open(f"/proc/{pid}/task/{thread}/syscall") as file:
+                    if file.read().partition(" ")[0] in calls:
+                        yield int(thread)
 
 
 def paths(text: str) -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.host.engine import Engine
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
-from tests.host.waiting import EMULATED
+from tests.host.waiting import EMULATED, until
 from tests.host.watched import WatchedNamespace
 
 Start = Callable[..., Tracer]
@@ -294,6 +295,28 @@ def test_a_server_with_many_threads_in_accept_loses_nothing(
     )
     assert {event["proc"]["pid"] for event in events} == {server.pid}
     assert len({event["proc"]["tid"] for event in events}) > 1
+
+
+def test_threads_that_waited_in_accept_before_the_trace_began_are_seen(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    server = namespace.start("serve", "127.0.0.1", 0, "--acceptors", 7)
+    port = server.reports.ready()["port"]
+
+    def waiting() -> bool:
+        threads = Path(f"/proc/{server.pid}/task").glob("*/syscall")
+        calls = [each.read_text().split()[0] for each in threads]
+        return sum(map(calls.count, ("43", "288", "202", "242"))) == 7  # accept(), accept4()
+
+    until(waiting, "seven threads to wait in accept()")
+    tracer = start_ig("trace", "tcp", "--host", "-o", "json")
+    connected = namespace.connect("127.0.0.1", port, "--count", 19)
+    events = [e for e in tracer.stop()[0] if e["netns_id"] == namespace.inode]
+    ports = sorted(report["source_port"] for report in connected)
+    for kind in ("accept", "close"):
+        told = [e for e in events if e["type"] == kind and e["proc"]["pid"] == server.pid]
+        assert sorted(e["dst"]["port"] for e in told) == ports
+    assert all(e["fd"] > 0 for e in events if e["type"] == "accept")
 
 
 def test_what_is_written_and_still_to_be_sent_counts_as_sent(
