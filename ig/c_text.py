@@ -13,19 +13,19 @@ import re
 import stat
 import struct
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ig.errors import IgError
 
-_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.M)
+_INCLUDE = r'(?m)^#include "([\w.]+)"$'
 _ENUM = r"^enum %s \{([^}]*)\}"
 _BODY = r"^struct %s \{\n(.*?)^\};"
-_COMMENT = re.compile(r"/\*.*?\*/", re.S)
-_FIELD = re.compile(r"(?:(struct)\s+)?(\w+)\s+([^;]+);")
-_DECLARATOR = re.compile(r"(\w+)((?:\[\w+\])*)$")
+_COMMENT = r"(?s)/\*.*?\*/"
+_FIELD = r"(?:(struct)\s+)?(\w+)\s+([^;]+);"
+_DECLARATOR = r"(\w+)((?:\[\w+\])*)$"
 _CONSTANT = r"^#define %s (\d+)$"
-_LOSS = re.compile(r'^LOSS\((\w+), "([^"]*)"\)', re.M)
+_LOSS = r'(?m)^LOSS\((\w+), "([^"]*)"\)'
 _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "s32": "i", "s64": "q", "char": "s"}
 
 
@@ -48,13 +48,13 @@ def read(program: str) -> str:
         beside = path.with_name(match[1])
         return read(str(beside) if path.parent != folder() and beside.exists() else match[1])
 
-    text = _INCLUDE.sub(included, path.read_text("utf-8"))
+    text = re.sub(_INCLUDE, included, path.read_text("utf-8"))
     return f'#line 1 "{program}"\n{text}'
 
 
 def enum(text: str, name: str) -> Mapping[str, int]:
     """Return the values of `enum name` in C text. Raises ValueError for one that is not there."""
-    body = re.search(_ENUM % re.escape(name), _COMMENT.sub("", text), re.M)
+    body = re.search(_ENUM % re.escape(name), re.sub(_COMMENT, "", text), re.M)
     if body is None:
         raise ValueError(f"no enum {name} in the program")
     values: dict[str, int] = {}
@@ -71,15 +71,14 @@ def losses(text: str) -> Mapping[str, str]:
 
     A cause's place is its number. Raises ValueError for one that is declared twice.
     """
-    declared = _LOSS.findall(text)
+    declared = re.findall(_LOSS, text)
     for name, words in declared:
         if sum(name == other[0] or words == other[1] != "" for other in declared) > 1:
             raise ValueError(f"LOSS({name}) is declared twice, or in the words of another")
     return dict(declared)
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """A record: the names of its fields, in order, and the format that unpacks them."""
 
     names: tuple[str, ...]
@@ -105,7 +104,7 @@ def parse(text: str, name: str = "event", arrays: bool = False) -> Layout:
     formats: list[str] = []
     counts: list[int] = []
     offset = 0
-    for field, code, size, alignment in _fields(_COMMENT.sub("", text), name):
+    for field, code, size, alignment in _fields(re.sub(_COMMENT, "", text), name):
         if array := re.fullmatch(r"(\d+)[^s]", code):
             if not arrays:
                 raise ValueError(f"struct {name}: only bytes may be arrays, not {field}")
@@ -131,7 +130,7 @@ def _fields(
     body = re.search(_BODY % re.escape(name), text, re.M | re.S)
     if body is None:
         raise ValueError(f"no struct {name} in the program")
-    for nested, kind, declarators in _FIELD.findall(body[1]):
+    for nested, kind, declarators in re.findall(_FIELD, body[1]):
         if nested:
             yield from _fields(text, kind, (*within, name))
             continue
@@ -139,7 +138,7 @@ def _fields(
             raise ValueError(f"struct {name}: unknown type {kind}")
         size = struct.calcsize("=" + _CODES[kind])
         for declarator in declarators.split(","):
-            match = _DECLARATOR.match(declarator.strip())
+            match = re.match(_DECLARATOR, declarator.strip())
             if match is None:
                 raise ValueError(f"struct {name}: cannot read {declarator.strip()!r}")
             count = 1

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import typer
@@ -31,11 +30,9 @@ _GROUPS = {"trace": "Trace events as they happen.", "snapshot": "Show the curren
 
 def build(arguments: Sequence[str]) -> Group:
     """Build the command line, with the options of those commands that `arguments` may name."""
-    from ig.gadgets import built_in, declared
+    from ig.gadgets import declared, of_command
 
-    gadgets = built_in()
-    if tuple(arguments[:2]) not in {gadget.command for gadget in gadgets.values()}:
-        gadgets = declared()
+    gadgets = of_command(arguments[:2]) or declared()
     version = TyperOption(
         param_decls=["version", "--version"],
         is_flag=True,
@@ -181,6 +178,8 @@ def _plain(arguments: list[str]) -> list[str]:
 
 def _known_gadget(asked: str) -> str:
     """Return the name of the built-in gadget for an image name, with a message if they differ."""
+    from difflib import get_close_matches
+
     from ig.gadgets import declared
 
     name = asked.rpartition("/")[2].partition("@")[0].partition(":")[0].replace("-", "_")

@@ -10,7 +10,6 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
-from ig import c_text
 from ig.container import HOST, Container
 from ig.gadget import Batch, Column, Kind, Param, of_each
 from ig.memo import Cache
@@ -132,6 +131,8 @@ def enum_names(program: str, enum: str) -> tuple[str, ...]:
 
     "" where a number has none.
     """
+    from ig import c_text
+
     numbers = c_text.enum(c_text.read(program), enum)
     names = {number: name for name, number in numbers.items()}
     return tuple(names.get(number, "") for number in range(max(names) + 1))

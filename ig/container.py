@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import repeat
 from operator import attrgetter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,7 @@ HOST = Container(id="", name="", runtime="")
 """The owner of what belongs to no container."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One thing that a runtime reported: `container` as it is now, after `kind` happened to it.
 
     `kind` is one of `exists` (it was there when watching began), `created`, `started`, `renamed`,

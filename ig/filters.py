@@ -33,11 +33,11 @@ from ig.values import MILLISECOND, parse_duration, parse_group, parse_port, pars
 Predicate = Callable[[Batch], Sequence[bool]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_EXPRESSION = re.compile(r"\s*([^\s=!<>~:,]+)\s*(==|!=|<=|>=|!~|~|<|>|=|:)(.*)", re.DOTALL)
-_CLASSIC = re.compile(r"\s*(!~|!|<=|>=|<|>|~|)(.*)", re.DOTALL)
+_EXPRESSION = r"(?s)\s*([^\s=!<>~:,]+)\s*(==|!=|<=|>=|!~|~|<|>|=|:)(.*)"
+_CLASSIC = r"(?s)\s*(!~|!|<=|>=|<|>|~|)(.*)"
 _FROM_CLASSIC = {"": "==", "!": "!="}
-_SEPARATOR = re.compile(r"(?<!\\),")
-_ALTERNATIVE = re.compile(r"\s*\|\|\s*")
+_SEPARATOR = r"(?<!\\),"
+_ALTERNATIVE = r"\s*\|\|\s*"
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "=": operator.eq,
@@ -55,7 +55,7 @@ _NUMBERED: Mapping[str, Callable[[str], int]] = {
     **dict.fromkeys(("port", "sport", "dport", "src.port", "dst.port"), parse_port),
 }
 """The parser of names, for columns whose numbers have names."""
-_INTEGER = re.compile(r"[+-]?[0-9]{1,20}|0[xX][0-9a-fA-F]{1,16}")
+_INTEGER = r"[+-]?[0-9]{1,20}|0[xX][0-9a-fA-F]{1,16}"
 _MOST_CPU = 1.0
 """Seconds of CPU time for a regular expression per batch of 4,096 names; some ms are usual."""
 _SHOWN = 64
@@ -75,13 +75,15 @@ def parse(expressions: Sequence[str], columns: Sequence[Column]) -> Predicate | 
 
 def filtered(expressions: Sequence[str], columns: Sequence[Column]) -> list[Column]:
     """Return the columns that the expressions look at. Raises UsageError for an unknown one."""
-    parts = [part for each in expressions for part in _ALTERNATIVE.split(each)]
-    matches = [_EXPRESSION.fullmatch(each) for part in parts for each in _SEPARATOR.split(part)]
+    parts = [part for each in expressions for part in re.split(_ALTERNATIVE, each)]
+    matches = [
+        re.fullmatch(_EXPRESSION, each) for part in parts for each in re.split(_SEPARATOR, part)
+    ]
     return [find_column(match[1], columns) for match in matches if match]
 
 
 def _alternatives(expression: str, columns: Sequence[Column]) -> Predicate:
-    parts = _ALTERNATIVE.split(expression)
+    parts = re.split(_ALTERNATIVE, expression)
     found = _joined(any, [_conjunction(part, columns) for part in parts])
     assert found
     return found
@@ -90,12 +92,12 @@ def _alternatives(expression: str, columns: Sequence[Column]) -> Predicate:
 def _conjunction(text: str, columns: Sequence[Column]) -> Predicate:
     """Return a predicate that is true if all comma-separated expressions match."""
     parts: list[list[str]] = []
-    for part in _SEPARATOR.split(text):
+    for part in re.split(_SEPARATOR, text):
         value = part.replace("\\,", ",")
         if (
             parts
             and value.strip()
-            and not _EXPRESSION.fullmatch(value)
+            and not re.fullmatch(_EXPRESSION, value)
             and _takes_set(parts[-1][0])
         ):
             parts[-1].append(value)
@@ -107,7 +109,7 @@ def _conjunction(text: str, columns: Sequence[Column]) -> Predicate:
 
 
 def _takes_set(expression: str) -> bool:
-    match = _EXPRESSION.fullmatch(expression)
+    match = re.fullmatch(_EXPRESSION, expression)
     if not match:
         return False
     symbol = _classic(match[3])[0] if match[2] == ":" else match[2]
@@ -128,7 +130,7 @@ def _joined(
 
 def _predicate(expression: str, more: Sequence[str], columns: Sequence[Column]) -> Predicate:
     """Return the predicate of an expression, and of what else is in its set of values."""
-    match = _EXPRESSION.fullmatch(expression)
+    match = re.fullmatch(_EXPRESSION, expression)
     if not match:
         raise UsageError(
             f"Invalid filter {expression[:_SHOWN]!r}.",
@@ -186,7 +188,7 @@ def _membership(column: Column, values: Sequence[Any], *, wanted: bool) -> Predi
 
 
 def _classic(text: str) -> tuple[str, str]:
-    match = _CLASSIC.fullmatch(text)
+    match = re.fullmatch(_CLASSIC, text)
     assert match  # every part may be empty
     return _FROM_CLASSIC.get(match[1], match[1]), match[2]
 
@@ -255,7 +257,7 @@ def _value(column: Column, symbol: str, text: str) -> Any:
         return _boolean(column, symbol, text)
     if column.kind is Kind.DURATION:
         return parse_duration(text, MILLISECOND)
-    if _INTEGER.fullmatch(text):
+    if re.fullmatch(_INTEGER, text):
         return int(text, 16 if text[1:2] in ("x", "X") else 10)
     if column.kind is Kind.TIMESTAMP:
         return parse_time(text)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import compress
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from ig.container import Container
 from ig.memo import Value
@@ -94,8 +95,7 @@ Address = tuple[int, bytes, bytes]
 """The version of IP, 16 bytes with the address in front, in network byte order, and its zone."""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """One end of each connection of a batch."""
 
     addresses: Callable[[Batch], Sequence[Address]]
@@ -176,8 +176,7 @@ class Param:
     """Values that other parameters take when this one is given."""
 
 
-@dataclass(frozen=True, slots=True)
-class Withheld:
+class Withheld(NamedTuple):
     """Events that a switch hides; their number is reported at the end."""
 
     option: str
@@ -188,14 +187,13 @@ class Withheld:
     """The message, with `{count}` in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompatView:
+class CompatView(NamedTuple):
     """The classic form of a gadget: the same events, with other columns and flat JSON keys."""
 
     command: str
     summary: str
     columns: tuple[Column, ...]
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = MappingProxyType({})
     """Values of parameters that are fixed in this view."""
 
 

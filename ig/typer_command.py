@@ -15,8 +15,8 @@ from ig.options import FOREIGN, HEADINGS
 from ig.values import CONVERSIONS
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_SHORT_WITH_VALUE = re.compile(r"(-[A-Za-z])=(.*)", re.S)
-_LONG_WITH_TRUTH = re.compile(r"(--[a-z-]+)=(true|false)", re.I)
+_SHORT_WITH_VALUE = r"(?s)(-[A-Za-z])=(.*)"
+_LONG_WITH_TRUTH = r"(?i)(--[a-z-]+)=(true|false)"
 _INTERVAL = "2"  # seconds between repetitions, where the option stands alone
 _NUMBERS = ("integer", "pid", "count")
 _METAVARS = {
@@ -83,7 +83,9 @@ class Command(TyperCommand):
             asked = argument.partition("=")[0]
             if asked in FOREIGN and asked not in own:
                 raise UsageError(f"Unknown option {asked}.", "", f"Use {FOREIGN[asked]}.")
-            match = _SHORT_WITH_VALUE.fullmatch(argument) or _LONG_WITH_TRUTH.fullmatch(argument)
+            match = re.fullmatch(_SHORT_WITH_VALUE, argument) or re.fullmatch(
+                _LONG_WITH_TRUTH, argument
+            )
             param = flags.get(match[1]) if match else None
             if match and param and match[2].lower() in ("true", "false"):
                 on = match[2].lower() == "true"

@@ -30,8 +30,8 @@ _UNITS = {
     "m": MINUTE,
     "h": HOUR,
 }
-_PART = re.compile(r"([0-9]*)(?:\.([0-9]*))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
-_NUMBER = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
+_PART = r"([0-9]*)(?:\.([0-9]*))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h)"
+_NUMBER = r"[0-9]+\.?[0-9]*|\.[0-9]+"
 _LONGEST = 64
 _LIMIT = 2**63 - 1
 
@@ -77,18 +77,18 @@ def parse_duration(text: str, unit: int = 0) -> int:
     stripped = text.strip()
     if stripped == "0":
         return 0
-    if unit and _NUMBER.fullmatch(stripped):
+    if unit and re.fullmatch(_NUMBER, stripped):
         stripped += next(name for name, size in _UNITS.items() if size == unit)
     total = 0
     position = 0
     while position < len(stripped) <= _LONGEST:
-        part = _PART.match(stripped, position)
+        part = re.match(_PART, stripped[position:])
         if not part or not (part[1] or part[2]):
             break
         unit = _UNITS[part[3]]
         fraction = part[2] or ""
         total += int(part[1] or "0") * unit + int(fraction or "0") * unit // 10 ** len(fraction)
-        position = part.end()
+        position += part.end()
     if not stripped or position < len(stripped) or total > _LIMIT:
         raise UsageError(
             f"Invalid duration {text[:_LONGEST]!r}.",
@@ -118,7 +118,7 @@ def _wrong(text: str, total: int) -> str:
     return ""
 
 
-_TIME = re.compile(
+_TIME = (
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?"
     r"(?:[Zz]|([+-][0-9]{2}:[0-9]{2}))"
 )
@@ -128,7 +128,7 @@ def parse_time(text: str) -> int:
     """Return the nanoseconds since the epoch of a time as in RFC 3339. Raises UsageError."""
     from datetime import datetime  # half a millisecond, for filters by time only
 
-    match = _TIME.fullmatch(text)
+    match = re.fullmatch(_TIME, text)
     try:
         if match:
             date, time, fraction, zone = match.groups()

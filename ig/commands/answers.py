@@ -7,9 +7,8 @@ import shlex
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ig.container import Container, Runtime
 from ig.containers.index import Index
@@ -29,8 +28,7 @@ _CHOICES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(NamedTuple):
     """The runtimes that answered and those that did not."""
 
     told: tuple[Runtime, ...]

@@ -22,7 +22,6 @@ from ig.commands.setup import (
 )
 from ig.container import HOST
 from ig.containers.index import Index
-from ig.containers.peers import Peers
 from ig.containers.selection import Selection
 from ig.gadget import NOTHING, Batch, Column, CompatView, Gadget, Stage
 from ig.kernel import netns
@@ -33,7 +32,6 @@ from ig.query import Sort, find_column
 from ig.sockets.collect import PROCESS_FIELDS, Say, collect
 from ig.sockets.owner import Known
 from ig.sockets.proc import INFO, TIME_WAIT
-from ig.sockets.published import Published, silent
 from ig.stop import Stop
 
 _SNAPSHOT = (
@@ -139,13 +137,17 @@ def _name_ends(
 
     It adds rows for published ports without a socket, if these are requested.
     """
+    if not _tells_ends(display, options):
+        return lambda batch: batch
+    from ig.containers.peers import Peers  # most snapshots need neither
+    from ig.sockets.published import Published, silent
+
     peers = Peers(index) if display.resolves else None
     host = netns.host()
 
     def name(batch: Batch) -> Batch:
-        if _tells_ends(display, options):
-            ports = Published(index.containers(sandboxes=True), host)
-            batch = ports.add(batch, silent(options, chosen.wants(HOST)))
+        ports = Published(index.containers(sandboxes=True), host)
+        batch = ports.add(batch, silent(options, chosen.wants(HOST)))
         return peers.with_peers(batch) if peers else batch
 
     return name

@@ -8,15 +8,20 @@ from collections.abc import Sequence
 from ig.container import UNKNOWN_RUNTIME, Container
 
 ID_LENGTH = 64
-ID = re.compile(r"[0-9a-f]{64}\Z")
+_ID = r"[0-9a-f]{64}\Z"
 
 # `<id>`, `docker-<id>.scope`, `cri-containerd-<id>.scope`, `crio-<id>`, `libpod-<id>.scope`, …:
 # the systemd drivers put their name before the id, and new engines come with new names. A cgroup
 # driver that is given systemd's form makes one directory of it: `kubepods-pod<uid>.slice:cri-
 # containerd:<id>`.
-_WITH_ID = re.compile(r"(?:(.{1,190})[-:_])?([0-9a-f]{64})(?:\.scope)?\Z", re.DOTALL)
+_WITH_ID = r"(?s)(?:(.{1,190})[-:_])?([0-9a-f]{64})(?:\.scope)?\Z"
 
-_ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
+_ESCAPED = r"\\x([0-9a-f]{2})"
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text is 64 hexadecimal digits and no more."""
+    return re.match(_ID, text) is not None
 
 
 def container_id(component: str) -> str:
@@ -27,7 +32,7 @@ def container_id(component: str) -> str:
     """
     if len(component) < ID_LENGTH:
         return ""
-    match = _WITH_ID.match(component)
+    match = re.match(_WITH_ID, component)
     if match is None:
         return ""
     owner, identifier = match.groups()
@@ -39,7 +44,7 @@ def container_id(component: str) -> str:
 # A cgroup's parent and its own name, and the runtime whose naming that is. The group `name` is the
 # container's name, `id` its id; either stands for the other where there is but one.
 _NAMINGS = tuple(
-    (runtime, re.compile(pattern + r"\Z", re.DOTALL))
+    (runtime, rf"(?s)(?:{pattern})\Z")
     for runtime, pattern in (
         # LXC since 4.0, 3.1, and before; Incus, LXD and Proxmox are the same.
         ("lxc", r"[^/]*/lxc\.payload\.(?P<name>[^/]+)"),
@@ -85,7 +90,7 @@ def recognised(parent: str, component: str) -> Container | None:
     if not any(mark in together for mark in _MARKS):
         return None
     for runtime, naming in _NAMINGS:
-        match = naming.match(together)
+        match = re.match(naming, together)
         if match is not None:
             found = match.groupdict()
             name = _unescaped(found.get("name") or found["id"])
@@ -95,7 +100,7 @@ def recognised(parent: str, component: str) -> Container | None:
 
 def _unescaped(name: str) -> str:
     """Return a unit's name as it was before systemd escaped it (systemd.unit(5))."""
-    raw = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), name)
+    raw = re.sub(_ESCAPED, lambda match: chr(int(match[1], 16)), name)
     return raw.encode("latin-1", "replace").decode("utf-8", "replace") if raw != name else name
 
 

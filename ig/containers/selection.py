@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from fnmatch import translate
+from typing import NamedTuple
 
 from ig.container import HOST, Container
 from ig.errors import UsageError
 
-_ID = re.compile(r"[0-9a-f]{4,64}\Z")
+_ID = r"[0-9a-f]{4,64}\Z"
 """What may be the beginning of an id: four digits at least, so that short names stay names."""
 _REMEMBERED = 4096
 """How many containers' answers are remembered."""
-_GLOB = re.compile(r"[*?[]")
+_GLOB = "*?["
 
 
 class _Matcher:
     """Patterns made ready: thousands cost as one does."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        globs = [each for each in patterns if _GLOB.search(each)]
+        globs = [each for each in patterns if not set(_GLOB).isdisjoint(each)]
         self._plain = frozenset(patterns) - frozenset(globs)
         self._search = re.compile("|".join(map(translate, globs))).match if globs else None
-        self._beginnings = frozenset(each for each in self._plain if _ID.match(each))
+        self._beginnings = frozenset(each for each in self._plain if re.match(_ID, each))
         self._lengths = sorted({len(each) for each in self._beginnings})
 
     def fits(self, names: Sequence[str], identifier: str) -> bool:
@@ -37,20 +37,14 @@ class _Matcher:
         return any(identifier[:length] in self._beginnings for length in self._lengths)
 
 
-@dataclass(frozen=True, slots=True)
 class Patterns:
     """What names must be: any of `wanted`, if there are any, and none of `unwanted`."""
 
-    wanted: tuple[str, ...] = ()
-    unwanted: tuple[str, ...] = ()
-    _matchers: tuple[_Matcher, _Matcher] = field(init=False, compare=False, repr=False)
-    _known: dict[tuple[str, ...], bool] = field(
-        default_factory=dict, init=False, compare=False, repr=False
-    )
-
-    def __post_init__(self) -> None:
-        ready = _Matcher(self.wanted), _Matcher(self.unwanted)
-        object.__setattr__(self, "_matchers", ready)
+    def __init__(self, wanted: tuple[str, ...] = (), unwanted: tuple[str, ...] = ()) -> None:
+        self.wanted = wanted
+        self.unwanted = unwanted
+        self._matchers = _Matcher(wanted), _Matcher(unwanted)
+        self._known: dict[tuple[str, ...], bool] = {}
 
     def __bool__(self) -> bool:
         return bool(self.wanted or self.unwanted)
@@ -72,8 +66,7 @@ class Patterns:
         return not self.wanted or wanted.fits(names, identifier)
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """One requirement of a label: it has, or has not, a value; None is any value."""
 
     key: str
@@ -86,8 +79,7 @@ class Label:
         return (has is not None if self.value is None else has == self.value) == self.equal
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """Whose events are wanted.
 
     By default every container's and nothing of the host's. `host` adds the host's processes, also

@@ -16,7 +16,7 @@ ROOT = 0
 _CONNECT_TIMEOUT = 1.0
 """Seconds that a connection may take which is made to see who serves."""
 _PEER = struct.Struct("=3i")  # struct ucred of linux/socket.h: pid, uid, gid
-_OF_USER = re.compile(r"(?:/var)?/run/user/(\d{1,10})/")
+_OF_USER = r"(?:/var)?/run/user/(\d{1,10})/"
 
 
 def named(runtimes: Sequence[Runtime]) -> dict[str, Runtime]:
@@ -49,7 +49,7 @@ def owner(socket: str) -> int:
     Root's are whatever is asked over the network, since root gave that address, and what this
     process's own user made.
     """
-    of_user = _OF_USER.match(socket)
+    of_user = re.match(_OF_USER, socket)
     if of_user is not None:
         return _root_if_own(int(of_user[1]))
     if not socket.startswith("/"):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 
 from ig.container import Change, Container
-from ig.containers.cgroup import ID
+from ig.containers.cgroup import is_id
 from ig.containers.untrusted import CONTAINERS
 
 MOST = 16384
@@ -137,7 +137,7 @@ def _fitting(labels: Mapping[str, str]) -> Mapping[str, str]:
 
 def key_of(container: Container) -> Key:
     """Return what the container is found by."""
-    if ID.match(container.id):
+    if is_id(container.id):
         return container.id
     return (container.scope, container.id)
 
@@ -145,7 +145,7 @@ def key_of(container: Container) -> Key:
 def identity_of(container: Container) -> Identity:
     """Return what distinguishes a container from those of other engines too."""
     # Docker's containers are containerd's too: whoever reported one first, it is the same.
-    return (container.source, "" if ID.match(container.id) else container.scope, container.id)
+    return (container.source, "" if is_id(container.id) else container.scope, container.id)
 
 
 class Registry:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
-import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib import import_module
+from importlib import import_module, util
 
 from ig.gadget import GROUP, Gadget
 
 
-@cache
-def built_in() -> dict[str, Gadget]:
+def of_command(words: Sequence[str]) -> dict[str, Gadget]:
+    """Return the gadget of this package with that command, by name; nothing if there is none.
+
+    No other gadget is imported: `trace bind` is that of the module `trace_bind`.
+    """
+    name = "_".join(words)
+    if not name.isidentifier() or util.find_spec(f"{__name__}.{name}") is None:
+        return {}
+    gadget: Gadget = import_module(f"{__name__}.{name}").GADGET
+    return {gadget.name: gadget} if gadget.command == tuple(words) else {}
+
+
+def _built_in() -> dict[str, Gadget]:
     """Return the gadgets of this package by name."""
+    import pkgutil
+
     modules = [import_module(f"{__name__}.{each.name}") for each in pkgutil.iter_modules(__path__)]
     return {module.GADGET.name: module.GADGET for module in modules}
 
@@ -22,7 +34,7 @@ def built_in() -> dict[str, Gadget]:
 @cache
 def declared() -> dict[str, Gadget]:
     """Return all gadgets by name, the built-in ones first."""
-    found = dict(built_in())
+    found = _built_in()
     for gadget in _offered():
         found.setdefault(gadget.name, gadget)
     return found

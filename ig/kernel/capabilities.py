@@ -9,9 +9,9 @@ import ctypes
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from ig.errors import KernelRefused
 
@@ -38,8 +38,7 @@ _Sets = tuple[int, int, int]  # effective, permitted, inheritable, as in struct 
 _given_up = False
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """A file that is opened after privileges are dropped."""
 
     path: str
@@ -51,8 +50,7 @@ class Use:
     """Whether it is opened again later, when its owner may have changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(NamedTuple):
     """Whether a file stays accessible after privileges are dropped."""
 
     kept: str = ""
@@ -191,8 +189,7 @@ def is_missing(path: str) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class _Obstacle:
+class _Obstacle(NamedTuple):
     what: str = ""
     missing: bool = False
 

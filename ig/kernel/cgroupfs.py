@@ -14,8 +14,8 @@ import os
 import stat
 import struct
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from ig.kernel import processes
 from ig.kernel.mounts import Mount, legacy_cgroup_controller, mounts
@@ -183,8 +183,7 @@ def _only_roots(folder: PurePosixPath, root: int) -> bool:
     return found.st_uid == 0 and not found.st_mode & _OTHERS_MAY_WRITE
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupPath:
+class CgroupPath(NamedTuple):
     """Where a cgroup is in one hierarchy."""
 
     names: tuple[str, ...]

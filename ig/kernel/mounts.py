@@ -6,18 +6,17 @@ import ctypes
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ig.errors import KernelRefused
 
 _CLONE_NEWNS = 0x00020000
 _MS_REC_SLAVE = 0x4000 | 0x80000
-_OCTAL = re.compile(rb"\\([0-7]{3})")
+_OCTAL = rb"\\([0-7]{3})"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of /proc/PID/mountinfo."""
 
     point: str
@@ -48,7 +47,9 @@ def parse_mount(line: bytes) -> Mount:
 
 def _unescaped(path: bytes) -> str:
     r"""Return the path with `\040` and similar escapes decoded."""
-    return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), path))
+    if b"\\" not in path:
+        return os.fsdecode(path)
+    return os.fsdecode(re.sub(_OCTAL, lambda match: bytes([int(match[1], 8)]), path))
 
 
 def legacy_cgroup_controller() -> str | None:

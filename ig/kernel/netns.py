@@ -9,11 +9,10 @@ import ctypes
 import errno
 import functools
 import os
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ig.kernel.mounts import mounts
 from ig.kernel.processes import identifier, sees_all_processes
@@ -29,8 +28,7 @@ _MOST_DESCRIPTORS = 1024
 """Of a process with more the descriptors are not looked at: each costs 3 us."""
 
 
-@dataclass(frozen=True, slots=True)
-class Namespace:
+class Namespace(NamedTuple):
     """A network namespace."""
 
     id: int
@@ -59,8 +57,7 @@ def host() -> int:
     return identifier("net") or own()
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The network namespaces of this host, by their id."""
 
     namespaces: dict[int, Namespace]
@@ -176,10 +173,10 @@ def visit(
     """Yield `act(namespace, entered)` of each, called in one thread that is in that namespace then.
 
     `entered` is false where the kernel does not let us in. A namespace that has vanished is left
-    out. The thread ends with the iteration, so no other work is ever done in a foreign namespace.
+    out. The thread has ended before the first result is yielded: no other work is ever done in a
+    foreign namespace, and the two threads do not compete for the interpreter's lock.
     """
-    end = object()
-    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    results: deque[Result] = deque()
     failures: list[BaseException] = []
     abandoned = False
 
@@ -190,19 +187,19 @@ def visit(
                     break
                 entered = _enter(namespace)
                 if entered is not None:
-                    results.put(act(namespace, entered))
+                    results.append(act(namespace, entered))
         except BaseException as error:  # raised in the other thread
             failures.append(error)
-        finally:
-            results.put(end)
 
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        yield from iter(results.get, end)
+        thread.join()
     finally:
         abandoned = True
         thread.join()
+    while results:
+        yield results.popleft()
     for failure in failures:
         raise failure
 

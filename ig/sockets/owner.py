@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from ig.container import HOST, Container
 from ig.kernel import processes
@@ -22,19 +23,17 @@ NOBODY = Container(id="", name="", runtime="", scope="?")
 _WILDCARDS = ("0.0.0.0", "::")
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """The containers that the runtimes reported."""
 
     find: Find
     containers: Sequence[Container] = ()
     """Running ones: their first processes identify the owner if cgroups do not."""
-    strays: Mapping[int, Container] = field(default_factory=dict)
+    strays: Mapping[int, Container] = MappingProxyType({})
     """Those without a cgroup of their own, by the inodes of their mount namespaces."""
 
 
-@dataclass(frozen=True, slots=True)
-class NamespaceOwners:
+class NamespaceOwners(NamedTuple):
     """The owners in one network namespace."""
 
     owners: tuple[Container, ...]

@@ -54,7 +54,9 @@ def empty(info: bool = False) -> Fields:
 
 
 def extend(fields: Fields, more: Fields) -> None:
-    """Append the sockets of `more`, which is emptied."""
+    """Append the sockets of `more`, which must not be used any more."""
+    if not more["proto"]:
+        return
     for name in fields:
         added = more.pop(name)
         if fields[name]:

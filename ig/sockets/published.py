@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ig.container import HOST, Container
 from ig.gadget import Batch
@@ -22,8 +21,7 @@ _PROXIES = frozenset(
 _ALL4, _ALL6 = "0.0.0.0", "::"
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(NamedTuple):
     """A published port: a port of the host that is forwarded to a container."""
 
     address: str

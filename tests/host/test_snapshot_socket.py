@@ -27,9 +27,10 @@ from ig.gadgets.snapshot_socket import GADGET
 from ig.kernel import netns
 from ig.kernel.mounts import mounts
 from ig.sockets import sock_diag
-from ig.sockets.collect import Reader, collect
+from ig.sockets.collect import collect
 from ig.sockets.owner import Find, Known
 from ig.sockets.proc import ALL_STATES, STATES
+from ig.sockets.reader import Reader
 from tests.host.runtimes import need
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")

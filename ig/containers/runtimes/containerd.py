@@ -12,7 +12,7 @@ from typing import Any
 
 from ig.container import Change, Container
 from ig.containers import untrusted
-from ig.containers.cgroup import ID
+from ig.containers.cgroup import is_id
 from ig.containers.runtimes import cri
 from ig.containers.runtimes.grpc_api import (
     REQUEST_TIMEOUT,
@@ -245,7 +245,7 @@ def container_of(scope: str, record: Any) -> Container:
         name = pod["pod_container"] or pod["pod_name"] or container.name
         return container.copy(name=untrusted.text(name), **pod)
     # nerdctl's ids are hexadecimal. Whoever runs an image by `ctr` has all its labels too.
-    if ID.match(container.id) and labels.get("nerdctl/namespace") == scope:
+    if is_id(container.id) and labels.get("nerdctl/namespace") == scope:
         return container.copy(name=untrusted.text(labels.get("nerdctl/name")) or container.name)
     return container
 
@@ -262,7 +262,7 @@ def _cri_kind(scope: str, record: Any, labels: Mapping[str, str]) -> str:
 
 
 def _nameless(scope: str, identifier: str) -> Container:
-    name = identifier[:12] if ID.match(identifier) else identifier
+    name = identifier[:12] if is_id(identifier) else identifier
     return Container(identifier, name, NAME, scope=scope)
 
 

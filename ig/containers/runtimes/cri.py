@@ -13,7 +13,7 @@ from typing import Any
 
 from ig.container import Change, Container
 from ig.containers import untrusted
-from ig.containers.cgroup import ID
+from ig.containers.cgroup import is_id
 from ig.containers.runtimes.grpc_api import Connection, connected
 from ig.containers.store import MOST, Seen
 from ig.kernel import processes
@@ -173,7 +173,7 @@ def _list_all(connection: Connection, runtime: str) -> dict[str, Container]:
 
 
 def _note(seen: Seen, found: dict[str, Container], container: Container) -> None:
-    if ID.match(container.id):
+    if is_id(container.id):
         for change in seen.noted(Change("exists", container)):
             if change.kind == "removed":
                 found.pop(change.container.id, None)

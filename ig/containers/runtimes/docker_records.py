@@ -7,7 +7,7 @@ from typing import Any
 
 from ig.container import Change, Container
 from ig.containers import untrusted
-from ig.containers.cgroup import ID
+from ig.containers.cgroup import is_id
 from ig.containers.store import Seen
 from ig.kernel import processes
 
@@ -35,7 +35,7 @@ def parse_list_entry(runtime: str, record: object) -> Container | None:
     """Return the container of a record of `/containers/json`; None if it makes no sense."""
     found = untrusted.mapping(record)
     identifier = untrusted.text(found.get("Id"))
-    if not ID.match(identifier):
+    if not is_id(identifier):
         return None
     labels = untrusted.labels(found.get("Labels"))
     name = _name(found.get("Names"))
@@ -67,7 +67,7 @@ def parse_event(record: object, seen: Seen) -> Change | None:
     kind = KINDS.get(action)
     actor = untrusted.mapping(found.get("Actor"))
     identifier = untrusted.text(actor.get("ID"))
-    if kind is None or not ID.match(identifier):
+    if kind is None or not is_id(identifier):
         return None
     attributes = untrusted.mapping(actor.get("Attributes"))
     known = seen.get(identifier) or _first_told(seen.runtime, identifier, attributes)
@@ -158,7 +158,7 @@ def _joined(found: Mapping[str, Any]) -> str:
     """Return the id of the container whose network namespace another was started in."""
     mode = untrusted.text(untrusted.mapping(found.get("HostConfig")).get("NetworkMode"))
     identifier = mode.removeprefix("container:")
-    return identifier if mode != identifier and ID.match(identifier) else ""
+    return identifier if mode != identifier and is_id(identifier) else ""
 
 
 def _exposed(found: Mapping[str, Any]) -> tuple[int, ...]:

@@ -13,9 +13,8 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from ig.containers import untrusted
@@ -27,15 +26,14 @@ PORT, TLS_PORT = 2375, 2376
 """Docker's ports without and with TLS."""
 _LONGEST_HEADER = 1 << 16
 _PIECE = 1 << 16
-_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
-_CHUNKED = re.compile(rb"^transfer-encoding:[ \t]*chunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-_LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-_CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;.*|[ \t]*)\Z")
+_STATUS = rb"HTTP/1\.[01] (\d{3})\b"
+_CHUNKED = rb"(?im)^transfer-encoding:[ \t]*chunked[ \t]*\r?$"
+_LENGTH = rb"(?im)^content-length:[ \t]*(\d{1,18})[ \t]*\r?$"
+_BLANK_LINE = rb"\r?\n\r?\n"
+_CHUNK = rb"([0-9a-fA-F]{1,15})(?:[ \t]*;.*|[ \t]*)\Z"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """Where an engine is asked: a unix socket's path, or a host and a port."""
 
     path: str = ""
@@ -127,12 +125,12 @@ class Reply:
         self._waits = -1.0
         self._buffer = b""
         header = self._header()
-        status = _STATUS.match(header)
+        status = re.match(_STATUS, header)
         if status is None:
             raise Malformed("its answer is not HTTP")
         self.status = int(status[1])
-        self._chunked = _CHUNKED.search(header) is not None
-        length = None if self._chunked else _LENGTH.search(header)
+        self._chunked = re.search(_CHUNKED, header) is not None
+        length = None if self._chunked else re.search(_LENGTH, header)
         self._left = int(length[1]) if length else 0 if self._chunked else None
         """The bytes to come of the body, or of the present chunk; None for all until the end."""
         self._begun = False
@@ -165,14 +163,14 @@ class Reply:
         if self._begun and self._line() != b"":
             raise Malformed("its answer is not HTTP")
         self._begun = True
-        size = _CHUNK.match(self._line())
+        size = re.match(_CHUNK, self._line())
         if size is None:
             raise Malformed("its answer is not HTTP")
         self._left = int(size[1], 16)
         self._chunked = self._left > 0  # nothing is read after the last one
 
     def _header(self) -> bytes:
-        while (end := _BLANK_LINE.search(self._buffer)) is None:
+        while (end := re.search(_BLANK_LINE, self._buffer)) is None:
             self._more()
         header, self._buffer = self._buffer[: end.start() + 1], self._buffer[end.end() :]
         return header
