@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.host.engine import Engine
-from tests.host.tracer import Tracer
+from tests.host.tracer import IG, Tracer
+from tests.host.waiting import PATIENCE
 
 README = Path(__file__).parents[2] / "README.md"
 QUESTION = re.compile(r"^\| [^|`]+\? \| `ig ([^`]+)` \|$", re.M)
@@ -17,7 +20,7 @@ REFUSED_BIND = "import socket\ntry: socket.socket().bind(('192.0.2.1', 0))\nexce
 
 def test_questions_all_have_an_answer(start_ig: Callable[..., Tracer], engine: Engine) -> None:
     commands = QUESTION.findall(README.read_text())
-    assert len(commands) == 11
+    assert len(commands) == 12
     database = engine.program("db", "serve", "0.0.0.0", 5432)
     database.reports.ready()
     web = engine.idle("web")
@@ -38,6 +41,19 @@ def test_questions_all_have_an_answer(start_ig: Callable[..., Tracer], engine: E
     held = web.namespace.start("connect", database.address, 5432, "--hold")
     held.reports.ready()
     answers = {}
+    explain = commands.pop(next(n for n, c in enumerate(commands) if c.startswith("explain")))
+    words = [web.name if word == "web" else word for word in shlex.split(explain)]
+    words[-1] = f"{database.address}:5433"
+    explained = subprocess.run(
+        [IG, *words],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert explained.returncode == 1
+    assert "no-listener" in explained.stdout
     for command in commands:
         tracer = traces.get(command) or start(command)
         assert (tracer.stop() if command in traces else tracer.finished())[2] == 0
