@@ -410,6 +410,84 @@ def test_a_watch_that_waits_for_events_can_be_stopped(serve: Serve) -> None:
     assert list(changes) == []
 
 
+def ending(header: bytes, body: bytes, closes: bool = True) -> Answer:
+    """Answer as an engine does that has sent these events, and may have ended, before it lists."""
+    asked, sent = threading.Event(), threading.Event()
+
+    def answer(connection: socket.socket, path: str) -> None:
+        if path == "/events":
+            connection.sendall(header)
+            asked.wait(BOUND)
+            connection.sendall(body)
+            if closes:
+                connection.shutdown(socket.SHUT_RDWR)
+            sent.set()
+            return
+        if path == "/containers/json":
+            asked.set()
+            sent.wait(BOUND)
+        running(b"[]")(connection, path)
+
+    return answer
+
+
+ENDS = {
+    "in order": (OK, chunk(created(7, 0, 0)) + b"0\r\n\r\n"),
+    "in order, with more behind": (OK, chunk(created(7, 0, 0)) + b"0\r\n\r\nmore"),
+    "of HTTP/1.0": (b"HTTP/1.0 200 OK\r\n\r\n", created(7, 0, 0)),
+    "between chunks": (OK, chunk(created(7, 0, 0))),
+    "within a line's end": (OK, chunk(created(7, 0, 0))[:-1]),
+    "before a line's end": (OK, chunk(created(7, 0, 0))[:-2]),
+    "within a size": (OK, chunk(created(7, 0, 0)) + b"1"),
+    "within a chunk": (OK, chunk(created(7, 0, 0)) + b"100\r\n{"),
+    "after what is no chunk": (OK, chunk(created(7, 0, 0)) + b"no\r\n\r\n0\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("batches", [True, False])
+@pytest.mark.parametrize("end", ENDS)
+def test_end_of_the_stream_loses_no_event_that_was_read_before(
+    serve: Serve, end: str, batches: bool
+) -> None:
+    engine = serve(ending(*ENDS[end]))
+    engine.batch(batches)
+    names: list[str] = []
+
+    def watch() -> None:
+        with pytest.raises(RuntimeUnavailable, match=r"closed the event stream"):
+            names.extend(each.container.name for each in engine.watch(lambda: False))
+        names.append("ended")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    thread.join(BOUND)
+    assert names == ["", "n7", "ended"]
+    assert not engine.catch_up(BOUND)
+
+
+def test_event_is_applied_before_the_end_of_its_chunks_line_is_followed_by_more(
+    serve: Serve,
+) -> None:
+    event = created(7, 0, 0)
+    # The reader receives this many bytes at once: the line's end comes by itself.
+    whole = docker_api.CHUNK - len(b"ffff\r\n")
+    body = chunk(event + b" " * (whole - len(event) - 1) + b"\n")
+    engine = serve(ending(OK, body, closes=False))
+    engine.batch(True)
+    names: queue.Queue[str] = queue.Queue()
+
+    def watch() -> None:
+        for each in engine.watch(lambda: False):
+            names.put(each.container.name)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    assert [names.get(timeout=BOUND) for _ in range(2)] == ["", "n7"]
+    engine.stop()
+    thread.join(BOUND)
+    assert not thread.is_alive()
+
+
 def test_no_socket_is_an_unavailable_engine(tmp_path: Path) -> None:
     with pytest.raises(RuntimeUnavailable, match="no such socket"):
         watched(Engine("docker", str(tmp_path / "none.sock"), ()))

@@ -58,7 +58,7 @@ class Pace:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._due = 0.0
-        """When changes may be read next; it lies behind by what may be read promptly."""
+        """When changes may be read next; in the past while some may still be read as they come."""
         self._resting = False
         self._needed = False
         self._working = False
@@ -216,8 +216,8 @@ class Engine:
             if not piece:
                 raise self._unavailable("it closed the event stream")
             self._pace.begin()
-            while self._batches and len(piece) < CHUNK and stream.ready():
-                piece += stream.read1(CHUNK)
+            while self._batches and len(piece) < CHUNK and (more := stream.received(CHUNK)):
+                piece += more
             return piece
 
         try:

@@ -123,6 +123,8 @@ class Reply:
         self._timeout = timeout
         self._deadline = deadline
         self._waits = -1.0
+        self._waiting = True
+        self._failure: OSError | None = None
         self._buffer = b""
         header = self._header()
         status = re.match(_STATUS, header)
@@ -140,6 +142,8 @@ class Reply:
 
         Raises OSError.
         """
+        if self._failure is not None:
+            raise self._failure
         if self._chunked and not self._left:
             self._next_chunk()
         if self._left == 0:
@@ -154,18 +158,37 @@ class Reply:
             self._left -= len(piece)
         return piece
 
+    def received(self, most: int) -> bytes:
+        """Return as `read1` does, but without waiting: b"" if nothing of the body has come.
+
+        A failure is left to the next `read1`, so that what was read before it is not lost.
+        """
+        self._waiting = False
+        try:
+            return self.read1(most)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            self._failure = error
+            return b""
+        finally:
+            self._waiting = True
+
     def ready(self) -> bool:
-        """Return whether more of the body has come."""
-        return bool(self._buffer.strip()) or readable(self._connected)
+        """Return whether `read1` has something to read, if only the end or a failure."""
+        if self._failure is not None or self._buffer.strip():
+            return True
+        return readable(self._connected)
 
     def _next_chunk(self) -> None:
         """Read the size of the next chunk, after the line's end behind the one before it."""
         if self._begun and self._line() != b"":
             raise Malformed("its answer is not HTTP")
-        self._begun = True
+        self._begun = False  # the next line may not have come yet
         size = re.match(_CHUNK, self._line())
         if size is None:
             raise Malformed("its answer is not HTTP")
+        self._begun = True
         self._left = int(size[1], 16)
         self._chunked = self._left > 0  # nothing is read after the last one
 
@@ -194,6 +217,8 @@ class Reply:
         remaining = min(self._timeout, self._deadline - time.monotonic())
         if remaining <= 0:
             raise TimeoutError("timed out")
+        if not self._waiting and not readable(self._connected):
+            raise BlockingIOError
         if remaining != self._waits:
             self._connected.settimeout(remaining)
             self._waits = remaining
