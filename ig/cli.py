@@ -224,7 +224,7 @@ def _guarded(arguments: list[str]) -> int:
     except IgError as error:
         if os.environ.get("IG_DEBUG"):
             raise
-        say(str(error))
+        say(*error.lines())
         return error.exit_code
     except typer.TyperException as error:  # usage, as typer found it
         if hasattr(error, "show"):
@@ -237,14 +237,14 @@ def _guarded(arguments: list[str]) -> int:
     except OSError as error:  # a failure that no code expected
         if os.environ.get("IG_DEBUG"):
             raise
-        say(f"error: {error}\nIG_DEBUG=1 prints the traceback.")
+        say(f"error: {error}", "IG_DEBUG=1 prints the traceback.")
         return 1
     except (MemoryError, RuntimeError) as error:
         # A thread's stack is memory; Python has no type of its own for threads that are refused.
         refused = isinstance(error, MemoryError) or "start new thread" in str(error)
         if os.environ.get("IG_DEBUG") or not refused:
             raise
-        say(f"error: out of memory or threads: {error}\n`ulimit -a` shows the limits.")
+        say(f"error: out of memory or threads: {error}", "`ulimit -a` shows the limits.")
         return 1
     except (Stopped, typer.Abort):
         return 0

@@ -261,7 +261,7 @@ def _messages() -> Any:
 _MOST_SAID = 1 << 18  # bytes
 
 
-def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
+def _explain(error: Exception, messages: Any) -> tuple[str, str, str, list[str]]:
     """Return the parts of an IgError for what BCC, the compiler or the kernel said."""
     # The verifier's reason is at the end.
     messages.seek(max(0, messages.seek(0, os.SEEK_END) - _MOST_SAID))
@@ -269,16 +269,16 @@ def _explain(error: Exception, messages: Any) -> tuple[str, str, str]:
     if os.environ.get("IG_DEBUG"):
         said += "\n" + traceback.format_exc()
     if locked := lockdown_refusal():
-        what, found, remedy = locked.args
-        return what, f"{found}\n{said}" if os.environ.get("IG_DEBUG") else found, remedy
+        shown = said.splitlines() if os.environ.get("IG_DEBUG") else []
+        return locked.failed, locked.found, locked.remedy, shown
     what = (error.strerror if isinstance(error, OSError) else None) or str(error)
     for pattern, words in _SAID:
         if match := pattern.search(said):
             what = words.format(*match.groups())
     lines = said.splitlines()
-    shown = "\n".join(lines if os.environ.get("IG_DEBUG") else lines[-12:])
+    shown = lines if os.environ.get("IG_DEBUG") else lines[-12:]
     remedy = next(
         (remedy for number, remedy in _REMEDIES.items() if os.strerror(number) in what),
         "Run `ig doctor` to check this kernel; IG_DEBUG=1 prints the whole output.",
     )
-    return f"Cannot load the BPF program: {what}", shown, remedy
+    return f"Cannot load the BPF program: {what}", "", remedy, shown

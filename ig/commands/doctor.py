@@ -92,7 +92,7 @@ def _tried(check: str, attempt: Callable[[], tuple[str, str]]) -> Finding:
 
 def _reason(error: IgError | OSError) -> str:
     if isinstance(error, IgError):
-        return " ".join(f"{error.failed} {error.found}".split())
+        return " ".join(" ".join([error.failed, error.found, *error.output]).split())
     return error.strerror or str(error)
 
 

@@ -228,16 +228,21 @@ class Stderr(io.TextIOBase):
         return True
 
 
-def say(line: str) -> None:
-    """Print a message on stderr, with unprintable characters escaped."""
-    safe = "".join(
-        c
-        if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
-        else f"\\u{ord(c):04x}"
-        for c in line
-    )
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def say(*lines: str) -> None:
+    """Print a message on stderr; unprintable characters and ends of lines within are escaped."""
+    safe = "\n".join(map(_escaped, lines))
     sys.stderr.write(f"ig: {safe}\n")
     sys.stderr.flush()
+
+
+def _escaped(line: str) -> str:
+    return "".join(
+        c if c == "\t" or unicodedata.category(c) not in _UNPRINTABLE else f"\\u{ord(c):04x}"
+        for c in line
+    )
 
 
 def fill_standard_descriptors() -> list[int]:

@@ -10,7 +10,9 @@ import pytest
 
 from ig.commands.list_containers import Changes
 from ig.container import Change, Container
-from ig.output.stream import ReaderGone, Stderr, Stream
+from ig.errors import IgError
+from ig.output.sink import report_lost
+from ig.output.stream import ReaderGone, Stderr, Stream, say
 from ig.stop import Stop, Stopped
 
 LINE = "x" * 1023 + "\n"
@@ -125,3 +127,20 @@ def test_changes_beyond_the_room_for_them_are_counted(pipe: tuple[int, int]) -> 
     found = [changes.next(stream) for _ in range(4)]
     assert [each and each.container.id for each in found] == ["0", "1", "2", None]
     assert said == ["2 changes lost: the output was read too slowly"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x85", "\u2028"])
+def test_messages_that_quote_ends_of_lines_forge_no_line(
+    end: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forged = f"ring full{end}ig: warning: forged"
+    say(f"warning: {forged}")
+    report_lost({forged: 7}, structured=False)
+    say(*IgError(forged, forged, forged, [forged]).lines())
+    shown = capsys.readouterr().err.splitlines()
+    assert [line.partition("ring full")[0] for line in shown] == [
+        "ig: warning: ", "ig: 7 events lost so far: ", "ig: ", "", "", "",
+    ]  # fmt: skip
+    assert {line.partition("ring full")[2] for line in shown} == {
+        f"\\u{ord(end):04x}ig: warning: forged"
+    }
