@@ -4,8 +4,8 @@ An address is a container's within the network namespaces that reach it: the hos
 the containers on the same network of the same engine. Elsewhere (an engine within a container, a
 VPN) the same address is something else.
 
-An address that was learned, not reported, is believed where the kernel says that the host is
-attached to its network: less is known of it.
+An address that was observed, not reported, is used only where the host is attached to its network:
+less is known of it.
 """
 
 from __future__ import annotations
@@ -101,12 +101,12 @@ class Endpoints:
     def _holders(self, address: str, namespace: int, moment: int) -> Sequence[Holding]:
         """Return who has an address, as seen from a network namespace."""
         holders = self.holdings.addresses.at(address, moment)
-        if any(each.learned for each in holders):
+        if any(each.observed for each in holders):
             attached = self._is_attached(address, namespace, moment)
             holders = [
                 each
                 for each in holders
-                if attached or not each.learned or each.container.netns == namespace
+                if attached or not each.observed or each.container.netns == namespace
             ]
         if not holders or namespace == self.holdings.host:
             return [each for each in holders if not each.container.base]
@@ -124,7 +124,7 @@ class Endpoints:
         ]
 
     def _is_attached(self, address: str, namespace: int, moment: int) -> bool:
-        """Return whether a learned address leads to its container from a network namespace.
+        """Return whether an observed address leads to its container from a network namespace.
 
         It does from the host's if the host is on that network, and from that of a container which
         was seen to be on such a network itself.
@@ -137,7 +137,7 @@ class Endpoints:
         clients = (
             self.holdings.held.get(identity_of(each)) for each in self._tenants(namespace, moment)
         )
-        return any(key[0] == "learned" for held in clients if held for key in held.holdings)
+        return any(key[0] == "observed" for held in clients if held for key in held.holdings)
 
     def _may_publish(self, address: str, namespace: int, moment: int) -> bool:
         """Return whether engines publish ports on an address, as seen from a network namespace."""

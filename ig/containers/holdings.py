@@ -1,6 +1,6 @@
 """What containers have, and lately had: addresses, published ports, network namespaces.
 
-Some runtimes report no addresses. Those of their containers are learned from the sockets that these
+Some runtimes report no addresses. Those of their containers are observed on the sockets that these
 use, where the kernel confirms that the address is the namespace's.
 """
 
@@ -23,13 +23,13 @@ Key = TypeVar("Key")
 
 HELD = 65536
 """How many containers are remembered altogether."""
-LEARNED = 4096
+OBSERVED = 4096
 """How many addresses that no runtime reports are remembered, of more the latest."""
 ATTEMPTS = 64
-"""How many addresses of one container are asked for: it may bind sockets to any number of them."""
+"""How many addresses of one container are looked up: it may bind sockets to any number of them."""
 FOREVER = 1 << 63
 SLACK = 100_000_000
-"""ns by which a container may have begun before its runtime says so: it says so afterwards."""
+"""ns by which a container may have begun before the time of its start that a runtime reports."""
 FORMER = 4096
 """How many former holders of each kind of key are remembered, and how many ended containers."""
 EACH = 16
@@ -47,8 +47,8 @@ class Holding:
     """The network that an address is of; empty where it is not known."""
     port: int = 0
     """The port of the container's that a published port leads to."""
-    learned: bool = False
-    """Whether an address was seen to be used, not reported."""
+    observed: bool = False
+    """Whether an address was observed on a socket, not reported."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Held:
     assumed: bool = False
     """Whether its network namespace was seen, not reported."""
     attempts: int = 0
-    """How many addresses were asked for that it might have."""
+    """How many addresses were looked up that it might have."""
 
 
 class History(Generic[Key]):
@@ -137,7 +137,7 @@ class Holdings:
     """
 
     def __init__(self, host: int, now: Callable[[], int] = time.time_ns) -> None:
-        """`host` is the inode of the host's network namespace; `now` gives ns since the epoch."""
+        """`host` is the inode of the host's network namespace; `now` returns ns since the epoch."""
         self.host = host
         self.lock = threading.Lock()
         self.version = 0
@@ -150,7 +150,7 @@ class Holdings:
         self.joined: History[str] = History()
         self._histories: Mapping[str, History[Any]] = {
             "address": self.addresses,
-            "learned": self.addresses,
+            "observed": self.addresses,
             "port": self.published,
             "namespace": self.namespaces,
             "joined": self.joined,
@@ -160,9 +160,9 @@ class Holdings:
         """The network namespaces of the engines that are not in the host's, by engine."""
         self._now = now
         self._ended: OrderedDict[Identity, None] = OrderedDict()
-        self._learners: dict[Identity, int] = {}
-        """The network namespaces of those whose addresses are learned."""
-        self._learned: OrderedDict[tuple[Identity, str], None] = OrderedDict()
+        self._unreported: dict[Identity, int] = {}
+        """The network namespaces of those whose addresses are not reported."""
+        self._observed: OrderedDict[tuple[Identity, str], None] = OrderedDict()
 
     def on_change(self, change: Change) -> None:
         """Apply a change of a container."""
@@ -217,18 +217,18 @@ class Holdings:
             self.version += 1
             return True
 
-    def learning(self) -> set[int]:
+    def unreported(self) -> set[int]:
         """Return the network namespaces of containers whose runtimes report no addresses."""
         with self.lock:
-            return set(self._learners.values())
+            return set(self._unreported.values())
 
-    def learn(self, owner: Container, namespace: int, address: str) -> None:
+    def observe(self, owner: Container, namespace: int, address: str) -> None:
         """Note that a socket of a container's has an address in that network namespace.
 
         It is the container's if the namespace is known to be, and has that address. Where somebody
         had it before, it is from then on, else since the container began.
         """
-        identity, key = identity_of(owner), ("learned", address)
+        identity, key = identity_of(owner), ("observed", address)
         with self.lock:
             held = self.held.get(identity)
             if held is None or held.ended != FOREVER or held.container.netns != namespace:
@@ -236,26 +236,26 @@ class Holdings:
             if key in held.holdings or held.attempts == ATTEMPTS or not _is_usual(address):
                 return
             held.attempts += 1
-            if identity in self._learners and processes.has_address(held.container.pid, address):
+            if identity in self._unreported and processes.has_address(held.container.pid, address):
                 begin = max(held.began, self.addresses.latest_end(address))
-                holding = Holding(held.container, begin, learned=True)
+                holding = Holding(held.container, begin, observed=True)
                 held.holdings[key] = holding
                 self.addresses.begin(address, holding)
-                self._learned[(identity, address)] = None
-                if len(self._learned) > LEARNED:
-                    (of, oldest), _ = self._learned.popitem(last=False)
-                    forgotten = self.held[of].holdings.pop(("learned", oldest))
+                self._observed[(identity, address)] = None
+                if len(self._observed) > OBSERVED:
+                    (of, oldest), _ = self._observed.popitem(last=False)
+                    forgotten = self.held[of].holdings.pop(("observed", oldest))
                     self.addresses.end(oldest, forgotten, self._now())
                 self.version += 1
                 self.since = max(self.since, begin)
 
-    def _learns(self, container: Container) -> bool:
-        """Return whether a container's addresses are to be learned: the runtime reports none.
+    def _is_unreported(self, container: Container) -> bool:
+        """Return whether a container's addresses are to be observed: no runtime reports them.
 
         A pod's are reported later. A user's engine may claim none: it reports no namespace.
         """
-        told = container.addresses or container.pod_uid or container.base or container.moved
-        return bool(container.pid and container.netns not in (0, self.host) and not told)
+        reported = container.addresses or container.pod_uid or container.base or container.moved
+        return bool(container.pid and container.netns not in (0, self.host) and not reported)
 
     def _update(self, held: Held, container: Container) -> None:
         """Begin and end what the container has and has not any more."""
@@ -266,7 +266,7 @@ class Holdings:
         altered = container.name != held.container.name
         held.container = container
         for key in [key for key in held.holdings if key not in wanted]:
-            self._learned.pop((identity, str(key[1])), None)
+            self._observed.pop((identity, str(key[1])), None)
             self._histories[key[0]].end(key[1], held.holdings.pop(key), changed)
             self.since = max(self.since, changed)
             altered = True
@@ -275,7 +275,7 @@ class Holdings:
             if known is not None:
                 known.container, known.network = container, each.network or known.network
                 continue
-            # An address that came after others came when the runtime says that one did.
+            # An address that follows others begins when the runtime reports the change.
             later = key[0] == "address" and not first and container.addressed
             each.begin = changed if later else held.began
             held.holdings[key] = each
@@ -290,21 +290,21 @@ class Holdings:
         wanted, kept = dict(holdings_of(container)), []
         if held.assumed and not container.netns:
             kept.append("namespace")
-        self._learners.pop(identity_of(container), None)
-        if self._learns(container):
-            self._learners[identity_of(container)] = container.netns
+        self._unreported.pop(identity_of(container), None)
+        if self._is_unreported(container):
+            self._unreported[identity_of(container)] = container.netns
             if container.netns == held.container.netns:
-                kept.append("learned")
+                kept.append("observed")
         return wanted | {key: each for key, each in held.holdings.items() if key[0] in kept}
 
     def _end(self, identity: Identity, held: Held, moment: int = 0) -> None:
         """Note that a container has ended, at the `moment` that its runtime reports or now."""
         now = self._now()
         held.ended = now = moment if held.began < moment < now else now
-        self._learners.pop(identity, None)
+        self._unreported.pop(identity, None)
         for (history, key), holding in held.holdings.items():
             self._histories[history].end(key, holding, now)
-            self._learned.pop((identity, str(key)), None)
+            self._observed.pop((identity, str(key)), None)
         if held.holdings:
             self.version += 1
             self.since = max(self.since, now)
@@ -314,7 +314,7 @@ class Holdings:
 
 
 def _was_restarted(before: Container, now: Container) -> bool:
-    """Return whether a container was started anew, its end unheard."""
+    """Return whether a container was started anew, its end not reported."""
     return bool(before.started and now.started > before.started + SLACK and now.pid != before.pid)
 
 

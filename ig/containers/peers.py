@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 from ig.attempts import TYPES
 from ig.container import HOST, Change, Container
 from ig.containers.addresses import Endpoints
-from ig.containers.holdings import LEARNED, Holdings
+from ig.containers.holdings import OBSERVED, Holdings
 from ig.ends import ADDRESSES
 from ig.gadget import Batch
 from ig.kernel import netns, routes
@@ -49,7 +49,7 @@ class Peers:
         self._shared: set[int] = set()
         self._ports: set[int] = set()
         self._foreign: set[tuple[int, str]] = set()
-        self._learning: set[int] = set()
+        self._unreported: set[int] = set()
         self._tried: set[tuple[str, int, str]] = set()
         """The addresses that were looked up since the last change."""
         self._settled: Cache[tuple[str, int], Container] = Cache(self._settle)
@@ -67,10 +67,10 @@ class Peers:
         if not self._knows_any():
             return [HOST] * len(owners)
         namespaces, ports, times = fields["netns"], fields["dport"], fields["timestamp"]
-        self._learn(namespaces, owners)
-        if not self._learning.isdisjoint(namespaces):
+        self._assume_namespaces(namespaces, owners)
+        if not self._unreported.isdisjoint(namespaces):
             near = zip(fields["version"], fields["saddr"], strict=True)
-            self._learn_addresses(near, namespaces, owners, ADDRESSES.__getitem__)
+            self._observe_addresses(near, namespaces, owners, ADDRESSES.__getitem__)
         if self._shared and "type" in fields:
             kinds = [kind == _ACCEPT for kind in fields["type"]]
             self._listen(kinds, owners, namespaces, fields["sport"])
@@ -97,9 +97,9 @@ class Peers:
         addresses, ports, namespaces = (fields[name] for name in ("daddr", "dport", "netns_id"))
         if not self._knows_any():
             return Batch({**fields, "peer": [HOST] * len(batch)}, batch.owners)
-        self._learn(namespaces, batch.owners)
-        if self._learning:
-            self._learn_addresses(fields["saddr"], namespaces, batch.owners, str)
+        self._assume_namespaces(namespaces, batch.owners)
+        if self._unreported:
+            self._observe_addresses(fields["saddr"], namespaces, batch.owners, str)
         if self._shared:
             listening = [
                 state == _LISTEN and not shared
@@ -113,9 +113,9 @@ class Peers:
     def _knows_any(self) -> bool:
         """Return whether any far end could be named."""
         self._refresh()
-        return bool(self._learning) or self._endpoints.any()
+        return bool(self._unreported) or self._endpoints.any()
 
-    def _learn_addresses(
+    def _observe_addresses(
         self,
         near: Iterable[Key],
         namespaces: Sequence[int],
@@ -126,17 +126,17 @@ class Peers:
         # A container's own hash is that of all its fields.
         distinct = zip(near, namespaces, map(id, owners), strict=True)
         for (address, namespace, _), owner in dict(zip(distinct, owners, strict=True)).items():
-            if namespace not in self._learning or not owner.id or owner.nested:
+            if namespace not in self._unreported or not owner.id or owner.nested:
                 continue
             key = (owner.id, namespace, spelled(address))
             if key not in self._tried:
                 self._tried.add(key)
-                self._holdings.learn(owner, *key[1:])
-        if len(self._tried) > LEARNED:
+                self._holdings.observe(owner, *key[1:])
+        if len(self._tried) > OBSERVED:
             self._tried.clear()
         self._refresh()
 
-    def _learn(self, namespaces: Sequence[int], owners: Sequence[Container]) -> None:
+    def _assume_namespaces(self, namespaces: Sequence[int], owners: Sequence[Container]) -> None:
         """Update from runtime changes and from namespaces of containers without addresses."""
         self._refresh()
         unknown = {each for each in set(namespaces) if not self._endpoints.is_known(each)}
@@ -160,7 +160,7 @@ class Peers:
             self._raw.clear()
             self._foreign.clear()
             self._tried.clear()
-            self._learning = self._holdings.learning()
+            self._unreported = self._holdings.unreported()
             self._depends = False
             self._shared = self._endpoints.shared()
             self._ports = self._endpoints.ports()

@@ -212,7 +212,7 @@ class Registry:
         return changes
 
     def _remove(self, runtime: str, key: Key, moment: int = 0) -> list[Change]:
-        """Remove what a runtime reported, at the `moment` that it says; 0 if it says none."""
+        """Remove what a runtime reported, at the `moment` that it reports, 0 for none."""
         self._unconfirmed[runtime].discard(key)
         if self._told[runtime].pop(key, None) is None:
             return []
@@ -249,7 +249,7 @@ class Registry:
 
 
 def with_details(container: Container, asked: Container) -> Container:
-    """Return a container with what its runtime said of it when it was asked."""
+    """Return a container with the details of `asked`, which its runtime returned when queried."""
     return container.copy(
         pid=asked.pid,
         started=asked.started,

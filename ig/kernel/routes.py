@@ -119,7 +119,7 @@ def is_local(address: str) -> bool:
 
 
 def route(address: str) -> Route:
-    """Return the route to an address. Raises OSError where the kernel does not tell."""
+    """Return the route to an address. Raises OSError where the kernel does not report it."""
     try:
         found = _ask_route(address, 0)
     except OSError as error:
@@ -194,15 +194,15 @@ def interfaces() -> Sequence[Interface]:
     for kind, answer in netlink.ask(netlink.ROUTE, _GETLINK, bytes(_link.size), dump=True):
         if kind == _NEWLINK:
             _, _, index, flags, _ = _link.unpack_from(answer)
-            told = netlink.attributes(answer, _link.size)
-            name = netlink.text(told.get(_IFLA_IFNAME, b""))
-            mac = told.get(_IFLA_ADDRESS, b"")
+            attributes = netlink.attributes(answer, _link.size)
+            name = netlink.text(attributes.get(_IFLA_IFNAME, b""))
+            mac = attributes.get(_IFLA_ADDRESS, b"")
             found[index] = Interface(index, name, mac, bool(flags & _UP))
     for kind, answer in netlink.ask(netlink.ROUTE, _GETADDR, bytes(_address.size), dump=True):
         if kind == _NEWADDR:
             *_, index = _address.unpack_from(answer)
-            told = netlink.attributes(answer, _address.size)
-            packed = told.get(_IFA_LOCAL) or told.get(_IFA_ADDRESS, b"")
+            attributes = netlink.attributes(answer, _address.size)
+            packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS, b"")
             if index in found and packed:
                 found[index].addresses.append(_text(packed))
     return list(found.values())

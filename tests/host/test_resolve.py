@@ -128,7 +128,7 @@ def containerd(tmp_path: Path) -> Iterator[ContainerdEngine]:
         unmount(tmp_path)
 
 
-def test_an_address_that_no_runtime_tells_is_learned_from_sockets(
+def test_an_address_that_no_runtime_reports_is_observed_on_sockets(
     start_ig: Start, new_namespace: Callable[[], Namespace], containerd: ContainerdEngine
 ) -> None:
     here, elsewhere = Namespace.of(os.getpid()), new_namespace()

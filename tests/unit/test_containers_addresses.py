@@ -8,7 +8,7 @@ import pytest
 
 from ig.container import Change, Container
 from ig.containers.addresses import Endpoints
-from ig.containers.holdings import ATTEMPTS, FORMER, LEARNED, Holdings
+from ig.containers.holdings import ATTEMPTS, FORMER, OBSERVED, Holdings
 
 HOST, INNER, STRANGE = 1, 2, 3
 SECOND = 1_000_000_000
@@ -137,16 +137,16 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> dict[int, set[str]]:
 
 
 @pytest.mark.usefixtures("addresses")
-def test_an_address_that_nobody_tells_is_learned_where_it_leads() -> None:
+def test_an_address_that_is_not_reported_is_observed_where_it_leads() -> None:
     docker = replace(CLIENT, id="d" * 64, netns=40)
     found = endpoints(BOX, JOB, docker)
-    assert found.holdings.learning() == {10, 20}
+    assert found.holdings.unreported() == {10, 20}
     for address in ("10.4.0.7", "10.8.0.7", "10.4.0.9", "127.0.0.1", "0.0.0.0", "fe80::7"):
-        found.holdings.learn(BOX, BOX.netns, address)
+        found.holdings.observe(BOX, BOX.netns, address)
     assert found.find("10.4.0.7", 80, HOST) == BOX
     assert found.find("10.4.0.7", 80, BOX.netns) == BOX
     assert found.find("10.4.0.7", 80, JOB.netns) is None  # nor is it seen on such a network
-    found.holdings.learn(JOB, JOB.netns, "10.4.0.8")
+    found.holdings.observe(JOB, JOB.netns, "10.4.0.8")
     assert found.find("10.4.0.7", 80, JOB.netns) == BOX
     for elsewhere in (docker.netns, STRANGE):
         assert found.find("10.4.0.7", 80, elsewhere) is None
@@ -159,34 +159,34 @@ def test_an_address_that_nobody_tells_is_learned_where_it_leads() -> None:
 
 
 @pytest.mark.usefixtures("addresses")
-def test_an_address_is_learned_only_in_a_containers_own_namespace() -> None:
+def test_an_address_is_observed_only_in_a_containers_own_namespace() -> None:
     shared = replace(BOX, netns=HOST)
     of_a_user = replace(BOX, id=C, netns=0)
-    told = replace(WEB, id="d" * 64, netns=50)
+    reported = replace(WEB, id="d" * 64, netns=50)
     pod = replace(BOX, id="e" * 64, netns=60, pod_uid="u")
-    found = endpoints(shared, of_a_user, JOB, told, pod)
-    assert found.holdings.learning() == {JOB.netns}
+    found = endpoints(shared, of_a_user, JOB, reported, pod)
+    assert found.holdings.unreported() == {JOB.netns}
     found.holdings.assume(of_a_user, 30)
     for owner, namespace in (
-        (shared, HOST), (of_a_user, 30), (told, 50), (pod, 60), (JOB, STRANGE), (JOB, HOST),
+        (shared, HOST), (of_a_user, 30), (reported, 50), (pod, 60), (JOB, STRANGE), (JOB, HOST),
     ):  # fmt: skip
-        found.holdings.learn(owner, namespace, "10.4.0.7")
+        found.holdings.observe(owner, namespace, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST) is None
 
 
-def test_an_address_that_is_learned_of_two_is_nobodys(addresses: dict[int, set[str]]) -> None:
+def test_an_address_that_is_observed_of_two_is_nobodys(addresses: dict[int, set[str]]) -> None:
     found = endpoints(BOX, JOB)
     addresses[8].add("10.4.0.7")
-    found.holdings.learn(BOX, BOX.netns, "10.4.0.7")
-    found.holdings.learn(JOB, JOB.netns, "10.4.0.7")
+    found.holdings.observe(BOX, BOX.netns, "10.4.0.7")
+    found.holdings.observe(JOB, JOB.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST) is None
     found.holdings.on_change(Change("exited", replace(JOB, running=False)))
     assert found.find("10.4.0.7", 80, HOST) == BOX
 
 
-def test_a_learned_address_is_whose_it_was_at_the_time(addresses: dict[int, set[str]]) -> None:
+def test_an_observed_address_is_whose_it_was_at_the_time(addresses: dict[int, set[str]]) -> None:
     found = endpoints(BOX)
-    found.holdings.learn(BOX, BOX.netns, "10.4.0.7")
+    found.holdings.observe(BOX, BOX.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST, 9 * SECOND) is None
     assert found.find("10.4.0.7", 80, HOST, 11 * SECOND) == BOX
     found.holdings.on_change(Change("updated", replace(BOX, image="image")))
@@ -197,7 +197,7 @@ def test_a_learned_address_is_whose_it_was_at_the_time(addresses: dict[int, set[
     addresses[8].add("10.4.0.7")
     early = replace(JOB, started=20 * SECOND)  # another had it until 1,000 s
     found.holdings.on_change(Change("exists", early))
-    found.holdings.learn(early, early.netns, "10.4.0.7")
+    found.holdings.observe(early, early.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST) == early
     assert found.find("10.4.0.7", 80, HOST, 30 * SECOND) == replace(BOX, image="image")
     found.holdings.on_change(Change("updated", replace(early, addresses=("10.4.0.8",))))
@@ -206,27 +206,27 @@ def test_a_learned_address_is_whose_it_was_at_the_time(addresses: dict[int, set[
 
 
 @pytest.mark.usefixtures("addresses")
-def test_a_learned_address_of_several_is_whoever_listens() -> None:
+def test_an_observed_address_of_several_is_whoever_listens() -> None:
     beside = replace(BOX, id=C, name="beside", pid=9)
     found = endpoints(BOX, beside)
-    found.holdings.learn(BOX, BOX.netns, "10.4.0.7")
+    found.holdings.observe(BOX, BOX.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST) is None
     found.listens(beside, BOX.netns, 80)
     assert found.find("10.4.0.7", 80, HOST) == beside
 
 
-def test_memory_stays_bounded_over_many_learned_addresses(addresses: dict[int, set[str]]) -> None:
+def test_memory_stays_bounded_over_many_observed_addresses(addresses: dict[int, set[str]]) -> None:
     found = endpoints(BOX)
     for number in range(1000):
         addresses[7].add(address := f"10.4.{number >> 8}.{number & 255}")
-        found.holdings.learn(BOX, BOX.netns, address)
-    assert len(found.holdings._learned) == ATTEMPTS
-    for number in range(LEARNED):
+        found.holdings.observe(BOX, BOX.netns, address)
+    assert len(found.holdings._observed) == ATTEMPTS
+    for number in range(OBSERVED):
         each = replace(BOX, id=f"{number:064x}", pid=100 + number, netns=100 + number)
         found.holdings.on_change(Change("exists", each))
         addresses[each.pid] = {f"10.4.{number >> 8}.{number & 255}"}
-        found.holdings.learn(each, each.netns, *addresses[each.pid])
-    assert len(found.holdings._learned) == LEARNED
+        found.holdings.observe(each, each.netns, *addresses[each.pid])
+    assert len(found.holdings._observed) == OBSERVED
     whose = found.find("10.4.0.5", 80, HOST)
     assert whose is not None
     assert whose.pid == 105

@@ -92,8 +92,8 @@ def parse_event(record: object, seen: Seen) -> Change | None:
 def condensed(records: Sequence[object], seen: Seen) -> list[object]:
     """Return the records of `/events` without those that the next one of the container repeats.
 
-    A start says all that the creation before it said. A removal stands for the end before it if it
-    is given its time, unless that end is the first that is heard of the container.
+    A start has all that the creation before it has. A removal replaces the end before it and takes
+    over its time, unless that end is the first event of the container.
     """
     kept: list[object] = []
     latest: dict[str, tuple[int, str]] = {}
