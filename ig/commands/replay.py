@@ -5,16 +5,17 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from ig.commands.display import DisplayOptions
 from ig.commands.setup import selection
 from ig.errors import IgError
-from ig.gadget import Batch, Gadget, Stage, of_each
+from ig.gadget import NOTHING, Batch, Gadget, Stage, of_each
 from ig.kernel import netns
-from ig.output.recording import DAMAGE, Recorder, Recording
+from ig.output.recorder import Recorder
+from ig.output.recording import DAMAGE, Damaged, Recording
 from ig.output.sink import Chain, Sink
 from ig.output.stream import Stream, say
 from ig.query import Filter, Limit
@@ -25,7 +26,10 @@ _CHOICES = ("containername", "podname", "namespace", "selector", "host_only")
 
 @contextmanager
 def recording(gadget: Gadget, options: Mapping[str, Any]) -> Iterator[Sequence[Sink]]:
-    """Create the file that the options ask for; give the sinks that record. Raises IgError."""
+    """Create the file that the options ask for, and yield the sinks that record.
+
+    Raises IgError if it cannot be created or, at the end, if something was not recorded.
+    """
     if not options.get("record"):
         yield ()
         return
@@ -43,6 +47,7 @@ def recording(gadget: Gadget, options: Mapping[str, Any]) -> Iterator[Sequence[S
         yield (recorder,)
     finally:
         recorder.close()
+    recorder.check()
 
 
 def _values(gadget: Gadget) -> dict[str, list[str]]:
@@ -96,21 +101,70 @@ def play(
     kind, value = next(records, ("", None))
     display.show_pods(value.owners if value and kind == "batch" else ())
     limit = Limit(options.get("max_events") or 0)
-    stages = _shown_stages(gadget, display, options, played.header)
+    stages = _bounded(gadget, _shown_stages(gadget, display, options, played.header), played)
     filters = [*display.filters, *_chosen(options), limit]
     sink = Chain(filters, Chain(stages, display.sink(stream)))
     take: Mapping[str, Callable[[Any], None]]
     take = {"batch": sink.write, "tick": sink.tick, "lost": sink.lost}
     gc.enable()  # the launcher disabled it
     sink.open()
-    while kind and not limit.reached():
-        with uninterrupted():
-            try:
+    try:
+        while kind and not limit.reached():
+            with uninterrupted(), _checked(played):
                 take[kind](value)
-            except DAMAGE as error:
-                raise played.damaged(error) from error
-        kind, value = next(records, ("", None))
-    sink.close()
+            kind, value = next(records, ("", None))
+    except Damaged:
+        with suppress(IgError), uninterrupted(), _checked(played):
+            sink.close()  # prints what was read, and ends it
+        raise
+    with _checked(played):
+        sink.close()
+
+
+@contextmanager
+def _checked(played: Recording) -> Iterator[None]:
+    """Raise Damaged for what showing values raises that no gadget gives."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise played.damaged(error) from error
+
+
+MOST = 1 << 30  # bytes of the events of an interval, roughly: some 400,000 sockets
+
+
+class Bound:
+    """The stage that raises ValueError if a recording's interval takes too much memory.
+
+    What holds events until the end of an interval gets as many as the recording has.
+    """
+
+    def __init__(self, played: Recording, most: int) -> None:
+        self._played, self._most = played, most
+        self._held = 0
+
+    def feed(self, batch: Batch) -> Batch:
+        """Return the events, which are some of those read last."""
+        self._held += self._played.weight
+        if self._held > self._most:
+            raise ValueError("an interval has more events than ig holds in memory")
+        return batch
+
+    def flush(self) -> Batch:
+        """Return nothing: no event is held here."""
+        self._held = 0
+        return NOTHING
+
+
+def _bounded(gadget: Gadget, stages: Sequence[Stage], played: Recording) -> Sequence[Stage]:
+    """Return the stages and a bound of what is held: only a trace's events are printed at once.
+
+    A trace's own stages get any number of events, and sum them up.
+    """
+    bound = Bound(played, MOST)
+    if gadget.source != "program":
+        return [bound, *stages]
+    return [*stages, bound] if stages else []
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

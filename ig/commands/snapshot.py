@@ -100,7 +100,7 @@ def _take_all(
 
 
 def _pass_on(batch: Batch, now: int, sink: Sink) -> None:
-    """Give a sink the sockets of one moment, with its time (ns since the epoch)."""
+    """Pass the sockets of one moment to a sink, with its time (ns since the epoch)."""
     times = {"timestamp": [now] * len(batch)}
     sink.write(Batch({**batch.fields, **times}, batch.owners))
     sink.tick(now)

@@ -1,16 +1,15 @@
-"""Recordings: a gadget's batches in a file, as `--record` writes them and `ig replay` reads them.
+"""Read a recording: a gadget's batches in a file, as `--record` writes them (`ig.output.recorder`).
 
 A recording is lines of JSON in ASCII: a header, then batches by column, intervals and losses in
 their order, and an end. Each line is written at once, so that one of a killed `ig` is whole up to
-its last line. What is read is checked: anybody may have made it.
+its last line. What is read is checked and bounded: anybody may have made it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from ig.container import HOST, Container
@@ -20,153 +19,35 @@ from ig.memo import Cache
 from ig.output.stream import say
 
 FORMAT = 1
-LIMIT = 1 << 30  # bytes that a recording takes at most
-_LINE = 4 << 20  # bytes of a line at most
-_ROWS = 4096  # events of a line at most
-_FIELDS = 256
-_BYTES = 64 << 20  # bytes of the values of a line at most
-_NESTED = 3  # tuples within each other at most
-_TABLE = 1024  # containers after which those of before are written anew
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_NUMBERS = range(-(1 << 63), 1 << 64)
-_KEPT = (
+LINE = 4 << 20  # bytes of a line at most
+ROWS = 4096  # events of a line at most
+TABLE = 1024  # containers after which those of before are written anew
+TEXT = 8 << 20  # characters of containers after which those of before are written anew
+KEPT = (
     *("id", "name", "runtime", "image", "nested", "scope", "source"),
     *("pod_namespace", "pod_name", "pod_container", "pod_uid", "labels"),
 )
 """What is recorded of a container: what columns show and what containers are selected by."""
 DAMAGE = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What reading and showing values raises that no gadget gives."""
+_FIELDS = 256
+_BYTES = 64 << 20  # bytes of the values of a line at most
+_NESTED = 3  # tuples within each other at most
+_NUMBERS = range(-(1 << 63), 1 << 64)
+_CELL = 16  # bytes of a list's item, in the events of a line and in those of an interval
+_COLUMNS = 16  # of each event, beside its fields: what is computed to sort and print it
+_OBJECT = 8  # bytes of objects that a byte of a line becomes, about
 
 
-class Recorder:
-    """The sink that writes a new file, for its owner only. Raises IgError if it cannot."""
-
-    interval = 0.0
-
-    def __init__(self, path: str, header: Mapping[str, Any], limit: int = LIMIT) -> None:
-        self._path, self._limit = path, limit
-        self._header = {"recording": FORMAT, **header}
-        self._numbers: dict[int, int] = {}
-        self._containers: list[Container] = []  # kept alive: an identity is not given to another
-        self._size = self._events = self._left_out = 0
-        self._fresh = False  # whether the next line says that numbers of before are forgotten
-        try:
-            self._file = os.open(path, _NEW, 0o600)
-        except OSError as error:
-            remedy = "Use a new file in an existing, writable directory."
-            raise IgError(f"Cannot record to {path}: {error.strerror}.", "", remedy) from error
-
-    def open(self) -> None:
-        """Write the header."""
-        self._put(_encoded(self._header))
-
-    def write(self, batch: Batch) -> None:
-        """Write the events; those beyond the limit are counted, and that is said once."""
-        for start in range(0, len(batch), _ROWS):
-            self._write(batch.part(start, start + _ROWS))
-
-    def _write(self, batch: Batch) -> None:
-        if len(self._containers) > _TABLE:
-            self._forget(0)
-            self._fresh = True
-        before = len(self._containers)
-        line: dict[str, Any] = {"rows": len(batch), "owners": self._pack(batch.owners)}
-        line["fields"] = {name: self._pack(values) for name, values in batch.fields.items()}
-        line |= {"containers": list(map(_described, self._containers[before:]))}
-        data = _encoded({**line, "fresh": True} if self._fresh else line)
-        if not self._left_out and max(len(data) - _LINE, self._size + len(data) - self._limit) <= 0:
-            self._put(data)
-            self._events += len(batch)
-            self._fresh = False
-            return
-        self._forget(before)
-        if len(data) > _LINE and len(batch) > 1:
-            self._write(batch.part(0, len(batch) // 2))
-            self._write(batch.part(len(batch) // 2, len(batch)))
-            return
-        if not self._left_out:
-            say(f"the recording is full after {self._events} events; others are not recorded")
-        self._left_out += len(batch)
-
-    def _forget(self, start: int) -> None:
-        """Take back from `start` on what containers have a number."""
-        for container in self._containers[start:]:
-            del self._numbers[id(container)]
-        del self._containers[start:]
-
-    def tick(self, now: int) -> None:
-        """Note the end of an interval."""
-        if not self._left_out:
-            self._put(_encoded({"tick": now}))
-
-    def lost(self, counts: Mapping[str, int]) -> None:
-        """Note what was lost so far."""
-        self._put(_encoded({"lost": dict(counts)}))
-
-    def close(self) -> None:
-        """Write the end, and close the file; remove it if the recording has not begun."""
-        if self._file < 0:
-            return
-        if self._size:
-            self._put(_encoded({"end": self._events, "left_out": self._left_out}))
-        else:
-            with suppress(OSError):
-                os.unlink(self._path)
-        os.close(self._file)
-        self._file = -1
-
-    def _put(self, data: bytes) -> None:
-        """Write a line. Raises IgError, and takes back a part of it, if there is no room."""
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-        except OSError as error:
-            os.ftruncate(self._file, self._size)
-            raise IgError(
-                f"Cannot record to {self._path}: {error.strerror}.",
-                f"The recording is complete up to {self._events} events.",
-                "Free some space, or record elsewhere.",
-            ) from error
-        self._size += len(data)
-
-    def _pack(self, values: Sequence[Any]) -> list[Any]:
-        """Return the kind of the values and, as JSON has them, the values, or one if all are so."""
-        kind = _KINDS.get(type(values[0]), "")
-        if not kind:
-            raise IgError(f"Values of the type {type(values[0]).__name__} cannot be recorded.")
-        if kind == "container":
-            values = [self._number(container) for container in values]
-        elif kind == "bytes":
-            width = len(values[0])
-            kind = f"bytes {width}"
-            values = list(map(_HEX.__getitem__, values))
-        same = values.count(values[0]) == len(values)
-        return [kind, values[0]] if same else [kind, None, values]
-
-    def _number(self, container: Container) -> int:
-        """Return the place of a container in the recording, 0 for the host."""
-        if container is HOST:
-            return 0
-        number = self._numbers.get(id(container))
-        if number is None:
-            self._containers.append(container)
-            number = self._numbers[id(container)] = len(self._containers)
-        return number
+class Damaged(IgError):
+    """Something in a recording is not as `ig` writes it."""
 
 
-_KINDS = {int: "number", bool: "number", str: "text", tuple: "tuple", bytes: "bytes"}
-_KINDS |= {Container: "container"}
-_HEX: Cache[bytes, str] = Cache(lambda raw: raw.rstrip(b"\0").hex())
-
-
-def _encoded(line: Mapping[str, Any]) -> bytes:
-    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
-
-
-def _described(container: Container) -> dict[str, Any]:
-    known = {name: getattr(container, name) for name in _KEPT}
-    return {name: value for name, value in known.items() if value}
+def characters(container: Container) -> int:
+    """Return how many characters of a container are recorded."""
+    labels = container.labels
+    texts = [getattr(container, name) for name in KEPT if name != "labels"]
+    return sum(map(len, (*texts, *labels, *labels.values())))
 
 
 class Recording:
@@ -175,10 +56,13 @@ class Recording:
     def __init__(self, path: str) -> None:
         self._path, self._line = path, 0
         self._containers: list[Container] = [HOST]
-        self._room = 0
+        self._names: AbstractSet[str] = set()
+        self._text = self._room = 0
+        self.weight = 0
+        """The bytes of memory that the last events take, roughly, until they are printed."""
         try:
             self._file = open(path, "rb")  # noqa: SIM115 - it is read until the end of the process
-            line = self._file.readline(_LINE + 1)
+            line = self._file.readline(LINE + 1)
         except OSError as error:
             raise IgError(f"Cannot read {path}: {error.strerror}.") from error
         try:
@@ -191,11 +75,11 @@ class Recording:
             found = f"Its format is {form!r:.32}; this version of ig reads {FORMAT}."
             raise IgError(f"{path} cannot be read.", found)
 
-    def damaged(self, why: object) -> IgError:
+    def damaged(self, why: object) -> Damaged:
         """Return the error that something in the current line is not as `ig` writes it."""
         missing = " is missing" if isinstance(why, KeyError) else ""
         found = f"Line {self._line + 1}: {str(why)[:100]}{missing}."
-        return IgError(f"The recording {self._path} is damaged.", found)
+        return Damaged(f"The recording {self._path} is damaged.", found)
 
     def records(self) -> Iterator[tuple[str, Any]]:
         """Yield `batch` with events, `tick` with its time, and `lost` with counts by cause.
@@ -203,10 +87,10 @@ class Recording:
         A recording that just stops is said to; one that stops within a line is damaged.
         """
         events = 0
-        while line := self._file.readline(_LINE + 1):
+        while line := self._file.readline(LINE + 1):
             self._line += 1
             if not line.endswith(b"\n"):
-                raise self.damaged("it is cut off here" if len(line) <= _LINE else "too long")
+                raise self.damaged("it is cut off here" if len(line) <= LINE else "too long")
             try:
                 kind, value = self._read(_mapping(json.loads(line)))
             except DAMAGE as error:
@@ -215,9 +99,12 @@ class Recording:
                 if value:
                     say(f"the recording was full: {value} events were not recorded")
                 return
-            events += len(value) if kind == "batch" else 0
+            if kind == "batch":
+                events += len(value)
+                self.weight += _OBJECT * len(line)
             yield kind, value
-        say(f"warning: the recording has no end (ig was killed): it stops after {events} events")
+        why = "ig was killed, or had no room"
+        say(f"warning: the recording has no end ({why}): it stops after {events} events")
 
     def _read(self, line: Mapping[str, Any]) -> tuple[str, Any]:
         if "rows" in line:
@@ -231,16 +118,27 @@ class Recording:
 
     def _batch(self, line: Mapping[str, Any]) -> Batch:
         rows, named = line["rows"], _mapping(line["fields"])
-        if type(rows) is not int or not 0 < rows <= _ROWS or len(named) > _FIELDS:
+        if type(rows) is not int or not 0 < rows <= ROWS or len(named) > _FIELDS:
             raise ValueError("too many events")
         if line.get("fresh"):
             del self._containers[1:]
-        if len(self._containers) > _TABLE + 2 * _ROWS:
+            self._text = 0
+        described = line["containers"]
+        if len(self._containers) + len(described) > TABLE + 2 * ROWS:
             raise ValueError("too many containers")
-        self._containers += map(_container, line["containers"])
+        added = list(map(_container, described))
+        self._text += sum(map(characters, added))
+        if self._text > TEXT + LINE:
+            raise ValueError("its containers' names and labels are too long")
+        self._containers += added
         self._room = _BYTES
         owners = self._unpack(rows, line["owners"], "container")
-        return Batch({name: self._unpack(rows, field) for name, field in named.items()}, owners)
+        fields = {name: self._unpack(rows, field) for name, field in named.items()}
+        self._names = self._names or fields.keys()
+        if fields.keys() != self._names:
+            raise ValueError("its events have other fields than those before")
+        self.weight = _CELL * rows * (len(fields) + _COLUMNS) + _BYTES - self._room
+        return Batch(fields, owners)
 
     def _unpack(self, rows: int, field: list[Any], wanted: str = "") -> list[Any]:
         kind, width = field[0].partition(" ")[::2]
@@ -301,7 +199,7 @@ _UNPACK = {"number": _numbers, "text": _texts, "tuple": _tuples}
 
 
 def _container(described: Any) -> Container:
-    known = {name: _mapping(described).get(name, "") for name in _KEPT if name != "labels"}
+    known = {name: _mapping(described).get(name, "") for name in KEPT if name != "labels"}
     labels = _mapping(described.get("labels", {}))
     _texts([*known.values(), *labels.values()])
     return Container(**known, labels=labels)

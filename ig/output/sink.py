@@ -63,7 +63,7 @@ class Chain:
             sink.tick(now)
 
     def lost(self, counts: Mapping[str, int]) -> None:
-        """Tell the sinks."""
+        """Pass the counts to the sinks."""
         for sink in self._sinks:
             sink.lost(counts)
 

@@ -161,13 +161,34 @@ def test_a_recording_never_overwrites_a_file(path: Path) -> None:
 
 
 def test_a_recording_that_has_no_room_ends_whole(tmp_path: Path) -> None:
+    path = tmp_path / "full"
     script = (
-        f"mount -t tmpfs -o size=16k none {tmp_path} && {IG} snapshot socket --host -w 0.1 "
-        f"-o json --record {tmp_path}/full >/dev/null; {IG} replay {tmp_path}/full -o jsonl"
+        f"mount -t tmpfs -o size=4k none {tmp_path} && {IG} snapshot socket --host -o json "
+        f"--interval 0.1 --count 9 --record {path} >/dev/null; {IG} replay {path} -o jsonl"
     )
     done = in_own_mounts(script)
     assert "No space left on device" in done.stderr
     assert "damaged" not in done.stderr
+
+
+def test_a_recording_without_room_takes_nothing_from_the_output(
+    namespace: Namespace, tmp_path: Path
+) -> None:
+    port = namespace.serve()
+    chosen = ("snapshot", "socket", "--host", "-F", f"src.port=={port}", "-o", "json", "--record")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    live = run(*chosen, whole)
+    size = len(whole.read_bytes().splitlines()[0]) + 100  # the header, and a part of the events
+    command = ["prlimit", f"--fsize={size}", IG, *chosen, cut]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.stdout, done.returncode) == (live.stdout, 1)
+    assert "File too large" in done.stderr
+    assert json.loads(done.stdout)[0]["src"]["port"] == port
+    left = run("replay", cut, "-o", "json")
+    assert (json.loads(left.stdout), left.returncode) == ([], 0)
+    assert "1 events were not recorded" in left.stderr
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[" * 100_000, '{"recording":2}', "\0" * 5_000_000])
