@@ -5,6 +5,7 @@ Source: netlink(7), linux/netlink.h.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -33,16 +34,16 @@ def ask(family: int, kind: int, body: bytes, dump: bool = False) -> list[tuple[i
     """Return the answers, each its type and what follows its header; of `dump` all there are.
 
     They are those of this thread's network namespace. A dump that changed while it was read is
-    asked for again, up to five times. Raises OSError where the kernel refuses.
+    asked for again, up to five times. Raises OSError where the kernel refuses, and EAGAIN if it
+    changed each time.
     """
     flags = _REQUEST | (_DUMP if dump else 0)
     request = _header.pack(_header.size + len(body), kind, flags, 1, 0) + body
-    answers: list[tuple[int, bytes]] = []
     for _ in range(_ATTEMPTS):
         answers, interrupted = _ask_once(family, request, dump)
         if not interrupted:
-            break
-    return answers
+            return answers
+    raise OSError(errno.EAGAIN, "what was asked for changed while it was read")
 
 
 def _ask_once(family: int, request: bytes, dump: bool) -> tuple[list[tuple[int, bytes]], bool]:
