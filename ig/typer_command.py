@@ -135,7 +135,11 @@ def _option(param: Param) -> TyperOption:
 
 def _argument(param: Param) -> TyperArgument:
     return TyperArgument(
-        param_decls=[param.name], type=str, metavar=param.name.upper(), help=param.help
+        param_decls=[param.name],
+        type=str,
+        required=True,
+        metavar=param.name.upper(),
+        help=param.help,
     )
 
 

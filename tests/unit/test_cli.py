@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+from typer import TyperException
 
 from ig.errors import UsageError
 from ig.gadget import Param
@@ -78,6 +79,12 @@ def test_arguments_are_read_in_all_usual_forms(arguments: str, options: dict[str
 def test_arguments_that_are_invalid_are_refused(argument: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parsed(argument)
+
+
+def test_argument_that_is_missing_is_a_usage_error() -> None:
+    command = Command("probe", "", (Param("file", (), "string", ""),), lambda _: None)
+    with pytest.raises(TyperException, match="Missing parameter: file"):
+        command.main([], standalone_mode=False)
 
 
 @pytest.mark.parametrize("arguments", ["--help", "trace tcpconnect --help", "snapshot --help"])
