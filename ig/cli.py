@@ -206,7 +206,7 @@ def main() -> NoReturn:
         say("Cannot write the output: stdout is closed.")
         code = 1
     else:
-        code = 0
+        code = _interrupted(sys.argv[1:])
         # A signal, or its repetition, may come when the command has just ended.
         with suppress(Stopped):
             code = _guarded(sys.argv[1:])
@@ -233,7 +233,7 @@ def _guarded(arguments: list[str]) -> int:
     except (ReaderGone, BrokenPipeError, SystemExit):
         # The reader is gone (SystemExit: from Typer); avoid an error at the last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+        return _interrupted(arguments)
     except OSError as error:  # a failure that no code expected
         if os.environ.get("IG_DEBUG"):
             raise
@@ -247,5 +247,11 @@ def _guarded(arguments: list[str]) -> int:
         say(f"error: out of memory or threads: {error}", "`ulimit -a` shows the limits.")
         return 1
     except (Stopped, typer.Abort):
-        return 0
+        return _interrupted(arguments)
     return int(result or 0)
+
+
+def _interrupted(arguments: list[str]) -> int:
+    """Return the exit code of a command that a signal or the end of its reader ended."""
+    # 0 of `ig explain` says that the connection was established.
+    return int(arguments[:1] == ["explain"])

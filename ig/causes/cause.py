@@ -20,7 +20,7 @@ KINDS = {
     "local-policy": "a cgroup's BPF program or a security module denied it",
     "container-paused": "the far end's container is paused",
     "container-gone": "the address was a container's that has ended",
-    "published-port-without-backend": "the published port's container does not listen",
+    "published-port-without-backend": "the published port's container does not listen on it",
     "no-answer": "nothing on this host explains it, and nothing came back",
 }
 """The kinds of causes, with their meaning."""
@@ -61,6 +61,10 @@ class Attempt:
     source_port: int = 0
     moment: int = 0
     """When it was made, in ns since the epoch; 0: now."""
+    latency: int = 0
+    """The ns from the SYN to the outcome, or for which there was none; 0 if not known."""
+    interface: str = ""
+    """The interface that it is bound to, as by the zone of an address; "" for none."""
 
     @property
     def version(self) -> int:

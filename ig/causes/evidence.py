@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from ig.causes import firewall
 from ig.causes.cause import Attempt
-from ig.causes.firewall import Denial, Packet
+from ig.causes.firewall import Denial
 from ig.causes.freezer import all_frozen
+from ig.causes.packet import SYN, SYN_ACK, Packet
 from ig.causes.places import Listener, Places, Unreachable, Way
 from ig.container import Container
-from ig.kernel import nftables
+from ig.kernel import ipvs, nftables
 from ig.kernel.nftables import Key, Ruleset
 from ig.kernel.routes import REFUSALS
 from ig.sockets import proc
@@ -19,6 +21,8 @@ from ig.sockets import proc
 Counters = Mapping[int, Mapping[Key, int]]
 """What the firewall's counters showed, by network namespace."""
 
+_TRANSLATING = (firewall.PREROUTING, firewall.OUTPUT)
+"""The hooks where a destination is translated."""
 _BRIDGE = "/proc/sys/net/bridge/bridge-nf-call-ip{}tables"
 
 
@@ -31,7 +35,8 @@ class Far:
     """Whose it is, in words."""
     listeners: tuple[Listener, ...]
     port: int
-    address: str
+    addresses: tuple[str, ...]
+    """Those that it may be sent to at."""
     paused: bool = False
     read: bool = True
     """Whether its listeners could be read."""
@@ -39,8 +44,12 @@ class Far:
     @property
     def taking(self) -> list[Listener]:
         """The listeners that receive what is sent there."""
-        exact = [each for each in self.listeners if each.takes(self.address, self.port)]
-        return [each for each in exact if each.address == self.address] or exact
+        exact = [
+            each
+            for each in self.listeners
+            if any(each.takes(address, self.port) for address in self.addresses)
+        ]
+        return [each for each in exact if each.address in self.addresses] or exact
 
     @property
     def elsewhere(self) -> list[Listener]:
@@ -83,6 +92,8 @@ class Evidence:
     """What could not be looked at."""
     owners: Mapping[int, str] = field(default_factory=dict)
     """Whose each network namespace on the way is, in words."""
+    translated: str = ""
+    """Where the destination may be translated, in words; "" if nowhere."""
 
 
 class Collector:
@@ -100,24 +111,25 @@ class Collector:
         self._host = host
         self._former = former
         self._unread: list[str] = []
+        self._translated = ""
 
     def collect(self, attempt: Attempt, before: Counters | None = None) -> Evidence:
         """Return the evidence about an attempt; `before` is from before it was made."""
         near = self.owner(attempt.netns)
-        try:
-            way = self._places.way(attempt.netns, attempt.address, self._holder(attempt.address))
-        except (Unreachable, OSError) as error:
-            self._unread.append(f"the route: {error}")
-            return Evidence(near, Way(()), unread=tuple(self._unread), owners={})
+        prefer = self._holder(attempt.address)
+        way = self._places.way(
+            attempt.netns, attempt.address, prefer, attempt.source, attempt.interface
+        )
+        self._unread += dict.fromkeys(each for each in (way.gap, way.doubt) if each)
         if not self._places.complete:
             self._unread.append("network namespaces that this process may not see")
-        far = self._far(way.far, attempt.address, attempt.port) if way.far else None
+        far = self._far(way.far, (attempt.address,), attempt.port) if way.far else None
         backend = self._backend(way, attempt)
-        rules = tuple(self._firewall(attempt, way, before))
+        rules = tuple(self._firewall(attempt, way, before, bool(backend)))
         former = None if far else self._former(attempt.address)
         owners = {hop.netns: self.owner(hop.netns) for hop in way.hops}
         unread = tuple(dict.fromkeys(self._unread))
-        return Evidence(near, way, far, backend, rules, former, unread, owners)
+        return Evidence(near, way, far, backend, rules, former, unread, owners, self._translated)
 
     def owner(self, netns: int) -> str:
         """Return whose a network namespace is, in words."""
@@ -138,13 +150,13 @@ class Collector:
         found = {each.netns for each in self._containers if address in each.addresses}
         return found.pop() if len(found) == 1 else 0
 
-    def _far(self, netns: int, address: str, port: int) -> Far:
+    def _far(self, netns: int, addresses: tuple[str, ...], port: int) -> Far:
         owner = self.owner(netns)
         try:
-            far = Far(netns, owner, self._places.listeners(netns), port, address)
+            far = Far(netns, owner, self._places.listeners(netns), port, addresses)
         except (Unreachable, OSError) as error:
             self._unread.append(f"the listeners of {owner}: {error}")
-            return Far(netns, owner, (), port, address, read=False)
+            return Far(netns, owner, (), port, addresses, read=False)
         return replace(far, paused=self._paused(far))
 
     def _paused(self, far: Far) -> bool:
@@ -163,19 +175,39 @@ class Collector:
             for address, port, inside in each.ports:
                 at = address in (attempt.address, every, "")
                 if at and port == attempt.port and each.netns and not each.base:
-                    return self._far(each.netns, (*each.addresses, "")[0], inside)
+                    return self._far(each.netns, each.addresses or ("",), inside)
         return None
 
-    def _firewall(self, attempt: Attempt, way: Way, before: Counters | None) -> Iterator[Found]:
+    def _firewall(
+        self, attempt: Attempt, way: Way, before: Counters | None, published: bool
+    ) -> Iterator[Found]:
         rulesets: dict[int, Ruleset] = {}
-        for netns, hook, packet in self._hooks(attempt, way):
+        for netns, hook, packet in self._hooks(attempt, way, published):
             if netns not in rulesets:
                 rulesets[netns] = self._ruleset(netns)
+                self._virtual(netns, attempt)
+            if packet.flags == SYN and hook in _TRANSLATING:
+                self._translate(rulesets[netns], netns, hook, packet)
             denials = firewall.denials(rulesets[netns], hook, packet)
             counted = rulesets[netns].counters()
             earlier = (before or {}).get(netns, {})
             for denial, rose in firewall.rising(denials, earlier, counted):
-                yield Found(denial, hook, self.owner(netns), rose)
+                certain = denial.certain and not self._translated
+                yield Found(replace(denial, certain=certain), hook, self.owner(netns), rose)
+
+    def _translate(self, ruleset: Ruleset, netns: int, hook: int, packet: Packet) -> None:
+        if firewall.translates(ruleset, hook, packet):
+            self._translates(f"by nftables, {self.owner(netns)}")
+
+    def _virtual(self, netns: int, attempt: Attempt) -> None:
+        """Note where the destination is a virtual service of IPVS."""
+        with suppress(Unreachable, OSError):
+            if self._places.inside(netns, lambda: ipvs.serves(attempt.address, attempt.port)):
+                self._translates(f"by IPVS, {self.owner(netns)}")
+
+    def _translates(self, where: str) -> None:
+        self._translated = self._translated or where
+        self._unread.append(f"address translation of the destination ({where}) and what follows it")
 
     def _ruleset(self, netns: int) -> Ruleset:
         try:
@@ -186,16 +218,24 @@ class Collector:
             self._unread.append(f"the firewall of {self.owner(netns)}: {ruleset.unread}")
         return ruleset
 
-    def _hooks(self, attempt: Attempt, way: Way) -> Iterator[tuple[int, int, Packet]]:
-        """Yield each hook that the SYN, then its answer, comes by: namespace, hook, segment."""
+    def _hooks(
+        self, attempt: Attempt, way: Way, published: bool
+    ) -> Iterator[tuple[int, int, Packet]]:
+        """Yield each hook that the SYN, then its answer, comes by: namespace, hook, segment.
+
+        What is sent to a published port is mostly forwarded: then only the hooks before are known.
+        """
         syn = Packet(attempt.source, attempt.source_port, attempt.address, attempt.port)
         answer = Packet(
             attempt.address,
             attempt.port,
             attempt.source or ("::" if attempt.version == 6 else "0.0.0.0"),
             attempt.source_port,
-            firewall.SYN_ACK,
+            SYN_ACK,
         )
+        if way.far == attempt.netns and published:
+            yield from _leaving(attempt.netns, syn, None)
+            return
         if way.far == attempt.netns:
             for packet in (syn, answer):
                 yield from _leaving(attempt.netns, packet, "lo")
@@ -211,6 +251,9 @@ class Collector:
                 yield from _passing(hop.netns, syn, (hop.arrival, hop.interface))
             elif leads:
                 yield from _leaving(hop.netns, syn, hop.interface)
+        if published:
+            yield way.far, firewall.PREROUTING, replace(syn, interfaces=(way.arrival, ""))
+            return
         if way.far:
             yield from _arriving(way.far, syn, way.arrival)
         if self._bridged(way, attempt):
@@ -235,7 +278,7 @@ class Collector:
             return False
 
 
-def _leaving(netns: int, packet: Packet, out: str) -> Iterator[tuple[int, int, Packet]]:
+def _leaving(netns: int, packet: Packet, out: str | None) -> Iterator[tuple[int, int, Packet]]:
     sent = replace(packet, interfaces=("", out))
     yield netns, firewall.OUTPUT, sent
     yield netns, firewall.POSTROUTING, sent

@@ -6,65 +6,25 @@ follows from it is uncertain. Source: linux/netfilter/nf_tables.h, net/netfilter
 
 from __future__ import annotations
 
-import operator
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
+from ig.causes import conntrack, expressions
+from ig.causes.packet import SYN, TRANSPORT, Packet
 from ig.kernel import netlink
 from ig.kernel.nftables import Chain, Expression, Key, Rule, Ruleset
 
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
-SYN, SYN_ACK = 0x02, 0x12
 _NEW, _ESTABLISHED = 8, 2  # NF_CT_STATE_BIT of IP_CT_NEW and IP_CT_ESTABLISHED
 _MOST_JUMPS = 16  # NFT_JUMP_STACK_SIZE
-_DROP, _ACCEPT, _BREAK, _JUMP, _GOTO, _RETURN = 0, 1, -2, -3, -4, -5
-_NETWORK, _TRANSPORT = 1, 2
-_OPERATORS: Mapping[int, Callable[[bytes, bytes], bool]] = dict(
-    enumerate((operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge))
-)
 _NEUTRAL = frozenset(
     {"counter", "log", "notrack", "masq", "nat", "redir", "dup", "last", "objref", "dynset"}
 )
 """Expressions that do not decide whether a rule matches; those that end it do not drop."""
-_DECIDING = frozenset({"match", "limit", "quota", "connlimit", "lookup", "fib", "socket", "range"})
-
-
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """A TCP segment at one hook."""
-
-    source: str
-    """ "" where it is not known, as after an address translation."""
-    source_port: int
-    """0 where it is not known."""
-    destination: str
-    port: int
-    flags: int = SYN
-    interfaces: tuple[str | None, str | None] = (None, None)
-    """The names of the interfaces that it comes in and goes out by; "" for none, None unknown."""
-
-    @property
-    def version(self) -> int:
-        """The version of IP, 4 or 6."""
-        return 6 if ":" in self.destination else 4
-
-    def headers(self) -> dict[int, bytes]:
-        """Return the IP and the TCP header, by the base that nftables numbers them with."""
-        source = self.source or ("::" if self.version == 6 else "0.0.0.0")
-        ends = b"".join(ip_address(each).packed for each in (source, self.destination))
-        tcp = struct.pack(
-            "!HHIIBBHHH", self.source_port, self.port, 0, 0, 5 << 4, self.flags, 64240, 0, 0
-        )
-        if self.version == 6:
-            ip = struct.pack("!IHBB", 6 << 28, len(tcp), socket.IPPROTO_TCP, 64) + ends
-        else:
-            head = (0x45, 0, 20 + len(tcp), 0, 0x4000, 64, socket.IPPROTO_TCP, 0)
-            ip = struct.pack("!BBHHHBBH", *head) + ends
-        return {_NETWORK: ip, _TRANSPORT: tcp}
+_DECIDING = frozenset({"limit", "quota", "connlimit", "lookup", "fib", "socket", "range"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +53,29 @@ class Denial:
         return f"{where}, rule {self.rule.place} (handle {self.rule.handle})"
 
 
-def denials(ruleset: Ruleset, hook: int, packet: Packet) -> list[Denial]:
-    """Return what may drop or reject a segment at a hook, in the order of evaluation."""
+def translates(ruleset: Ruleset, hook: int, packet: Packet) -> bool:
+    """Return whether a rule may give a segment another destination at a hook (DNAT, REDIRECT)."""
+    walk = _Walk(ruleset, packet)
+    for chain in _bases(ruleset, hook, packet, nat=True):
+        walk.through(chain, 0)
+    return walk.translates
+
+
+def _bases(ruleset: Ruleset, hook: int, packet: Packet, nat: bool) -> list[Chain]:
     families = ("inet", "ip6" if packet.version == 6 else "ip")
-    bases = [
+    bases = (
         chain
         for chain in ruleset.chains.values()
-        if chain.hook == hook and chain.family in families and chain.kind != "nat"
-    ]
+        if chain.hook == hook and chain.family in families and (chain.kind == "nat") is nat
+    )
+    return sorted(bases, key=lambda each: each.priority)
+
+
+def denials(ruleset: Ruleset, hook: int, packet: Packet) -> list[Denial]:
+    """Return what may drop or reject a segment at a hook, in the order of evaluation."""
     found: list[Denial] = []
     walk = _Walk(ruleset, packet)
-    for chain in sorted(bases, key=lambda each: each.priority):
+    for chain in _bases(ruleset, hook, packet, nat=False):
         verdict = walk.through(chain, 0)
         found += walk.taken()
         if verdict == "denied":
@@ -120,6 +92,9 @@ class _Walk:
 
     def __init__(self, ruleset: Ruleset, packet: Packet) -> None:
         self.certain = True
+        self.translates = False
+        """Whether a rule that may match gives the segment another destination."""
+        self._tracked: bool | None = None
         self._ruleset = ruleset
         self._packet = packet
         self._headers = packet.headers()
@@ -139,7 +114,12 @@ class _Walk:
             if matches is False or not verdict:
                 continue
             certain = self.certain and matches is True
-            if verdict in ("drop", "reject"):
+            if verdict in ("translate", "unknown"):
+                self.translates = True
+                self.certain &= verdict == "translate"
+                if matches and verdict == "translate":
+                    return "accepted"
+            elif verdict in ("drop", "reject"):
                 self._found.append(Denial(verdict == "reject", chain, rule, certain))
                 if matches:
                     return "denied"
@@ -169,7 +149,7 @@ class _Walk:
         registers: dict[int, bytes | None] = {}
         understood = True
         for expression in rule.expressions:
-            verdict, target = _verdict(expression)
+            verdict, target = expressions.verdict(expression)
             if verdict:
                 return (True if understood else None), verdict, target
             matches = self._matched(expression, registers)
@@ -182,21 +162,23 @@ class _Walk:
         data, name = expression.data, expression.name
         number = {kind: netlink.network_number(value) for kind, value in data.items()}
         if name in ("meta", "payload", "ct") and 1 in number:
-            registers[_place(number[1])] = self._loaded(name, number)
+            registers[expressions.place(number[1])] = self._loaded(name, number)
             return True
         if name == "bitwise":
-            value = registers.get(_place(number.get(1, 0)))
-            registers[_place(number.get(2, 0))] = _masked(value, data)
+            value = registers.get(expressions.place(number.get(1, 0)))
+            registers[expressions.place(number.get(2, 0))] = expressions.masked(value, data)
             return True
         if name == "cmp":
-            return _compared(registers.get(_place(number.get(1, 0))), number.get(2, 0), data)
-        if name == "match" and netlink.text(data.get(1, b"")) == "comment":
-            return True
+            return expressions.compared(
+                registers.get(expressions.place(number.get(1, 0))), number.get(2, 0), data
+            )
+        if name == "match":
+            return self._extension(netlink.text(data.get(1, b"")), data)
         if name in _DECIDING:
             return None
         if name not in _NEUTRAL and name not in ("target", "immediate"):
             # What it computes is not known; where that is compared, neither is the result.
-            for place in (_place(number.get(1, 0)), _place(number.get(2, 0))):
+            for place in (expressions.place(number.get(1, 0)), expressions.place(number.get(2, 0))):
                 registers[place] = None
         return True
 
@@ -209,13 +191,35 @@ class _Walk:
                 return None
             return value
         if name == "ct":
-            state = _NEW if self._packet.flags == SYN else _ESTABLISHED
-            return struct.pack("=I", state) if number.get(2) == 0 else None
+            state = self._state if number.get(2) == 0 else None
+            return None if state is None else struct.pack("=I", state)
         return self._meta(number.get(2, -1))
+
+    def _extension(self, name: str, data: Mapping[int, bytes]) -> bool | None:
+        """Return whether a match of xtables holds, None where that is not understood."""
+        if name == "comment":
+            return True
+        if name == "conntrack" and self._state is not None:
+            return conntrack.holds(data, self._state)
+        return None
+
+    @property
+    def _state(self) -> int | None:
+        """The bit of the state in connection tracking, None where a rule may turn that off."""
+        if self._tracked is None:
+            self._tracked = not _untracked(self._ruleset, self._packet)
+        if not self._tracked:
+            return None
+        return _NEW if self._packet.flags == SYN else _ESTABLISHED
+
+    def untracks(self, rule: Rule) -> bool:
+        """Return whether a rule may match that exempts the segment from connection tracking."""
+        self._tracked = False  # its state is not known yet
+        return self._evaluated(rule)[0] is not False
 
     def _hides(self, base: int, start: int, end: int) -> bool:
         """Return whether a part of a header has what is not known."""
-        if base == _TRANSPORT:
+        if base == TRANSPORT:
             return not self._packet.source_port and start < 2
         first, last = (8, 24) if self._packet.version == 6 else (12, 16)
         return not self._packet.source and start < last and end > first
@@ -233,45 +237,21 @@ class _Walk:
         return known.get(key)
 
 
-def _verdict(expression: Expression) -> tuple[str, str]:
-    """Return the verdict of an expression, and the chain that it leads to; "" for none."""
-    data = expression.data
-    if expression.name == "reject":
-        return "reject", ""
-    if expression.name == "target":
-        name = netlink.text(data.get(1, b""))
-        return {"REJECT": "reject", "DROP": "drop", "ACCEPT": "accept"}.get(name, ""), ""
-    if expression.name in ("queue", "tproxy", "synproxy"):
-        return "accept", ""
-    if expression.name != "immediate" or netlink.network_number(data.get(1, b"")) != 0:
-        return "", ""
-    told = netlink.attributes(netlink.attributes(data.get(2, b"")).get(2, b""))
-    code = int.from_bytes(told.get(1, b""), "big", signed=True)
-    names = {_DROP: "drop", _ACCEPT: "accept", _JUMP: "jump", _GOTO: "goto", _RETURN: "return"}
-    return names.get(code, ""), netlink.text(told.get(2, b""))
-
-
-def _place(register: int) -> int:
-    """Return the offset of a register: of 16 bytes (1 to 4), or of 4 (8 and up)."""
-    return (register - 8) * 4 if register >= 8 else (register - 1) * 16
-
-
-def _value(data: bytes) -> bytes:
-    return netlink.attributes(data).get(1, b"")
-
-
-def _masked(value: bytes | None, data: Mapping[int, bytes]) -> bytes | None:
-    mask, other = _value(data.get(4, b"")), _value(data.get(5, b""))
-    if value is None or len(mask) != len(value) or netlink.network_number(data.get(6, b"")):
-        return None
-    return bytes(v & m ^ x for v, m, x in zip(value, mask, other, strict=False))
-
-
-def _compared(value: bytes | None, how: int, data: Mapping[int, bytes]) -> bool | None:
-    wanted = _value(data.get(3, b""))
-    if value is None or len(value) < len(wanted) or how not in _OPERATORS:
-        return None
-    return _OPERATORS[how](value[: len(wanted)], wanted)
+def _untracked(ruleset: Ruleset, packet: Packet) -> bool:
+    """Return whether a rule may exempt the segment, or the other direction, from tracking."""
+    family = "ip6" if packet.version == 6 else "ip"
+    walks = [
+        _Walk(ruleset, replace(each, interfaces=(None, None)))
+        for each in (packet, packet.answered())
+    ]
+    return any(
+        walk.untracks(rule)
+        for chain in ruleset.chains.values()
+        if chain.family in ("inet", family)
+        for rule in chain.rules
+        if any(map(expressions.is_notrack, rule.expressions))
+        for walk in walks
+    )
 
 
 def rising(

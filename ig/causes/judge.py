@@ -19,6 +19,7 @@ _ERRORS = {
 """What connect() fails with at once, by the kind of route."""
 _SILENT = frozenset({"timed-out", "unanswered", "abandoned"})
 _LOST = _SILENT | {"unreachable", "failed"}
+_SECOND_SYN = 950_000_000  # ns: before about a second nothing was sent again, and was not answered
 _PORTS = 5  # ports that a detail names
 
 
@@ -38,6 +39,10 @@ def _causes(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
         return
     yield from _near_route(attempt, evidence)
     yield from _firewall(attempt, evidence)
+    if attempt.outcome == "refused" and evidence.backend:
+        yield from _backend(evidence.backend)
+    if evidence.translated:
+        return  # what was looked at beyond is not what the segment came to
     yield from _routes_beyond(attempt, evidence)
     yield from _neighbour(attempt, evidence)
     if attempt.outcome in ("refused", *_SILENT):
@@ -46,9 +51,7 @@ def _causes(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
 
 
 def _late(evidence: Evidence) -> Iterator[Cause]:
-    if evidence.backend:
-        yield from _backend(evidence.backend)
-    far = evidence.backend or evidence.far
+    far = evidence.backend or (None if evidence.translated else evidence.far)
     if far and far.paused:
         detail = "the kernel took the connection, but no process runs that would accept it"
         yield Cause("container-paused", far.owner, detail, LIKELY)
@@ -56,9 +59,9 @@ def _late(evidence: Evidence) -> Iterator[Cause]:
 
 def _near_route(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     hop = next(iter(evidence.way.hops), None)
-    if hop and hop.route.kind in REFUSALS and attempt.outcome in _LOST:
-        seen = attempt.error == _ERRORS[hop.route.kind]
-        yield Cause("route", *_route(hop.route.kind, hop.route.prefix, evidence.near), _sure(seen))
+    # With another error, or with none, there was a route when the SYN was sent.
+    if hop and attempt.outcome in _LOST and attempt.error == _ERRORS.get(hop.route.kind):
+        yield Cause("route", *_route(hop.route.kind, hop.route.prefix, evidence.near), SEEN)
 
 
 def _route(kind: str, prefix: str, owner: str) -> tuple[str, str]:
@@ -85,7 +88,7 @@ def _firewall(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     for rose in (True, False):
         for found in evidence.firewall:
             denial = found.denial
-            if found.rose is not rose or not (rose or denial.certain):
+            if found.rose is not rose or not denial.certain:
                 continue
             if denial.rejects or attempt.outcome != "refused":
                 yield _denied(found)
@@ -100,13 +103,16 @@ def _denied(found: Found) -> Cause:
     hook = firewall.HOOKS[found.hook]
     counted = "its counter rose during the attempt" if found.rose else "by its matches"
     detail = f"{action} at {hook} by {found.denial.words} ({counted})"
-    return Cause(kind, found.owner, detail, _sure(found.rose and found.denial.certain))
+    return Cause(kind, found.owner, detail, _sure(found.rose))
 
 
 def _neighbour(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     hop = evidence.way.hops[-1] if evidence.way.hops and not evidence.way.far else None
     known = hop.neighbour if hop else None
     if attempt.outcome not in _LOST or not hop or not known or known.state not in UNANSWERED:
+        return
+    given_up = known.state != "INCOMPLETE" or attempt.outcome in ("timed-out", "unreachable")
+    if not (given_up or attempt.latency >= _SECOND_SYN):
         return
     if evidence.former:
         yield _gone(evidence, attempt)
@@ -126,8 +132,6 @@ def _gone(evidence: Evidence, attempt: Attempt) -> Cause:
 
 def _far(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     """Yield what the far end shows, where it is on this host."""
-    if evidence.backend and not (evidence.far and evidence.far.taking):
-        yield from _backend(evidence.backend)
     far = evidence.far
     if far is None or not far.read:
         return
@@ -161,18 +165,27 @@ def _no_listener(far: Far) -> Cause:
 def _nothing_here(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     """Yield what is left where the destination is not on this host."""
     hops = evidence.way.hops
-    if evidence.far or not hops or hops[-1].route.kind in REFUSALS:
+    unknown = evidence.far or evidence.way.gap or not hops
+    if unknown or not hops[-1].forwards or hops[-1].route.kind in REFUSALS:
         return
     if evidence.former and attempt.outcome in _LOST:
         yield _gone(evidence, attempt)
         return
-    sure = not evidence.unread and not evidence.firewall
     if attempt.outcome == "refused":
-        detail = "answered by a reset or an ICMP error that no rule of this host sent"
-        yield Cause("peer-refused", attempt.address, detail, _sure(sure))
-    elif attempt.outcome in ("timed-out", "unanswered"):
-        detail = "no answer, and nothing on this host explains it"
-        yield Cause("no-answer", attempt.address, detail, _sure(sure))
+        if any(found.denial.rejects for found in evidence.firewall):
+            return  # one that may have sent it, or may not
+        sure = not evidence.unread
+        detail = "answered by a reset or an ICMP error"
+        more = " that no rule of this host sent" if sure else ""
+        yield Cause("peer-refused", attempt.address, detail + more, _sure(sure))
+    elif _is_silence(attempt) and not evidence.firewall:
+        more = "" if evidence.unread else ", and nothing on this host explains it"
+        yield Cause("no-answer", attempt.address, f"no answer{more}", LIKELY)
+
+
+def _is_silence(attempt: Attempt) -> bool:
+    again = attempt.outcome == "unanswered" and attempt.latency >= _SECOND_SYN
+    return again or attempt.outcome == "timed-out"
 
 
 def _sure(seen: bool) -> str:

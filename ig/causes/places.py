@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ig.kernel import netns, routes
 from ig.kernel.netns import Namespace
-from ig.kernel.routes import REFUSALS, UNANSWERED, Interface, Neighbour, Route
+from ig.kernel.routes import REFUSALS, UNANSWERED, Came, Interface, Neighbour, Route
 from ig.memo import Cache
 from ig.sockets import proc, sock_diag
 from ig.sockets.proc import LISTEN
@@ -51,6 +51,10 @@ class Way:
     """The namespace that has the destination; 0 if it is not on this host, or not known."""
     arrival: str = ""
     """The interface that the segment comes in there by."""
+    gap: str = ""
+    """Why it is not known any further, "" where it is, as far as it is on this host."""
+    doubt: str = ""
+    """What made it ambiguous, "" if nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,40 +127,59 @@ class Places:
             if result is not None:
                 yield identifier, result
 
-    def way(self, start: int, address: str, prefer: int = 0) -> Way:
-        """Follow the routes from a namespace to an address. Raises Unreachable, OSError.
+    def way(
+        self, start: int, address: str, prefer: int = 0, source: str = "", bound: str = ""
+    ) -> Way:
+        """Follow the routes from a namespace to an address, as far as they can be read.
 
         A next hop is taken to be on this host where an interface of a namespace has both its link
         address, as the neighbour table says, and its IP address. Where several do, as with engines
-        that number their networks alike, it is `prefer` if that is among them.
+        that number their networks alike, it is `prefer` if that is among them. The segment comes
+        from `source`, and its socket is bound to the interface `bound`, if any.
         """
         hops: list[Hop] = []
-        here, arrival = start, ""
+        here, arrival, doubt = start, "", ""
         while len(hops) < _MOST_HOPS:
-            hop = self.inside(here, lambda at=here, by=arrival: self._hop(at, address, by))  # type: ignore[misc]
+            by = arrival or bound
+            try:
+                hop = self.inside(here, lambda: self._hop(here, address, source, arrival, by))  # noqa: B023 - it is called at once
+            except (Unreachable, OSError) as error:
+                return Way(tuple(hops), gap=f"the route: {error}", doubt=doubt)
             if hop.route.kind == "local":
-                return Way(tuple(hops), here, arrival)
+                return Way(tuple(hops), here, arrival, doubt=doubt)
             hops.append(hop)
             neighbour = hop.neighbour
             if not hop.forwards or not neighbour or neighbour.state in UNANSWERED:
                 break
             found = self._holders(neighbour.mac, hop.next, here)
             if len(found) > 1:
+                doubt = f"which of {len(found)} network namespaces with {hop.next} it leads to"
                 found = [each for each in found if each[0] == prefer]
-            if len(found) != 1:
+                if len(found) != 1:
+                    return Way(tuple(hops), gap=doubt, doubt=doubt)
+            if not found:
                 break
             here, arrival = found[0]
-        return Way(tuple(hops))
+        else:
+            return Way(tuple(hops), gap=f"more than {_MOST_HOPS} network namespaces", doubt=doubt)
+        return Way(tuple(hops), doubt=doubt)
 
-    def _hop(self, here: int, address: str, arrival: str) -> Hop:
+    def _hop(self, here: int, address: str, source: str, arrival: str, by: str) -> Hop:
         """Return how this thread's namespace, with that id, routes to an address."""
-        found = routes.route(address)
+        links = routes.interfaces()
+        index = next((each.index for each in links if each.name == by), 0)
+        forwards = not arrival or _forwards(6 if ":" in address else 4)
+        came = Came(source, 0, 0 if arrival else index)
+        if arrival and forwards and source:
+            came = Came(source, index)
+        elif arrival:
+            came = Came()  # the kernel looks up no route for what it does not forward
+        found = routes.route(address, came)
         if found.kind == "local" or found.kind in REFUSALS:
-            return Hop(here, found, arrival)
-        name = next((i.name for i in routes.interfaces() if i.index == found.interface), "")
+            return Hop(here, found, arrival, forwards=forwards)
+        name = next((each.name for each in links if each.index == found.interface), "")
         next_hop = found.gateway or address
         known = routes.neighbour(next_hop, found.interface)
-        forwards = not arrival or _forwards(6 if ":" in address else 4)
         return Hop(here, found, arrival, name, next_hop, known, forwards)
 
     def _holders(self, mac: bytes, address: str, other: int) -> list[tuple[int, str]]:

@@ -36,21 +36,12 @@ class Destination:
     """The interface of a link-local address."""
 
 
-@dataclass(frozen=True, slots=True)
-class Probed:
-    """How an attempt went."""
-
-    attempt: Attempt
-    waited: int
-    """The ns from the SYN to the outcome."""
-
-
-def connect(places: Places, netns: int, to: Destination, seconds: float) -> Probed:
+def connect(places: Places, netns: int, to: Destination, seconds: float) -> Attempt:
     """Connect once from a namespace, waiting so long, and close. Raises Unreachable, OSError."""
     return places.inside(netns, lambda: _connect(netns, to, seconds))
 
 
-def _connect(netns: int, to: Destination, seconds: float) -> Probed:
+def _connect(netns: int, to: Destination, seconds: float) -> Attempt:
     six = ":" in to.address
     place = (to.address, to.port, 0, _index(to.zone)) if six else (to.address, to.port)
     with socket.socket(socket.AF_INET6 if six else socket.AF_INET) as client:
@@ -62,13 +53,13 @@ def _connect(netns: int, to: Destination, seconds: float) -> Probed:
         sent = error in (0, errno.EINPROGRESS)
         if error == errno.EINPROGRESS:
             error = _awaited(client, seconds)
-        waited = time.monotonic_ns() - began
+        latency = time.monotonic_ns() - began
         source, source_port, *_ = client.getsockname()
     outcome = "unanswered" if error is None else _OUTCOMES.get(error, "failed")
     if not sent:
         outcome = "failed" if error != errno.ECONNREFUSED else "refused"
     unbound = source in ("0.0.0.0", "::")
-    attempt = Attempt(
+    return Attempt(
         netns,
         to.address,
         to.port,
@@ -77,8 +68,9 @@ def _connect(netns: int, to: Destination, seconds: float) -> Probed:
         "" if unbound else source.partition("%")[0],
         source_port,
         moment,
+        latency,
+        to.zone,
     )
-    return Probed(attempt, waited)
 
 
 def _awaited(client: socket.socket, seconds: float) -> int | None:

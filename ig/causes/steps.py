@@ -26,8 +26,6 @@ def steps(attempt: Attempt, evidence: Evidence) -> Iterator[Step]:
 
 def _routes(evidence: Evidence) -> Iterator[Step]:
     hops, way = evidence.way.hops, evidence.way
-    if not hops and not way.far:
-        yield "route", "unknown", "it could not be read"
     for hop in hops:
         owner = evidence.owners.get(hop.netns, "")
         if not hop.forwards:
@@ -37,6 +35,8 @@ def _routes(evidence: Evidence) -> Iterator[Step]:
             yield "route", "failed", f"{owner}: {found} {hop.route.prefix}".rstrip()
         else:
             yield "route", "ok", f"{owner}: {_route(hop)}"
+    if way.gap:
+        yield "route", "unknown", way.gap
     if way.far and not hops:
         yield "route", "ok", "an address of its own network namespace"
 
@@ -61,16 +61,22 @@ def _neighbours(evidence: Evidence) -> Step:
 def _firewall(evidence: Evidence) -> Iterator[Step]:
     for found in evidence.firewall:
         action = "rejects" if found.denial.rejects else "drops"
-        if found.rose:
-            result, words = "failed", f"{action} it: its counter rose during the attempt"
-        elif found.denial.certain:
-            result, words = "failed", f"{action} it, by its matches (no counter)"
+        counted = "its counter rose during the attempt" if found.rose else "no counter"
+        if found.denial.certain:
+            result, words = "failed", f"{action} it, by its matches ({counted})"
         else:
-            result, words = "unknown", f"{action} it if all of its matches hold (no counter)"
+            result, words = "unknown", f"{action} it if all of its matches hold ({counted})"
         yield "firewall", result, f"{found.where}: {words}"
     unread = [line for line in evidence.unread if line.startswith("the firewall")]
+    if evidence.translated:
+        where = evidence.translated
+        yield "firewall", "unknown", f"the destination may be translated: {where}"
     if unread:
         yield "firewall", "unknown", "; ".join(unread)
+    elif evidence.way.gap:
+        yield "firewall", "unknown", "the way is not known further"
+    elif evidence.translated:
+        return
     elif not evidence.firewall:
         yield "firewall", "ok", "no nftables rule of the network namespaces on the way denies it"
 

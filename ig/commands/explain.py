@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import queue
 import socket
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ig import output
-from ig.causes.evidence import Evidence
+from ig.causes.cause import Attempt
+from ig.causes.evidence import Counters
 from ig.causes.find import Causes
 from ig.causes.judge import judge
 from ig.causes.places import Places, Unreachable
-from ig.causes.probe import Destination, Probed, connect
+from ig.causes.probe import Destination, connect
 from ig.commands.answers import closing
 from ig.commands.explained import OBJECT, STEPS, Explained
 from ig.commands.setup import follow, make_index, selection
 from ig.container import Container
 from ig.containers.index import Index
 from ig.errors import IgError, KernelRefused, UsageError
+from ig.gadget import Column
 from ig.kernel import netns
 from ig.kernel.capabilities import Capability, holds
 from ig.output.layout import watch
-from ig.output.stream import Stream
-from ig.stop import Stop
+from ig.output.stream import ReaderGone, Stream
+from ig.stop import Stop, Stopped
 from ig.values import parse_port
 
 _TIMEOUT = 4.0  # seconds: the kernel gives up on a neighbour after three
@@ -38,7 +42,7 @@ _KEPT = (
 
 def explain(options: Mapping[str, Any]) -> bool:
     """Print the way of one attempt; return whether it was established. Raises IgError."""
-    name, port = _target(options.get("target") or "")
+    name, port = _target(options["target"])
     mode, shown = output.parse_output(options.get("output") or "columns", STEPS)
     seconds = _TIMEOUT if options.get("timeout") is None else float(options["timeout"])
     if not seconds:
@@ -49,31 +53,37 @@ def explain(options: Mapping[str, Any]) -> bool:
             f"This process runs as uid {os.geteuid()} without CAP_SYS_ADMIN or CAP_NET_ADMIN.",
             "Run it with sudo.",
         )
-    stop = Stop()
-    stream = Stream(1, stop)
-    index = make_index(options, detailed=True)
-    follow(index, options, _KEPT)
-    with closing(index):
-        near, container = _near(index, options)
-        found = _resolved(name, port, options, index.containers())
-        probed, evidence = _probe(Causes(index.containers), near, found[0], seconds)
-    explained = Explained(
-        target=options["target"],
-        container=container,
-        addresses=tuple(each.address for each in found),
-        probed=probed,
-        evidence=evidence,
-        cause=judge(probed.attempt, evidence),
-    )
-    with stop.noted():
-        if mode in ("columns", "csv"):
-            formatter = output.formatter(mode, STEPS, shown, screen=watch())
-            batch = explained.table()
-        else:
-            formatter = output.formatter(mode, OBJECT, ())
-            batch = explained.object()
-        stream.write(formatter.header(batch) + formatter.format(batch) + formatter.footer())
-    return probed.attempt.outcome == "established"
+    attempt = None
+    try:
+        stop = Stop()
+        stream = Stream(1, stop)
+        index = make_index(options, detailed=True)
+        follow(index, options, _KEPT)
+        with closing(index):
+            near, container = _near(index, options)
+            found = _resolved(name, port, options, index.containers(), seconds)
+            causes = Causes(index.containers)
+            attempt, before = _attempted(causes, near, found[0], seconds)
+            evidence = causes.examine(attempt, before)
+        addresses = tuple(each.address for each in found)
+        cause = judge(attempt, evidence)
+        explained = Explained(options["target"], container, addresses, attempt, evidence, cause)
+        with stop.noted():
+            _write(stream, explained, mode, shown)
+    except (Stopped, ReaderGone):
+        if attempt is None or attempt.outcome != "established":
+            raise
+    return attempt.outcome == "established"
+
+
+def _write(stream: Stream, explained: Explained, mode: str, shown: Sequence[Column]) -> None:
+    if mode in ("columns", "csv"):
+        formatter = output.formatter(mode, STEPS, shown, screen=watch())
+        batch = explained.table()
+    else:
+        formatter = output.formatter(mode, OBJECT, ())
+        batch = explained.object()
+    stream.write(formatter.header(batch) + formatter.format(batch) + formatter.footer())
 
 
 def _target(text: str) -> tuple[str, int]:
@@ -121,7 +131,11 @@ def netns_of(pid: int) -> int:
 
 
 def _resolved(
-    name: str, port: int, options: Mapping[str, Any], containers: Sequence[Container]
+    name: str,
+    port: int,
+    options: Mapping[str, Any],
+    containers: Sequence[Container],
+    seconds: float,
 ) -> list[Destination]:
     """Return the addresses of a name, as this host resolves it; else those of a container."""
     four, six = options.get("ipv4"), options.get("ipv6")
@@ -136,7 +150,7 @@ def _resolved(
     else:
         return [Destination(address, port, zone)]
     try:
-        answers = socket.getaddrinfo(name.encode(), port, family, socket.SOCK_STREAM)
+        answers = _answers(name, port, family, seconds)
     except (OSError, UnicodeError) as error:
         own = [each for each in containers if each.name == name and each.addresses]
         addresses = [address for each in own for address in each.addresses]
@@ -151,15 +165,45 @@ def _resolved(
         ) from error
     texts = [(str(answer[4][0]).partition("%")[0], answer[4]) for answer in answers]
     return [
-        Destination(text, port, socket.if_indextoname(place[3]) if place[3:] and place[3] else "")  # type: ignore[misc]
+        Destination(text, port, socket.if_indextoname(place[3]) if place[3:] and place[3] else "")
         for text, place in dict(texts).items()
     ]
 
 
-def _probe(causes: Causes, near: int, to: Destination, seconds: float) -> tuple[Probed, Evidence]:
+def _answers(
+    name: str, port: int, family: socket.AddressFamily, seconds: float
+) -> list[tuple[Any, ...]]:
+    """Return what getaddrinfo does. Raises its errors, and IgError if it takes longer.
+
+    It cannot be interrupted, so it runs in a thread that is left behind.
+    """
+    results: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
+
+    def resolve() -> None:
+        try:
+            results.put(list(socket.getaddrinfo(name.encode(), port, family, socket.SOCK_STREAM)))
+        except (OSError, UnicodeError) as error:
+            results.put(error)
+
+    threading.Thread(target=resolve, name="resolver", daemon=True).start()
+    try:
+        found = results.get(timeout=seconds)
+    except queue.Empty:
+        raise IgError(
+            f"Cannot resolve {name[:255]!r}.",
+            f"It was not resolved within {seconds:g} s.",
+            "Check the name servers of this host, use the address, or raise --timeout.",
+        ) from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _attempted(
+    causes: Causes, near: int, to: Destination, seconds: float
+) -> tuple[Attempt, Counters]:
     try:
         before = causes.counters()
-        probed = connect(Places(), near, to, seconds)
-        return probed, causes.examine(probed.attempt, before)
+        return connect(Places(), near, to, seconds), before
     except (Unreachable, OSError) as error:
         raise IgError(f"Cannot connect from network namespace {near}.", str(error)) from error

@@ -6,9 +6,8 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ig.causes.cause import ADVICE, Cause
+from ig.causes.cause import ADVICE, Attempt, Cause
 from ig.causes.evidence import Evidence
-from ig.causes.probe import Probed
 from ig.causes.steps import Step, steps
 from ig.container import HOST
 from ig.gadget import Batch, Column, Kind
@@ -33,7 +32,7 @@ OBJECT = (
     Column("outcome", "outcome", description="Outcome, as of an attempt that is traced."),
     Column("error", "error", description='Name of the error, "" for none.'),
     Column("error_raw", "error_raw", Kind.INTEGER, description="Error number (errno), 0 for none."),
-    Column("waited", "waited", Kind.DURATION, description="Time to the outcome."),
+    Column("latency", "latency", Kind.DURATION, description="Time to the outcome."),
     Column("steps", "steps", members=("step", "result", "found"), description="The way."),
     Column(
         "cause",
@@ -49,7 +48,7 @@ OBJECT = (
         description="What could not be looked at.",
     ),
 )
-_TOLD = ("kind", "where", "detail", "confidence")
+_CAUSE = ("kind", "where", "detail", "confidence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +61,13 @@ class Explained:
     """The name of the container that it was made from, "" for none."""
     addresses: tuple[str, ...]
     """Those of the name; the first was tried."""
-    probed: Probed
+    attempt: Attempt
     evidence: Evidence
     cause: Cause | None
 
     @property
     def _error(self) -> str:
-        error = self.probed.attempt.error
+        error = self.attempt.error
         return errno.errorcode.get(error, str(error)) if error else ""
 
     @property
@@ -77,12 +76,12 @@ class Explained:
 
     def way(self) -> tuple[Step, ...]:
         """Return the steps from the name to the outcome."""
-        attempt, (first, *others) = self.probed.attempt, self.addresses
+        attempt, (first, *others) = self.attempt, self.addresses
         name = self.target.rpartition(":")[0]
         given = "an address" if name.strip("[]").partition("%")[0] == first else f"{name}: {first}"
         more = f" (not tried: {', '.join(others)})" if others else ""
         error = f" ({self._error})" if self._error else ""
-        ended = f"{attempt.outcome}{error} after {format_duration(self.probed.waited)}"
+        ended = f"{attempt.outcome}{error} after {format_duration(attempt.latency)}"
         return (
             ("name", "ok", f"{given}{more}"),
             *steps(attempt, self.evidence),
@@ -95,7 +94,7 @@ class Explained:
         if cause := self.cause:
             rows.append(("cause", cause.confidence, f"{cause.kind}, {cause.where}: {cause.detail}"))
             rows.append(("advice", "", ADVICE[cause.kind]))
-        elif self.probed.attempt.outcome != "established":
+        elif self.attempt.outcome != "established":
             rows.append(("cause", "unknown", "nothing on this host shows it"))
         rows += [("not seen", "", line) for line in self._unread]
         names: Sequence[str] = [column.name for column in STEPS]
@@ -103,7 +102,7 @@ class Explained:
 
     def object(self) -> Batch:
         """Return all of it as one row of OBJECT."""
-        attempt, cause = self.probed.attempt, self.cause
+        attempt, cause = self.attempt, self.cause
         values = {
             "target": self.target,
             "container": self.container,
@@ -115,9 +114,9 @@ class Explained:
             "outcome": attempt.outcome,
             "error": self._error,
             "error_raw": attempt.error,
-            "waited": self.probed.waited,
+            "latency": attempt.latency,
             "steps": self.way(),
-            "cause": {name: getattr(cause, name) for name in _TOLD} if cause else None,
+            "cause": {name: getattr(cause, name) for name in _CAUSE} if cause else None,
             "advice": ADVICE[cause.kind] if cause else "",
             "unread": self._unread,
         }

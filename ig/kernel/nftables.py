@@ -108,12 +108,12 @@ def read() -> Ruleset:
         return Ruleset({}, unread or f"nftables: {error.strerror or error}")
     by_chain: dict[tuple[str, str, str], list[Rule]] = {}
     for kind, answer in rules:
-        told = netlink.attributes(answer, _OFFSET)
+        parts = netlink.attributes(answer, _OFFSET)
         if kind == _NEWRULE and answer[0] in _FAMILIES:
-            names = (netlink.text(told.get(each, b"")) for each in (_RULE_TABLE, _RULE_CHAIN))
+            names = (netlink.text(parts.get(each, b"")) for each in (_RULE_TABLE, _RULE_CHAIN))
             table, chain = names
             same = by_chain.setdefault((_FAMILIES[answer[0]], table, chain), [])
-            same.append(_rule(told, len(same) + 1))
+            same.append(_rule(parts, len(same) + 1))
     found = {}
     for kind, answer in chains:
         if kind == _NEWCHAIN and answer[0] in _FAMILIES:
@@ -123,35 +123,35 @@ def read() -> Ruleset:
 
 
 def _chain(
-    family: str, told: Attributes, rules: Mapping[tuple[str, str, str], Iterable[Rule]]
+    family: str, parts: Attributes, rules: Mapping[tuple[str, str, str], Iterable[Rule]]
 ) -> Chain:
-    table, name = (netlink.text(told.get(each, b"")) for each in (_CHAIN_TABLE, _CHAIN_NAME))
-    hook = netlink.attributes(told.get(_CHAIN_HOOK, b""))
-    counters = netlink.attributes(told.get(_CHAIN_COUNTERS, b""))
+    table, name = (netlink.text(parts.get(each, b"")) for each in (_CHAIN_TABLE, _CHAIN_NAME))
+    hook = netlink.attributes(parts.get(_CHAIN_HOOK, b""))
+    counters = netlink.attributes(parts.get(_CHAIN_COUNTERS, b""))
     return Chain(
         family,
         table,
         name,
-        netlink.text(told.get(_CHAIN_TYPE, b"")),
+        netlink.text(parts.get(_CHAIN_TYPE, b"")),
         netlink.network_number(hook[_HOOK_NUMBER]) if _HOOK_NUMBER in hook else -1,
         int.from_bytes(hook.get(_HOOK_PRIORITY, b""), "big", signed=True),
-        _CHAIN_POLICY in told and netlink.network_number(told[_CHAIN_POLICY]) == 0,
+        _CHAIN_POLICY in parts and netlink.network_number(parts[_CHAIN_POLICY]) == 0,
         netlink.network_number(counters[_PACKETS]) if _PACKETS in counters else None,
         tuple(rules.get((family, table, name), ())),
     )
 
 
-def _rule(told: Attributes, place: int) -> Rule:
+def _rule(parts: Attributes, place: int) -> Rule:
     expressions = []
     packets = None
-    for _, element in netlink.each(told.get(_RULE_EXPRESSIONS, b"")):
-        parts = netlink.attributes(element)
-        name = netlink.text(parts.get(_EXPRESSION_NAME, b""))
-        data = netlink.attributes(parts.get(_EXPRESSION_DATA, b""))
+    for _, element in netlink.each(parts.get(_RULE_EXPRESSIONS, b"")):
+        inner = netlink.attributes(element)
+        name = netlink.text(inner.get(_EXPRESSION_NAME, b""))
+        data = netlink.attributes(inner.get(_EXPRESSION_DATA, b""))
         expressions.append(Expression(name, data))
         if name == "counter":
             packets = netlink.network_number(data.get(_PACKETS, b""))
-    handle = netlink.network_number(told.get(_RULE_HANDLE, b""))
+    handle = netlink.network_number(parts.get(_RULE_HANDLE, b""))
     return Rule(handle, place, tuple(expressions), packets)
 
 
@@ -164,4 +164,4 @@ def _legacy() -> str:
                 names += file.read().split()
         except OSError:
             continue
-    return f"iptables-legacy has rules ({', '.join(sorted(set(names)))})" if names else ""
+    return f"iptables-legacy has tables ({', '.join(sorted(set(names)))})" if names else ""

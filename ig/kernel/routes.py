@@ -36,7 +36,7 @@ _OF_ERRORS = {
 """What kind of route the kernel refuses with each error (fib_props, net/ipv4/fib_semantics.c)."""
 REFUSALS = frozenset(_OF_ERRORS.values())
 """The kinds of routes that lead nowhere."""
-_RTA_DESTINATION, _RTA_OIF, _RTA_GATEWAY, _RTA_VIA = 1, 4, 5, 18
+_RTA_DESTINATION, _RTA_SOURCE, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_VIA = 1, 2, 3, 4, 5, 18
 _IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _NDA_DST, _NDA_LLADDR = 1, 2
@@ -57,6 +57,7 @@ _route = struct.Struct("=8BI")  # rtmsg: the family first, then the prefix' leng
 _neighbour = struct.Struct("=BxxxiHBB")
 _address = struct.Struct("=BBBBI")
 _link = struct.Struct("=BxHiII")
+_index = struct.Struct("=I")
 _UP = 1
 
 
@@ -72,6 +73,17 @@ class Route:
     """The address of the router, "" where the destination is on the link."""
     prefix: str = ""
     """The configured route, as ADDRESS/LENGTH, "" if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What else decides the route of a segment, as far as it is known."""
+
+    source: str = ""
+    arrival: int = 0
+    """The index of the interface that it came in by; 0 if it is sent from here."""
+    leaving: int = 0
+    """The index of the interface that it is bound to, 0 if none."""
 
 
 @dataclass(slots=True)
@@ -118,26 +130,39 @@ def is_local(address: str) -> bool:
     return True
 
 
-def route(address: str) -> Route:
-    """Return the route to an address. Raises OSError where the kernel does not report it."""
+def route(address: str, came: Came = Came()) -> Route:
+    """Return the route to an address. Raises OSError where that is unknown.
+
+    The kernel also refuses `came` itself: a source that is no local address any more, or an
+    interface that does not forward. It does so with errors that are those of routes, too: then the
+    route is unknown unless the destination alone is refused alike.
+    """
     try:
-        found = _ask_route(address, 0)
+        found = _ask_route(address, 0, came)
     except OSError as error:
         kind = _OF_ERRORS.get(error.errno or 0)
-        if kind is None:
+        ambiguous = kind == "blackhole" or (kind == "unreachable" and came.arrival)
+        if kind is None or (ambiguous and came != Came() and route(address).kind != kind):
             raise
         return Route(kind, prefix=_refusing(address) if kind != "none" else "")
     try:
-        prefix = _ask_route(address, _FIB_MATCH).prefix
+        prefix = _ask_route(address, _FIB_MATCH, came).prefix
     except OSError:
         prefix = ""
     return Route(found.kind, found.interface, found.gateway, prefix)
 
 
-def _ask_route(address: str, flags: int) -> Route:
+def _ask_route(address: str, flags: int, came: Came = Came()) -> Route:
     packed = ip_address(address.partition("%")[0]).packed
-    head = _route.pack(_family(packed), 8 * len(packed), 0, 0, 0, 0, 0, 0, flags)
+    source = ip_address(came.source.partition("%")[0]).packed if came.source else b""
+    lengths = (8 * len(packed), 8 * len(source))
+    head = _route.pack(_family(packed), *lengths, 0, 0, 0, 0, 0, flags)
     body = head + netlink.attribute(_RTA_DESTINATION, packed)
+    if source:
+        body += netlink.attribute(_RTA_SOURCE, source)
+    for kind, index in ((_RTA_IIF, came.arrival), (_RTA_OIF, came.leaving)):
+        if index:
+            body += netlink.attribute(kind, _index.pack(index))
     for kind, answer in netlink.ask(netlink.ROUTE, _GETROUTE, body):
         if kind == _NEWROUTE:
             return _parsed(answer)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.host.namespace import Namespace
-from tests.host.tracer import IG, ordinary_user
-from tests.host.waiting import PATIENCE
+from tests.host.tracer import IG, in_own_mounts, ordinary_user
+from tests.host.waiting import PATIENCE, until
 
 NETWORK = {"4": "192.0.2.", "6": "2001:db8:2::"}
 REFUSED = {"4": "203.0.113.", "6": "2001:db8:3::"}
@@ -139,14 +143,89 @@ def test_peers_elsewhere_are_told_from_this_host(namespace: Namespace) -> None:
 
 def test_silence_elsewhere_is_no_more_than_that(namespace: Namespace) -> None:
     namespace.peer("--answer", "nothing")
-    told = Explaining(namespace, "198.51.100.7:80", "--timeout", "500ms").finished()
+    early = Explaining(namespace, "198.51.100.7:80", "--timeout", "300ms")
+    told = Explaining(namespace, "198.51.100.7:80", "--timeout", "1200ms").finished()
     assert (told["outcome"], told["cause"]["kind"]) == ("unanswered", "no-answer")
-    assert told["waited_raw"] >= 500_000_000
+    assert told["cause"]["confidence"] == "likely"
+    assert told["latency_raw"] >= 1_200_000_000
+    before_second_syn = early.finished()
+    assert (before_second_syn["outcome"], before_second_syn["cause"]) == ("unanswered", None)
+
+
+def test_translated_destinations_are_not_explained_by_what_they_were(
+    new_namespace: Callable[[], Namespace],
+) -> None:
+    here, there = linked(new_namespace)
+    for near, chain, port in ((here, "OUTPUT", 80), (there, "PREROUTING", 81)):
+        rule = ("-p", "tcp", "--dport", port, "-j", "REDIRECT", "--to-ports", 9)
+        near.run("iptables", "-t", "nat", "-A", chain, *rule)
+    here.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
+    for port in (80, 81):
+        told = Explaining(here, f"192.0.2.2:{port}").finished()
+        assert (told["outcome"], told["cause"]) == ("refused", None)
+        assert any(line.startswith("address translation") for line in told["unread"])
+    told = Explaining(here, "192.0.2.2:82").finished()
+    assert told["cause"]["kind"] == "no-listener"
+
+
+def test_namespaces_that_look_alike_are_not_told_apart_by_guessing(
+    new_namespace: Callable[[], Namespace],
+) -> None:
+    here, there = linked(new_namespace)
+    (link,) = json.loads(there.ip("-j", "link", "show", "type", "veth"))
+    twin = new_namespace()
+    twin.ip("link", "add", "same", "address", link["address"], "type", "veth")
+    twin.ip("addr", "add", "192.0.2.2/24", "dev", "same")
+    twin.ip("link", "set", "same", "up")
+    told = Explaining(here, "192.0.2.2:9").finished()
+    assert (told["outcome"], told["cause"]) == ("refused", None)
+    assert any(line.startswith("which of 2 network namespaces") for line in told["unread"])
+
+
+def syn_sent(namespace: Namespace) -> bool:
+    return bool(namespace.run("ss", "-Htn", "state", "syn-sent").strip())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_attempt_is_not_called_established(
+    namespace: Namespace, number: signal.Signals
+) -> None:
+    namespace.peer("--answer", "nothing")
+    command = namespace.command(IG, "explain", "198.51.100.7:80", "--timeout", "60s")
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        until(lambda: syn_sent(namespace), "the SYN")
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 1
+
+
+def test_reader_that_is_gone_does_not_change_the_exit_status(namespace: Namespace) -> None:
+    port = namespace.serve("127.0.0.1")
+    for target, status in ((f"127.0.0.1:{port}", 0), ("127.0.0.1:9", 1)):
+        read, write = os.pipe()
+        os.close(read)
+        with os.fdopen(write, "wb") as pipe:
+            command = namespace.command(IG, "explain", target)
+            done = subprocess.run(command, stdout=pipe, timeout=PATIENCE, check=False)
+        assert done.returncode == status
+
+
+def test_names_that_nobody_resolves_are_given_up(namespace: Namespace, tmp_path: Path) -> None:
+    namespace.peer("--answer", "nothing")
+    (tmp_path / "resolv.conf").write_text("nameserver 198.51.100.53\n")
+    (tmp_path / "nsswitch.conf").write_text("hosts: dns\n")
+    script = "".join(
+        f"mount --bind {path} /etc/{path.name} && " for path in sorted(tmp_path.iterdir())
+    )
+    inside = shlex.join(namespace.command(IG, "explain", "host.example:80", "-t", "300ms"))
+    done = in_own_mounts(f"{script} exec {inside}")
+    assert done.returncode == 1
+    assert "It was not resolved within 0.3 s" in done.stderr
 
 
 def test_rules_that_allow_are_not_blamed(new_namespace: Callable[[], Namespace]) -> None:
     here, there = linked(new_namespace)
     for rule in (
+        ("-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP"),
         ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT"),
         ("-p", "tcp", "--dport", 9, "-s", "192.0.2.0/25", "-j", "ACCEPT"),
         ("-p", "udp", "-j", "DROP"),
@@ -175,7 +254,7 @@ def test_rules_that_are_not_read_are_named(new_namespace: Callable[[], Namespace
         pytest.skip("needs iptables-legacy, and a kernel that has it")
     told = Explaining(here, "192.0.2.2:9", "--timeout", "300ms").finished()
     assert (told["outcome"], told["cause"]) == ("unanswered", None)
-    assert any("iptables-legacy has rules (filter)" in line for line in told["unread"])
+    assert any("iptables-legacy has tables (filter)" in line for line in told["unread"])
 
 
 def test_routers_on_this_host_are_followed(new_namespace: Callable[[], Namespace]) -> None:
@@ -191,12 +270,17 @@ def test_routers_on_this_host_are_followed(new_namespace: Callable[[], Namespace
     router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
     router.run("iptables", "-A", "FORWARD", "-p", "tcp", "--dport", 9, "-j", "DROP")
     router.ip("route", "add", "unreachable", "203.0.113.0/24")
+    device = json.loads(router.ip("-j", "addr", "show", "to", "192.0.2.2"))[0]["ifname"]
+    router.ip("rule", "add", "iif", device, "to", "203.0.113.128/25", "lookup", 100)
+    router.ip("route", "add", "prohibit", "default", "table", 100)
+    ruled = Explaining(here, "203.0.113.129:9")
     targets = {"dropped": "198.18.0.2:9", "no listener": "198.18.0.2:10", "route": "203.0.113.1:9"}
     assert causes(here, targets) == {
         "dropped": ("timed-out", "firewall-drop-in", "seen"),
         "no listener": ("refused", "no-listener", "likely"),
         "route": ("unreachable", "route", "likely"),
     }
+    assert "is prohibit" in ruled.finished()["cause"]["detail"]
 
 
 def run(*arguments: object, within: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
@@ -247,7 +331,7 @@ def test_process_names_do_not_reach_the_terminal_raw(
         (("192.0.2.1:0",), "Invalid port '0'"),
         (("192.0.2.1:80", "--timeout", "0"), "Invalid timeout 0"),
         (("192.0.2.1:80", "-o", "xml"), "Unknown output mode 'xml'"),
-        ((), "Invalid destination ''"),
+        ((), "Missing argument 'TARGET'"),
     ],
 )
 def test_wrong_arguments_are_usage_errors(arguments: Sequence[str], words: str) -> None:

@@ -11,11 +11,13 @@ import pytest
 
 from ig.causes import firewall
 from ig.causes.cause import ADVICE, KINDS, Attempt
-from ig.causes.evidence import Evidence, Far
-from ig.causes.firewall import INPUT, Packet
+from ig.causes.evidence import Evidence, Far, Found
+from ig.causes.firewall import INPUT, OUTPUT
 from ig.causes.judge import judge
+from ig.causes.packet import Packet
 from ig.causes.places import Hop, Listener, Way
-from ig.kernel import netlink
+from ig.causes.steps import steps
+from ig.kernel import ipvs, netlink
 from ig.kernel.netlink import attribute
 from ig.kernel.nftables import Chain, Expression, Rule, Ruleset
 from ig.kernel.routes import Neighbour, Route
@@ -43,7 +45,7 @@ def test_denial_of_the_call_is_a_local_policy() -> None:
 
 def test_refusal_by_what_listens_is_not_explained() -> None:
     listener = Listener("0.0.0.0", 80, 0, 128, 5)
-    far = Far(8, "container db", (listener,), 80, "192.0.2.2")
+    far = Far(8, "container db", (listener,), 80, ("192.0.2.2",))
     assert kind(ATTEMPT, Evidence("this host", Way((), 8), far)) == ""
     assert kind(ATTEMPT, Evidence("this host", Way((), 8), replace(far, read=False))) == ""
 
@@ -51,7 +53,7 @@ def test_refusal_by_what_listens_is_not_explained() -> None:
 def test_full_queue_needs_all_listeners_full() -> None:
     full, free = Listener("0.0.0.0", 80, 129, 128, 5), Listener("0.0.0.0", 80, 128, 128, 6)
     silent = replace(ATTEMPT, outcome="unanswered", error=0)
-    far = Far(8, "container db", (full, full), 80, "192.0.2.2")
+    far = Far(8, "container db", (full, full), 80, ("192.0.2.2",))
     both = replace(far, listeners=(full, free))
     assert kind(silent, Evidence("this host", Way((), 8), far)) == "accept-queue-full"
     assert kind(silent, Evidence("this host", Way((), 8), both)) == ""
@@ -64,6 +66,62 @@ def test_neighbour_that_answers_is_not_blamed() -> None:
     for state, expected in (("FAILED", "neighbour"), ("REACHABLE", "")):
         way = Way((replace(hop, neighbour=Neighbour(state, b"")),))
         assert kind(silent, Evidence("this host", way)) == expected
+
+
+def test_neighbour_that_is_still_asked_is_not_blamed() -> None:
+    way = Way((replace(REMOTE.hops[0], neighbour=Neighbour("INCOMPLETE", b"")),))
+    silent = replace(ATTEMPT, outcome="unanswered", error=0, latency=300_000_000)
+    assert kind(silent, Evidence("this host", way)) == ""
+    assert kind(replace(silent, latency=1_100_000_000), Evidence("this host", way)) == "neighbour"
+
+
+def test_silence_is_never_seen_and_needs_two_attempts() -> None:
+    silent = replace(ATTEMPT, outcome="unanswered", error=0, latency=1_100_000_000)
+    cause = judge(silent, Evidence("this host", REMOTE))
+    assert cause
+    assert (cause.kind, cause.confidence) == ("no-answer", "likely")
+    assert kind(replace(silent, latency=500_000_000), Evidence("this host", REMOTE)) == ""
+
+
+def test_refusal_from_elsewhere_claims_no_more_than_was_read() -> None:
+    read = judge(ATTEMPT, Evidence("this host", REMOTE))
+    partly = judge(ATTEMPT, Evidence("this host", REMOTE, unread=("the firewall of this host",)))
+    assert read
+    assert partly
+    assert (read.kind, read.confidence) == ("peer-refused", "seen")
+    assert (partly.kind, partly.confidence) == ("peer-refused", "likely")
+    assert "that no rule of this host sent" in read.detail
+    assert "rule" not in partly.detail
+    for evidence in (
+        Evidence("this host", REMOTE, translated="by nftables, this host"),
+        Evidence("this host", replace(REMOTE, gap="which of 2 network namespaces")),
+    ):
+        assert judge(ATTEMPT, evidence) is None
+
+
+def test_route_that_came_after_the_syn_is_not_blamed() -> None:
+    way = Way((Hop(7, Route("none"), ""),))
+    missing = replace(ATTEMPT, outcome="failed", error=errno.ENETUNREACH)
+    silent = replace(ATTEMPT, outcome="timed-out", error=errno.ETIMEDOUT)
+    assert kind(missing, Evidence("this host", way)) == "route"
+    assert kind(silent, Evidence("this host", way)) == ""
+
+
+def test_published_port_needs_a_refusal_and_no_listener_at_any_address() -> None:
+    proxy = Listener("0.0.0.0", 80, 0, 128, 5)
+    inner = Listener("198.18.0.2", 7000, 0, 128, 6)
+    host = Far(1, "this host", (proxy,), 80, ("192.0.2.2",))
+    backend = Far(8, "container web", (), 7000, ("172.17.0.2", "198.18.0.2"))
+    evidence = Evidence("this host", Way((), 1), host, backend, translated="by nftables")
+    assert kind(ATTEMPT, evidence) == "published-port-without-backend"
+    assert kind(replace(ATTEMPT, outcome="established", error=0), evidence) == ""
+    assert kind(ATTEMPT, replace(evidence, backend=replace(backend, listeners=(inner,)))) == ""
+
+
+def test_way_that_is_not_known_further_is_a_step() -> None:
+    way = replace(REMOTE, gap="the route: Operation not permitted")
+    found = {name: result for name, result, _ in steps(ATTEMPT, Evidence("this host", way))}
+    assert (found["route"], found["firewall"]) == ("unknown", "unknown")
 
 
 def test_attempt_given_up_by_its_caller_is_not_called_unanswered() -> None:
@@ -167,3 +225,88 @@ def test_counters_that_stand_still_clear_a_rule() -> None:
         ({denial.key: 5}, {denial.key: 6}, [(denial, True)]),
     ):
         assert list(firewall.rising([denial], before, after)) == expected
+
+
+def test_rule_that_is_not_understood_is_not_blamed_for_its_counter() -> None:
+    silent = replace(ATTEMPT, outcome="timed-out", error=errno.ETIMEDOUT)
+    for expression, expected in ((UNKNOWN, ""), (made("counter"), "firewall-drop-in")):
+        (denial,) = firewall.denials(ruleset((expression, DROP)), INPUT, SYN)
+        evidence = Evidence("", REMOTE, firewall=(Found(denial, INPUT, "this host", rose=True),))
+        assert kind(silent, evidence) == expected
+
+
+def conntrack(states: int, *, inverted: int = 0, asked: int = 1) -> Expression:
+    info = bytes(146) + struct.pack("=HHHH", asked, inverted, states, 0) + bytes(8)
+    return made("match", a1=b"conntrack\0", a2=number(3), a3=info)
+
+
+INVALID, RELATED_ESTABLISHED, NEW, TRANSLATED = 0x01, 0x06, 0x08, 0x80
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        (conntrack(INVALID), []),
+        (conntrack(RELATED_ESTABLISHED), []),
+        (conntrack(NEW), [(1, True)]),
+        (conntrack(RELATED_ESTABLISHED, inverted=1), [(1, True)]),
+        (conntrack(TRANSLATED), [(1, False)]),
+        (conntrack(NEW, asked=3), [(1, False)]),
+        (replace(conntrack(NEW), data={1: b"conntrack\0"}), [(1, False)]),
+    ],
+)
+def test_conntrack_states_are_understood(
+    match: Expression, expected: list[tuple[int, bool]]
+) -> None:
+    assert blamed(ruleset((match, DROP))) == expected
+
+
+def test_conntrack_state_is_unknown_after_notrack() -> None:
+    state = (*ESTABLISHED, ACCEPT), (DROP,)
+    for port_of_rule, certain in ((80, False), (81, True)):
+        off = Rule(9, 1, (*port(port_of_rule), made("notrack")), None)
+        raw = Chain("ip", "filter", "raw", "filter", firewall.PREROUTING, -300, False, None, (off,))
+        assert blamed(ruleset(*state, raw=raw)) == [(2, certain)]
+
+
+def translates(*rules: tuple[Expression, ...], **more: Chain) -> bool:
+    listed = tuple(Rule(n, n, each, None) for n, each in enumerate(rules, 1))
+    base = Chain("ip", "nat", "OUTPUT", "nat", OUTPUT, -100, False, None, listed)
+    chains = {("ip", "nat", "OUTPUT"): base}
+    chains |= {("ip", "nat", name): chain for name, chain in more.items()}
+    return firewall.translates(Ruleset(chains), OUTPUT, SYN)
+
+
+def test_translation_of_the_destination_is_found() -> None:
+    redirect = made("target", a1=b"REDIRECT\0")
+    assert translates((*port(80), redirect))
+    assert translates((*port(80), made("redir")))
+    assert translates((UNKNOWN, made("nat", a1=number(1))))
+    assert translates((made("lookup", a1=b"services\0", a2=number(1), a3=number(0)),))
+    assert not translates((*port(81), redirect))
+    assert not translates((*port(80), ACCEPT), (redirect,))
+    assert not translates((made("nat", a1=number(0)),), (made("masq"),))
+    published = Rule(7, 1, (*port(80), made("target", a1=b"DNAT\0")), None)
+    mine = Chain("ip", "nat", "mine", "", -1, 0, False, None, (published,))
+    assert translates((UNKNOWN, JUMP), mine=mine)
+
+
+def test_verdict_map_makes_what_follows_uncertain() -> None:
+    lookup = made("lookup", a1=b"verdicts\0", a2=number(1), a3=number(0))
+    assert blamed(ruleset((lookup,), (DROP,))) == [(2, False)]
+
+
+def test_virtual_services_of_ipvs_are_found() -> None:
+    listing = (
+        "IP Virtual Server version 1.2.1 (size=4096)\n"
+        "Prot LocalAddress:Port Scheduler Flags\n"
+        "  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n"
+        "TCP  0A600001:01BB rr\n"
+        "  -> C0000201:192B      Masq    1      0          0\n"
+        "TCP  [2001:0db8:0000:0000:0000:0000:0000:0001]:01BB rr\n"
+    )
+    assert ipvs.serves_by(listing, "10.96.0.1", 443)
+    assert ipvs.serves_by(listing, "2001:db8::1", 443)
+    assert not ipvs.serves_by(listing, "10.96.0.1", 80)
+    assert not ipvs.serves_by(listing, "192.0.2.1", 6443)
+    assert ipvs.serves_by("FWM  00000001 rr\n", "192.0.2.1", 80)
