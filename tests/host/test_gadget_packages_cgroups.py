@@ -83,6 +83,7 @@ int cgroup_skb__egress(struct sk_buff *skb)
 
 int raw_tp__no_such_event(void *ctx)
 {
+	count_lost(LOST_RING);
 	return 0;
 }
 """
@@ -112,10 +113,13 @@ def test_packets_of_all_cgroups_are_seen_and_a_killed_trace_leaves_nothing(
     with started(package, "trace", "packets", *chosen) as process:
         assert process.stderr
         assert process.stdout
+        assert select.select([process.stderr], [], [], PATIENCE)[0]
         warning = process.stderr.readline()
         assert "partial coverage: nothing of what is nowhere (raw tracepoint" in warning
         events: list[dict[str, Any]] = []
-        while len({event["way"] for event in events}) < 2:
+        for _ in range(99):
+            if len({event["way"] for event in events}) == 2:
+                break
             namespace.connect("127.0.0.1", port)
             while select.select([process.stdout], [], [], 0.1)[0]:
                 events.append(json.loads(process.stdout.readline()))
