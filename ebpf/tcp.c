@@ -39,7 +39,7 @@ struct security_sock_graft_arguments { u64 sk, parent; };
 CALL_END(connect, CONNECTS, left_connect)
 CALL_END(accept, ACCEPTS, left_accept)
 CALL_END(accept4, ACCEPTS, left_accept)
-FUNCTION_END(security_sock_graft, ACCEPTS && !FAILURE_ONLY, give_to_waiting, (void *)ctx->sk)
+FUNCTION_END(security_sock_graft, ACCEPTS && !FAILURE_ONLY, report_waiting, (void *)ctx->sk)
 
 static __always_inline int left_call(s32 number, s64 ret)
 {

@@ -47,6 +47,7 @@ OPTIONAL_STRUCT(mptcp_subflow_context, conn)
 OPTIONAL_STRUCT(mptcp_sock, first, bytes_sent, bytes_received)
 
 OWNER_IS_CURRENT(inet_sock_set_state)
+OWNER_IS_CURRENT(security_sock_graft)
 OPTIONAL_HOOK(raw_tp__tcp_cong_state_set, "unanswered attempts are reported only when they end")
 OPTIONAL_HOOK(raw_tp__tcp_retransmit_skb, "unanswered attempts are reported only when they end")
 OPTIONAL_HOOK(raw_tp__inet_sk_error_report, "no latency for attempts that end by an ICMP error")

@@ -27,8 +27,8 @@ static __always_inline int report_accept(struct sock *sk, struct tracked *tracke
 /*
  * A program at the end of a function is not called where the function began before it was attached: not for the
  * first connection of a thread that has been waiting in accept() since. User space lists these threads; what they
- * get is seen where it is given to them, security_sock_graft(). It is kept until the thread's next accept(), to
- * tell it from that of a thread that began to wait in between, of which both programs are called.
+ * get is seen where it is given to them, security_sock_graft(). Its address is kept until the thread's next accept():
+ * for a thread that began to wait in between, both programs are called, and the second one reports nothing.
  */
 #define WAITING_THREADS 65536
 BPF_HASH(waiting, u32, u64, CALLS_BY_FEXIT && ACCEPTS ? WAITING_THREADS : 1);
@@ -46,14 +46,18 @@ static __always_inline int got_while_waiting(struct sock *sk)
 	return same;
 }
 
-static __always_inline int give_to_waiting(struct sock *sk)
+static __always_inline int report_waiting(struct sock *sk)
 {
 	struct tracked tracked = { .event = { .type = ACCEPT, .outcome = DONE, .accept_fd = -1 } };
 	u32 thread = bpf_get_current_pid_tgid();
 	u64 *got = waiting.lookup(&thread);
 
-	if (!got || *got)
+	if (!got)
 		return 0;
+	if (*got) { /* of a later accept(), at whose end left_accept() is called; the address may be the same again */
+		waiting.delete(&thread);
+		return 0;
+	}
 	*got = (u64)sk;
 	tracked.event.fd = current_call().fd;
 	return report_accept(sk, &tracked);

@@ -301,7 +301,7 @@ static __always_inline void give_up_claim(struct sock *sk, struct tracked *uncla
 		submit(&event);
 }
 
-/* The last of a socket. Its end is reported here if the kernel let no program see it: then it was not long ago. */
+/* The last of a socket. Its end is reported here if the kernel skipped the programs for it: then it was not long ago. */
 static __always_inline int forget_connection(struct sock *sk, int backup)
 {
 	struct tracked *tracked;

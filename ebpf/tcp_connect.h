@@ -209,7 +209,7 @@ static __always_inline void end_attempt(struct sock *sk, int new)
 	end_tracking(sk, event, new == ESTABLISHED);
 }
 
-/* What has become of an attempt: the kernel may have let no program see it. */
+/* What has become of an attempt whose end the kernel may have skipped the programs for. */
 static __always_inline int recheck_attempt(struct sock *sk)
 {
 	struct event *event = attempt_of(sk);

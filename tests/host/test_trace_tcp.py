@@ -300,22 +300,30 @@ def test_a_server_with_many_threads_in_accept_loses_nothing(
 def test_threads_that_waited_in_accept_before_the_trace_began_are_seen(
     start_ig: Start, namespace: Namespace
 ) -> None:
-    server = namespace.start("serve", "127.0.0.1", 0, "--acceptors", 7)
-    port = server.reports.ready()["port"]
+    # One thread closes each connection before it accepts the next, which may get its address.
+    servers = {
+        namespace.start("serve", "127.0.0.1", 0, "--acceptors", 7): 19,
+        namespace.start("serve", "127.0.0.1", 0, "--in-turn"): 23,
+    }
+    ports = {server: server.reports.ready()["port"] for server in servers}
 
     def waiting() -> bool:
-        threads = Path(f"/proc/{server.pid}/task").glob("*/syscall")
+        threads = [each for s in servers for each in Path(f"/proc/{s.pid}/task").glob("*/syscall")]
         calls = [each.read_text().split()[0] for each in threads]
-        return sum(map(calls.count, ("43", "288", "202", "242"))) == 7  # accept(), accept4()
+        return sum(map(calls.count, ("43", "288", "202", "242"))) == 8  # accept(), accept4()
 
-    until(waiting, "seven threads to wait in accept()")
+    until(waiting, "eight threads to wait in accept()")
     tracer = start_ig("trace", "tcp", "--host", "-o", "json")
-    connected = namespace.connect("127.0.0.1", port, "--count", 19)
+    connected = {
+        server: namespace.connect("127.0.0.1", ports[server], "--count", count)
+        for server, count in servers.items()
+    }
     events = [e for e in tracer.stop()[0] if e["netns_id"] == namespace.inode]
-    ports = sorted(report["source_port"] for report in connected)
-    for kind in ("accept", "close"):
-        told = [e for e in events if e["type"] == kind and e["proc"]["pid"] == server.pid]
-        assert sorted(e["dst"]["port"] for e in told) == ports
+    for server, reports in connected.items():
+        own = [e for e in events if e["proc"]["pid"] == server.pid]
+        for kind in ("accept", "close"):
+            told = sorted(e["dst"]["port"] for e in own if e["type"] == kind)
+            assert told == sorted(report["source_port"] for report in reports)
     assert all(e["fd"] > 0 for e in events if e["type"] == "accept")
 
 

@@ -2,7 +2,8 @@
 
 `serve.py HOST PORT`; port 0 takes any. With `--deaf` nothing is ever accepted. With `--reset` what
 was accepted is closed with a reset, else in the ordinary way once the client has closed. With
-`--acceptors N` so many threads wait in accept().
+`--acceptors N` so many threads wait in accept(). With `--in-turn` each of them closes what it has
+accepted before it accepts again.
 """
 
 import argparse
@@ -26,9 +27,12 @@ def serve(connection: socket.socket, reset: bool) -> None:
             pass
 
 
-def accept(listener: socket.socket, reset: bool) -> None:
+def accept(listener: socket.socket, reset: bool, in_turn: bool) -> None:
     while True:
         connection, _ = listener.accept()
+        if in_turn:
+            serve(connection, reset)
+            continue
         threading.Thread(target=serve, args=(connection, reset), daemon=True).start()
 
 
@@ -40,6 +44,7 @@ def main() -> None:
     parser.add_argument("--acceptors", type=int, default=1)
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--reset", action="store_true")
+    parser.add_argument("--in-turn", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
@@ -52,7 +57,7 @@ def main() -> None:
         print(json.dumps({"ready": True, "port": listener.getsockname()[1]}), flush=True)
         while options.deaf:
             signal.pause()
-        arguments = (listener, options.reset)
+        arguments = (listener, options.reset, options.in_turn)
         for _ in range(options.acceptors - 1):
             threading.Thread(target=accept, args=arguments, daemon=True).start()
         accept(*arguments)
