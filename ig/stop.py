@@ -67,10 +67,13 @@ class Stop:
         """Wait for so many seconds, or until the user wants to end; return whether that is so."""
         raises = self._raises
         with suppress(Stopped):
-            self._raises = True
-            self._check()
-            time.sleep(seconds)
-        self._raises = raises
+            try:
+                self._raises = True
+                self._check()
+                time.sleep(seconds)
+            finally:  # before Stopped would pass the caller
+                self._raises = raises
+        self._raises = raises  # if a signal came just before that
         return self._wanted
 
     def _check(self) -> None:

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -112,6 +115,32 @@ def test_signal_is_raised_or_only_noted_where_something_must_be_finished() -> No
         with pytest.raises(Stopped):
             signal.raise_signal(signal.SIGTERM)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("line", range(1, 13))
+def test_signal_at_any_line_of_a_wait_is_only_noted_where_it_must_be(line: int) -> None:
+    handlers = {number: signal.getsignal(number) for number in (1, 2, 14, 15)}
+    stop = Stop()
+    first = Stop.wait.__code__.co_firstlineno
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        if frame.f_code is not Stop.wait.__code__:
+            return None
+        if event == "line" and frame.f_lineno == first + line and not stop():
+            signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    before = sys.gettrace()
+    try:
+        with stop.noted():
+            sys.settrace(trace)
+            stop.wait(0.01)
+            sys.settrace(before)
+    finally:
+        sys.settrace(before)
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in handlers.items():
             signal.signal(number, handler)
