@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.host.waiting import PATIENCE
@@ -25,10 +25,13 @@ def install(folder: Path, name: str, offers: str, files: Mapping[str, str]) -> P
     return folder
 
 
-def started(package: Path, *arguments: object) -> subprocess.Popen[str]:
-    """Start `ig` with these arguments where the package in this folder is installed."""
+def started(package: Path, *arguments: object, before: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start `ig` with these arguments where the package in this folder is installed.
+
+    `before` is the command that starts it.
+    """
     return subprocess.Popen(
-        [sys.executable, "-c", _MAIN, str(package), *map(str, arguments)],
+        [*before, sys.executable, "-c", _MAIN, str(package), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -44,9 +47,9 @@ def change(package: Path, file: str, given: str, other: str) -> None:
     path.write_text(text.replace(given, other))
 
 
-def refusal(package: Path, *arguments: object) -> str:
+def refusal(package: Path, *arguments: object, before: Sequence[str] = ()) -> str:
     """Return why `ig` refuses these arguments."""
-    with started(package, *arguments) as process:
+    with started(package, *arguments, before=before) as process:
         said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 1
     assert "Traceback" not in said

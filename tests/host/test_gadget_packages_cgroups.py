@@ -148,12 +148,26 @@ def test_hooks_that_are_refused_are_reported_by_doctor(package: Path) -> None:
     ("given", "other", "why"),
     [
         ("passed(skb, SENT);\n\treturn 1;", "return READ(skb, len) > 99;", "could drop packets"),
+        ("passed(skb, SENT);", "*((u32 *)skb + 2) = 1; /* its mark */", "could change packets"),
         ("cgroup_skb__egress", "cgroup_skb__out", "cgroup_skb__out is named after no hook"),
     ],
 )
-def test_program_that_could_drop_packets_or_has_no_hook_is_refused(
+def test_program_that_could_drop_or_change_packets_or_has_no_hook_is_refused(
     package: Path, given: str, other: str, why: str
 ) -> None:
     change(package, "packets/packets.c", given, other)
     said = refusal(package, "trace", "packets", "--host", "-t", 0)
     assert why in said
+
+
+@pytest.mark.anywhere
+def test_program_of_cgroups_without_the_capability_for_it_is_refused_with_its_name(
+    package: Path,
+) -> None:
+    script = (
+        "mount -t tracefs tracefs /sys/kernel/tracing\n"
+        'exec setpriv --bounding-set=-net_admin,-sys_admin --inh-caps=-all "$0" "$@"'
+    )
+    without = ("unshare", "--mount", "sh", "-ec", script)
+    said = refusal(package, "trace", "packets", "--host", "-t", 0, before=without)
+    assert "programs of cgroups need CAP_NET_ADMIN" in said
