@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Whose a TCP socket is, for programs that run in anybody's time: who connected, accepted or listens, as it was then.
+ * The owner of a TCP socket, for programs that run whatever task is current: who connected, accepted or listens, as it was then.
  * Of other sockets, those older than the trace for example, only their own cgroup and user are known.
  */
 #include "recursion.h"
@@ -49,9 +49,9 @@ static __always_inline int change_owner(struct sock *sk, int old, int new, int b
 {
 	enum { SYN_SENT = 2, SYN_RECV, LISTEN = 10 }; /* include/net/tcp_states.h */
 
-	if (new != SYN_SENT && new != LISTEN && (new != SYN_RECV || old != LISTEN))
+	if (handled_by_primary(sk, old << 4 | new, backup)) /* of each change: a slot has the last one that was handled */
 		return 0;
-	if (handled_by_primary(sk, old << 4 | new, backup))
+	if (new != SYN_SENT && new != LISTEN && (new != SYN_RECV || old != LISTEN))
 		return 0;
 	if (new == SYN_RECV)
 		forget_owner(sk); /* of an earlier socket at this address: a listener has made this one */

@@ -19,6 +19,7 @@ from ig import c_text
 from ig.bpf import cgroup_hooks
 from ig.bpf.btf import FUNCTION, KERNEL_CALL, Btf
 from ig.bpf.contract import check_owner
+from ig.bpf.hooks import does_nothing, event_of, hook_of
 from ig.bpf.syscalls import load_fexit, map_update
 from ig.errors import IgError, KernelRefused, MissingDependency
 from ig.kernel import processes
@@ -31,18 +32,13 @@ _FEXIT = "fexit__"
 _RAW = "raw_tp__"
 _GIVEN = "fexit__security_sock_graft"  # see tcp_accept.h
 _DECIDE = "decide"  # called by user space, see ig.h
-_CALL_PREFIX = "__x64_" if platform.machine() == "x86_64" else "__arm64_"
 _ACCEPTS = {"43", "288"} if platform.machine() == "x86_64" else {"202", "242"}
 """The numbers of accept() and accept4(): NR_ACCEPT and NR_ACCEPT4 of ig.h."""
 _INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn
 _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2
-_RETURN_0 = _INSTRUCTION.pack(0xB7, 0, 0, 0) + _INSTRUCTION.pack(0x95, 0, 0, 0)
 _PREEMPTED = "init_srcu_struct_fast"
 """A function of the kernels whose tracepoints may be preempted: since 7.0 (a46023d5616e "tracing:
 Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast"), which needs it."""
-_FUNCTION = re.compile(r"^int ((?:(?:raw_)?tp|cgroup(?:_skb)?)__\w+)\((?!.* \\$)", re.M)
-_PAIR = re.compile(r"^PAIR\(\w+, (\w+)", re.M)
-_CALL_END = re.compile(r"^CALL_END\((\w+)", re.M)
 _OPTION = re.compile(r"^OPTION\((\w+), ([-\w]+)\)", re.M)
 _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
 _BINDINGS = "/usr/lib*/python3*/*-packages/bcc/libbcc.py"
@@ -51,17 +47,6 @@ _GET_BCC = (
     "Install the distribution package: python3-bpfcc (Debian, Ubuntu), python3-bcc (Fedora), "
     "python-bcc (Arch). The `bcc` on PyPI is unrelated."
 )
-
-
-def usual_tracepoints(program: str) -> list[str]:
-    """Return the hooks of a program on most kernels.
-
-    EVENT is a raw tracepoint, CATEGORY:EVENT another, cgroup_skb/PLACE one of cgroups.
-    """
-    text = c_text.read(program)
-    calls = {f"syscalls:sys_exit_{name}" for name in _CALL_END.findall(text)}
-    others = {_tracepoint(name) for name in _FUNCTION.findall(text)}
-    return sorted({*others, *_PAIR.findall(text), *calls})
 
 
 def import_bcc() -> Any:
@@ -143,20 +128,20 @@ def _loaded(
         maps[name.decode()] = int(lib.bpf_table_fd(program.module, name))
     optional = dict(_OPTIONAL.findall(text))
     for name, _ in _hooks(program):
-        check_owner(text, name, _event(name), _instructions(program, name))
+        check_owner(text, name, event_of(name), _instructions(program, name))
     functions, hooks, tracepoints, refused = _attach(program, optional, btf, backups_attached)
     if _GIVEN in functions:
         _list_waiting(maps["waiting"])
     decide = program.load_func(_DECIDE.encode(), program.RAW_TRACEPOINT).fd
     backups = [name for name in functions if name.endswith(_BACKUP)]
-    pairs = {_event(name) for name in backups}
-    primaries = [name for name in functions if name not in backups and _event(name) in pairs]
+    pairs = {event_of(name) for name in backups}
+    primaries = [name for name in functions if name not in backups and event_of(name) in pairs]
     unpaired = [name for name in functions if name not in (*backups, *primaries)]
     answer = {
         "maps": list(maps),
         "unpaired": len(unpaired),
         "primaries": len(primaries),
-        "backups": list(map(_event, backups)),
+        "backups": list(map(event_of, backups)),
         "backups_attached": backups_attached,
         "tracepoints": tracepoints,
         "refused": refused,
@@ -238,7 +223,7 @@ def _hooks(program: Any) -> list[tuple[str, str]]:
         for index in range(lib.bpf_num_functions(program.module))
     ]
     names.sort(key=lambda name: (name.endswith(_BACKUP), name))
-    found = [(name, _tracepoint(name)) for name in names if name != _DECIDE]
+    found = [(name, hook_of(name)) for name in names if name != _DECIDE]
     if unknown := [name for name, hook in found if not hook]:
         raise IgError(
             f"The function {unknown[0]} is named after no hook.",
@@ -249,27 +234,8 @@ def _hooks(program: Any) -> list[tuple[str, str]]:
     return [
         (name, hook)
         for name, hook in found
-        if hook in cgroup_hooks.HOOKS or _instructions(program, name) != _RETURN_0
+        if hook in cgroup_hooks.HOOKS or not does_nothing(_instructions(program, name))
     ]
-
-
-def _tracepoint(function: str) -> str:
-    """Return the hook that a function's name says, empty if none: see `usual_tracepoints`."""
-    match function.split("__", 2):
-        case ["fexit", name]:
-            return f"fexit:{_CALL_PREFIX if name.startswith('sys_') else ''}{name}"
-        case ["raw_tp", event, *_]:
-            return event
-        case ["tp", category, event]:
-            return f"{category}:{event}"
-        case [kind, place] if f"{kind}/{place}" in cgroup_hooks.HOOKS:
-            return f"{kind}/{place}"
-    return ""
-
-
-def _event(function: str) -> str:
-    """Return the event that a function's name says, raw or not, or the hook of cgroups."""
-    return _tracepoint(function).rpartition(":")[2]
 
 
 def _attach_tracepoint(program: Any, function: str, tracepoint: str) -> int:
@@ -283,9 +249,9 @@ def _attach_tracepoint(program: Any, function: str, tracepoint: str) -> int:
 
 def _load_fexit(program: Any, function: str, btf: Btf) -> int:
     """Load for the end of a kernel's function; KERNEL_CALL's marks become such calls."""
-    target = btf.find_id(_tracepoint(function).removeprefix("fexit:"), FUNCTION)
+    target = btf.find_id(hook_of(function).removeprefix("fexit:"), FUNCTION)
     if not target:
-        raise OSError(errno.ENOENT, f"{_tracepoint(function)}: {os.strerror(errno.ENOENT)}")
+        raise OSError(errno.ENOENT, f"{hook_of(function)}: {os.strerror(errno.ENOENT)}")
     instructions = bytearray(_instructions(program, function))
     for at in range(0, len(instructions), _INSTRUCTION.size):
         code, registers, offset, value = _INSTRUCTION.unpack_from(instructions, at)

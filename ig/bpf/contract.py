@@ -12,11 +12,17 @@ from collections.abc import Collection, Sequence
 from ig import c_text
 from ig.errors import IgError
 
-_OF_CURRENT = (14, 15, 16, 35, 80, 158)
-"""Helpers that read the current task: its ids, user, name, itself, and its cgroup."""
-_CALLS = re.compile(r"tp__(raw_)?syscalls__|fexit__|raw_tp__sys_(enter|exit)$|cgroup__(?!sock_rel)")
+_OF_CURRENT = (14, 15, 16, 35, 37, 80, 120, 123, 158)
+"""Helpers that read the current task: its ids, user, name, itself, and its cgroups."""
+_CALLS = re.compile(
+    r"tp__(raw_)?syscalls__|fexit__sys_|raw_tp__sys_(enter|exit)$|cgroup__(?!sock_rel)"
+)
 """Hooks within the system calls of the task that is current."""
 _CURRENT = re.compile(r"^OWNER_IS_CURRENT\((\w+)\)", re.M)
+_PAIR = re.compile(r"^PAIR\((\w+), (\w+)", re.M)
+_SHARED = ("ig.h", "socket_owner.h")
+"""Headers for programs of other packages, too."""
+_EVICTS = re.compile(r'^#define AGGREGATE_TYPE "lru', re.M)
 _FILTERS = ("FILTER_PID", "FILTER_UID")
 
 
@@ -64,16 +70,17 @@ def records(text: str, aggregate: bool) -> tuple[c_text.Layout, Sequence[str]]:
     key, value = c_text.parse(text, "key"), c_text.parse(text, "value", arrays=True)
     if "s" in value.format:
         raise ValueError("struct value has bytes, which cannot be added up")
+    if _EVICTS.search(text):
+        raise ValueError("AGGREGATE_TYPE is a map that evicts elements, so counts would be lost")
     return key, value.names
 
 
 def check_filters(program: str, text: str, defines: Collection[str]) -> None:
     """Raise IgError for a program without an owner, or one that ignores a filter of `defines`."""
-    for shared in ("ig.h", "socket_owner.h"):
-        text = text.replace(c_text.read(shared), "")
+    text = _own(text)
     if not re.search(r"\b(current|socket|socket_owner)_wanted\(", text):
         raise IgError(
-            f"The program {program} cannot be used: it asks for no owner.",
+            f"The program {program} cannot be used: its events have no owner.",
             "It calls none of current_wanted(), socket_owner_wanted(), socket_wanted().",
             "Call one of them, and report only what is wanted.",
         )
@@ -81,7 +88,7 @@ def check_filters(program: str, text: str, defines: Collection[str]) -> None:
     if ignored and not re.search(r"\b(current|socket_owner)_wanted\(|\bFILTER_PID\b", text):
         raise IgError(
             f"The program {program} cannot be used with {' and '.join(ignored)}.",
-            "It calls socket_wanted(), which knows a socket's cgroup, and no process.",
+            "It calls socket_wanted(), which finds only the socket's cgroup, not its process.",
             "Call socket_owner_wanted() (socket_owner.h), or have no such option.",
         )
 
@@ -91,15 +98,44 @@ def check_owner(text: str, function: str, event: str, instructions: bytes) -> No
 
     `event` is the hook's name without its category.
     """
-    if _CALLS.match(function) or event in _CURRENT.findall(text):
+    if _CALLS.match(function) or event in _CURRENT.findall(_own(text)):
         return
+    if function in _exempt(text):
+        return
+    # No such declaration can be made for those of cgroups.
+    advice = (
+        ""
+        if "/" in event
+        else (
+            " If it reads the task only where that is the owner, "
+            f"declare OWNER_IS_CURRENT({event})."
+        )
+    )
     if any(_calls(instructions, helper) for helper in _OF_CURRENT):
         raise IgError(
             f"The function {function} is not attached: it reads the current task.",
             f"At {event} that may be any task: one that was interrupted, for example.",
-            "Use socket_owner_wanted() (socket_owner.h) or socket_wanted(). If it reads the task "
-            f"only where that is the owner, declare OWNER_IS_CURRENT({event}).",
+            f"Use socket_owner_wanted() (socket_owner.h) or socket_wanted().{advice}",
         )
+
+
+def _own(text: str) -> str:
+    """Return a program's text without that of shared headers."""
+    for shared in _SHARED:
+        text = text.replace(c_text.read(shared), "")
+    return text
+
+
+def _exempt(text: str) -> Collection[str]:
+    """Return the functions of shared headers that read the current task where it is the owner."""
+    found: set[str] = set()
+    for header in filter(text.__contains__, map(c_text.read, _SHARED)):
+        events = _CURRENT.findall(header)
+        for category, event in _PAIR.findall(header):
+            if event in events:
+                raw = f"raw_tp__{event}"
+                found |= {raw, f"{raw}__backup", f"tp__{category}__{event}"}
+    return found
 
 
 def _calls(instructions: bytes, helper: int) -> bool:

@@ -175,7 +175,7 @@ def test_segments_of_a_chosen_container_are_those_that_its_sockets_receive(
             ("--pid", 1),
             "segments.c cannot be used with FILTER_PID",
         ),
-        ("!socket_owner_wanted(sk, &event.owner)", "0", (), "it asks for no owner"),
+        ("!socket_owner_wanted(sk, &event.owner)", "0", (), "its events have no owner"),
     ],
 )
 def test_program_with_another_owner_than_its_hook_or_filter_has_is_refused(
