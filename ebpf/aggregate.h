@@ -7,7 +7,7 @@
  * Where several values become one (of processors, of filtered rows), their fields are added up; of fields called
  * max_NAME the largest is taken.
  */
-#ifndef AGGREGATE_TYPE
+#ifndef AGGREGATE_TYPE /* one that evicts nothing: not "lru_hash" */
 #define AGGREGATE_TYPE "hash"
 #endif
 #ifndef MOST_KEYS
@@ -20,7 +20,10 @@ LOSS(LOST_COUNTS, "not counted: too many cgroups, or interrupted while it was co
 
 /*
  * User space increments the epoch (1 << 10 is BPF_F_MMAPABLE), waits until the programs that run have ended, reads and
- * deletes what was counted in the last epoch: nothing is counted twice or lost, and no program waits.
+ * deletes what was counted in the epochs before: nothing is counted twice or lost, and no program waits. Where the
+ * kernel cannot wait for programs (one processor online, or nohz_full), user space waits for 50 ms. Of a program that is
+ * preempted for longer, an element that it adds later is read with the next epoch; what it adds to an element
+ * that is deleted by then is lost, or added to the key that has the element's memory now.
  */
 BPF_F_TABLE("array", u32, u64, epoch, 1, 1 << 10);
 struct counted { struct key key; u64 epoch; };

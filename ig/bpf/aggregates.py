@@ -9,14 +9,13 @@ from __future__ import annotations
 import mmap
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from ig.bpf.syscalls import (
     is_per_cpu,
     map_delete_keys,
-    map_entries,
     map_read,
     possible_cpus,
     wait_for_programs,
@@ -38,8 +37,6 @@ class Aggregates:
         self, maps: Mapping[str, int], key: Layout, value: Layout, keep: bool = False
     ) -> None:
         self.fields = ("timestamp", *key.names, *value.names, "other")
-        self.most_keys = map_entries(maps["counts"])
-        """The number of keys for which there is room."""
         self._counts = _Table(maps["counts"], key.format, value)
         self._others = _Table(maps["others"], "Q", value)
         self._nothing = list(struct.unpack("=" + key.format, bytes(key.size)))
@@ -84,20 +81,33 @@ class _Table:
         self._cpus = possible_cpus() if is_per_cpu(descriptor) else 1
 
     def read(self, epoch: int, delete: bool) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-        """Return the keys, without their epoch, and the values of an epoch."""
-        rows = []
+        """Return the keys, without their epoch, and the values, up to an epoch.
+
+        Elements of earlier ones are there if a program that was preempted added them late.
+        """
+        found: list[tuple[tuple[Any, ...], Sequence[Sequence[int]]]] = []
         done = bytearray()
         sizes = self._key.size, self._value.size * self._cpus
         for keys, values in map_read(self._descriptor, *sizes):
             parts = self._value.iter_unpack(values)
             for at, key in enumerate(self._key.iter_unpack(keys)):
                 value = list(islice(parts, self._cpus))
-                if key[-1] == epoch:
-                    rows.append((key[:-1], combine(self._layout, value)))
+                if key[-1] <= epoch:
+                    found.append((key[:-1], value))
                     done += keys[at * self._key.size : (at + 1) * self._key.size]
         if delete:
             map_delete_keys(self._descriptor, bytes(done), self._key.size)
-        return rows
+        return combine_keys(self._layout, found)
+
+
+def combine_keys(
+    layout: Layout, elements: Iterable[tuple[tuple[Any, ...], Sequence[Sequence[int]]]]
+) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+    """Return one value for each key, of all its elements' values."""
+    by_key: dict[tuple[Any, ...], list[Sequence[int]]] = {}
+    for key, values in elements:
+        by_key.setdefault(key, []).extend(values)
+    return [(key, combine(layout, values)) for key, values in by_key.items()]
 
 
 def combine(layout: Layout, values: Sequence[Sequence[int]]) -> tuple[Any, ...]:

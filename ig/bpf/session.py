@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 import struct
 from collections.abc import Iterator, Mapping
@@ -22,9 +23,14 @@ from ig.bpf.syscalls import (
 from ig.errors import KernelRefused
 from ig.kernel.cgroupfs import Paths, decode
 
-RING_FULL = c_text.losses(c_text.read("ig.h"))["LOST_RING"]
 _MOST_SOCKETS = 131072  # the size of sockets in tcp.h
 _PATH = struct.Struct("=Q8x")  # struct cgroup_path in ig.h, up to its text
+
+
+@functools.cache
+def ring_full() -> str:
+    """Return the cause of what is lost because a ring buffer was full."""
+    return c_text.losses(c_text.read("ig.h"))["LOST_RING"]
 
 
 class Source:
@@ -78,11 +84,7 @@ class Source:
     def warning(self) -> str:
         """Return how much was counted without its key, empty if nothing."""
         count = self._counter("OTHER_KEYS")
-        if not count or not isinstance(self._records, Aggregates):
-            return ""
-        return (
-            f"{count} events counted as `other` so far: more than {self._records.most_keys:,} keys"
-        )
+        return f"{count} events counted as `other` so far: no room for their keys" if count else ""
 
     def cgroups(self) -> Iterator[tuple[int, Paths]]:
         """Yield (id, paths) of cgroups whose paths the kernel has sent since the last call."""
@@ -130,8 +132,8 @@ class Source:
         self._probes.attach_backups()
         program = self._probes.backups.get("inet_sock_set_state")
         sockets = self._probes.maps.get("sockets")
-        if program and sockets:
-            states = c_text.enum(self._probes.text, "state")
+        states = _states(self._probes.text)
+        if program and sockets and "RECHECK" in states:  # those of tcp.h, not of another package
             for socket in map_keys(sockets, _MOST_SOCKETS):
                 call_raw_tracepoint(program, socket, states["SYN_SENT"], states["RECHECK"])
 
@@ -142,3 +144,11 @@ class Source:
         self._records.close()
         self._paths.close()
         self._probes.close()
+
+
+def _states(text: str) -> Mapping[str, int]:
+    """Return the values of `enum state`, none if there is no such."""
+    try:
+        return c_text.enum(text, "state")
+    except ValueError:
+        return {}

@@ -22,6 +22,7 @@ _PROG_LOAD, _TRACING = 5, 26
 _TRACE_FEXIT = 25  # of enum bpf_attach_type
 _LOG_BYTES = 1 << 20
 _BATCH_BYTES = 4 << 20
+_KEY_BYTES = 8
 _PER_CPU = (5, 10)  # of enum bpf_map_type: hashes, also those that evict
 _MEMBARRIER = 324 if platform.machine() == "x86_64" else 283
 _MEMBARRIER_GLOBAL = 1
@@ -85,7 +86,13 @@ def map_delete(descriptor: int, key: bytes) -> None:
 
 
 def map_keys(descriptor: int, most: int) -> list[int]:
-    """Return the keys of a map that are 8 bytes each; where it changes meanwhile, some of them."""
+    """Return the keys of a map that are 8 bytes each; where it changes meanwhile, some of them.
+
+    Raises ValueError for keys of another size, and KernelRefused.
+    """
+    size = _information(descriptor, "the key size of a BPF map")[1] & 0xFFFFFFFF
+    if size != _KEY_BYTES:
+        raise ValueError(f"the map has keys of {size} bytes, not {_KEY_BYTES}")
     keys: list[int] = []
     last, key = None, ctypes.c_uint64()
     while len(keys) < most:
@@ -99,11 +106,6 @@ def map_keys(descriptor: int, most: int) -> list[int]:
 def is_per_cpu(descriptor: int) -> bool:
     """Return whether a map has a value for each processor. Raises KernelRefused."""
     return _information(descriptor, "the type of a BPF map")[0] & 0xFFFFFFFF in _PER_CPU
-
-
-def map_entries(descriptor: int) -> int:
-    """Return for how many elements a map has room. Raises KernelRefused."""
-    return _information(descriptor, "the size of a BPF map")[2] & 0xFFFFFFFF
 
 
 def possible_cpus() -> int:
@@ -142,10 +144,12 @@ def map_delete_keys(descriptor: int, keys: bytes, key_size: int) -> None:
 
 
 def wait_for_programs() -> None:
-    """Return once all programs that run now have ended."""
+    """Return once all programs that run now have ended, unless one is preempted for long."""
     libc = ctypes.CDLL(None, use_errno=True)
-    # It waits for RCU, in whose read side programs run; it is refused with nohz_full.
-    if libc.syscall(_MEMBARRIER, _MEMBARRIER_GLOBAL, 0, 0) < 0:
+    # It waits for RCU, in whose read side programs run; it is refused with nohz_full, and does not
+    # wait with one CPU online, where a program may be preempted, too: kernel/sched/membarrier.c.
+    failed = libc.syscall(_MEMBARRIER, _MEMBARRIER_GLOBAL, 0, 0) < 0
+    if failed or os.sysconf("SC_NPROCESSORS_ONLN") == 1:
         time.sleep(_MOMENT)
 
 

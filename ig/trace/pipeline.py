@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Protocol
 
-from ig.bpf.session import RING_FULL
+from ig.bpf.session import ring_full
 from ig.container import HOST, Container
 from ig.gadget import Batch, Gadget
 from ig.kernel.cgroupfs import Paths
@@ -78,7 +78,7 @@ class Pipeline:
     """Return whether the sink takes no more events."""
     peers: Callable[[Fields, Sequence[Container]], Sequence[Container]] | None = None
     interval: float = 0.0
-    """Seconds after which the sink is told that an interval is over; 0: never."""
+    """Seconds between calls of the sink's `tick`; 0: none."""
     intervals: int = 0
     """The number of intervals after which to end; 0: any number."""
     _waiting: list[tuple[Any, ...]] = field(default_factory=list)
@@ -131,7 +131,9 @@ class Pipeline:
     def _tick(self) -> None:
         now = time.monotonic()
         if now >= self._tick_due:
-            self._tick_due = max(self._tick_due + self.interval, now)
+            self._tick_due += self.interval
+            if self._tick_due <= now:  # late by an interval: the next one is a whole one, too
+                self._tick_due = now + self.interval
             if self.source.counts:
                 self._finish()
             self._ticks += 1
@@ -238,7 +240,7 @@ class Pipeline:
     ) -> None:
         """Set mount namespaces of strays from events of their first processes and children."""
         missing = self.attribution.strays.by_pid
-        if not missing or "mntns" not in fields:
+        if not missing or not {"mntns", "pid", "parent_pid"} <= fields.keys():
             return
         processes = zip(owners, fields["pid"], fields["parent_pid"], fields["mntns"], strict=True)
         for owner, pid, parent, mntns in processes:
@@ -268,14 +270,14 @@ class Pipeline:
     def _lost(self) -> dict[str, int]:
         """Return lost events by cause; a ring full because of a slow reader is its own cause."""
         lost = dict(self.source.lost())
-        full = lost.get(RING_FULL, 0)
+        full = lost.get(ring_full(), 0)
         if self.stream.waited - self._waited > _SLOW:
             self._slow += full - self._full
         self._full, self._waited = full, self.stream.waited
         lost[UNNAMED], lost[UNREAD] = self._unnamed, self._unread
         if self._slow:
             lost[TOO_SLOW] = self._slow
-            lost[RING_FULL] -= self._slow
+            lost[ring_full()] -= self._slow
         return {cause: count for cause, count in lost.items() if count}
 
 

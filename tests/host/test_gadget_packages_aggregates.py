@@ -224,7 +224,7 @@ def test_keys_without_room_are_counted_as_other_and_that_is_reported(
     assert others[0]["runtime"] == kept[0]["runtime"]
     count = others[0]["packets"]
     *_, last = said.splitlines()  # each interval of reports may say so
-    assert last == f"ig: warning: {count} events counted as `other` so far: more than 16 keys"
+    assert last == f"ig: warning: {count} events counted as `other` so far: no room for their keys"
 
 
 @pytest.mark.anywhere
@@ -250,6 +250,7 @@ def test_counts_of_chosen_containers_have_their_names(
         ("u64 cgroup", "u64 group", "every count needs an owner"),
         ("u64 sizes[SIZES]", "char sizes[8]", "struct value has bytes, which cannot be added up"),
         ("struct value {", "struct amount {", "no struct value in the program"),
+        ("#define SIZES", '#define AGGREGATE_TYPE "lru_hash"\n#define SIZES', "evicts elements"),
     ],
 )
 def test_program_that_counts_what_has_no_owner_or_sum_is_refused(

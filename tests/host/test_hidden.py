@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -202,3 +203,52 @@ source.close()
 
 def test_telling_the_kernel_what_is_wanted_hides_nothing(namespace: Namespace) -> None:
     assert json.loads(namespace.run(sys.executable, "-c", DECIDE)) == {}
+
+
+OWN_MAP = """
+#include "ig.h"
+#include "socket_owner.h"
+
+enum state { IDLE, BUSY };
+struct event {
+	u64 timestamp;
+	struct owner owner;
+};
+struct ends {
+	u64 numbers[97];
+};
+BPF_HASH(sockets, struct ends, u64, 16);
+
+int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
+{
+	struct event event = {};
+
+	if (socket_owner_wanted((void *)ctx->sk, &event.owner))
+		events.ringbuf_output(&event, sizeof(event), 0);
+	return 0;
+}
+"""
+ATTACH_BACKUPS = """
+import sys
+from ig.bpf.loader import Loading
+from ig.bpf.session import Source
+from ig.bpf.syscalls import map_keys, map_update
+
+source = Source(Loading(sys.argv[1], {}).result())
+probes = source._probes
+map_update(probes.maps["sockets"], bytes(97 * 8), bytes(8))
+source.attach_backups()
+print(probes.backups_attached, source.lost())
+try:
+    map_keys(probes.maps["sockets"], 1)
+except ValueError as error:
+    print(error)
+source.close()
+"""
+
+
+def test_maps_of_other_packages_are_not_taken_for_that_of_sockets(tmp_path: Path) -> None:
+    program = tmp_path / "own.c"
+    program.write_text(OWN_MAP)
+    said = subprocess.check_output([sys.executable, "-c", ATTACH_BACKUPS, program], text=True)
+    assert said.splitlines() == ["True {}", "the map has keys of 776 bytes, not 8"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ig import c_text
 from ig.bpf.contract import source
-from ig.bpf.session import RING_FULL
+from ig.bpf.session import ring_full
 from ig.gadgets import declared
 
 RECORD = """
@@ -90,7 +90,7 @@ def test_enums_are_numbered_as_a_compiler_does() -> None:
 def test_losses_are_numbered_in_their_order_and_declared_once() -> None:
     text = 'LOSS(ONE, "a thing")\nLOSS(NONE, "")\nLOSS(OTHER, "")\n'
     assert c_text.losses(text) == {"ONE": "a thing", "NONE": "", "OTHER": ""}
-    assert next(iter(c_text.losses(source("tcp.c")).values())) == RING_FULL
+    assert next(iter(c_text.losses(source("tcp.c")).values())) == ring_full()
     for again in ('LOSS(ONE, "another")', 'LOSS(MORE, "a thing")'):
         with pytest.raises(ValueError, match="declared twice"):
             c_text.losses(f"{text}{again}\n")

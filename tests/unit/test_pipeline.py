@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ig.bpf.session import RING_FULL
+from ig.bpf.session import ring_full
 from ig.container import HOST, Change, Container
 from ig.gadget import Batch, Column, Kind
 from ig.kernel.cgroupfs import CgroupPath, Paths
@@ -231,9 +231,9 @@ def test_zero_seconds_print_what_is_there_and_end() -> None:
 
 def test_losses_are_reported_at_the_end_once_and_without_those_of_none() -> None:
     trace = Trace()
-    trace.source.counted = {RING_FULL: 3, "other": 0}
+    trace.source.counted = {ring_full(): 3, "other": 0}
     trace.pipeline.run(0)
-    assert trace.lost == [{RING_FULL: 3}]
+    assert trace.lost == [{ring_full(): 3}]
 
 
 def test_a_trace_without_losses_reports_none() -> None:
@@ -284,3 +284,23 @@ def test_events_wait_for_the_runtimes_news_after_a_suspension(
     trace.runtimes.tell("renamed", Container(WEB.id, "other", "docker"))
     monkeypatch.setattr(time, "monotonic_ns", lambda: later + SECOND * 3 // 10)
     assert trace.step() == ["1,other"]
+
+
+def test_containers_without_a_cgroup_are_not_looked_for_where_records_have_no_process() -> None:
+    trace = Trace(WEB)
+    trace.source.paths[1] = (CgroupPath(("user.slice",), 1),)
+    trace.runtimes.strays.by_pid = {42: WEB}
+    trace.runtimes.strays.by_mntns = {4711: WEB}
+    assert trace.step((ago(1), 1, 4711, 1)) == ["1,web"]
+
+
+def test_interval_after_a_late_one_is_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = Trace(WEB)
+    trace.pipeline.interval, trace.pipeline._tick_due = 1.0, 1.0
+    ticks = []
+    for now in (1.1, 2.1, 4.5, 4.6, 5.4, 5.6, 6.4, 6.6):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        before = trace.pipeline._ticks
+        trace.pipeline._tick()
+        ticks += [now] * (trace.pipeline._ticks - before)
+    assert ticks == [1.1, 2.1, 4.5, 5.6, 6.6]
