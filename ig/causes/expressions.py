@@ -18,6 +18,7 @@ _TARGETS = {
     "DROP": "drop",
     "ACCEPT": "accept",
     "TPROXY": "accept",
+    "NFQUEUE": "unknown",
     "DNAT": "translate",
     "REDIRECT": "translate",
     "NETMAP": "translate",
@@ -47,9 +48,11 @@ def verdict(expression: Expression) -> tuple[str, str]:
         return _TARGETS.get(name, ""), ""
     if expression.name == "redir" or (expression.name == "nat" and number(1) == _DNAT):
         return "translate", ""
-    if expression.name == "lookup" and 3 in data and number(3) == 0:
-        return "unknown", ""  # a verdict map
-    if expression.name in ("queue", "tproxy", "synproxy"):
+    if expression.name == "queue" or (
+        expression.name == "lookup" and 3 in data and number(3) == 0  # a verdict map
+    ):
+        return "unknown", ""
+    if expression.name in ("tproxy", "synproxy"):
         return "accept", ""
     if expression.name != "immediate" or number(1) != 0:
         return "", ""

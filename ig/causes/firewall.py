@@ -37,6 +37,8 @@ class Denial:
     """None for the chain's policy."""
     certain: bool
     """Whether all matches on the way to it were understood."""
+    elsewhere: bool = False
+    """Whether a verdict map or a queue decides, which may also accept."""
 
     @property
     def key(self) -> Key:
@@ -114,10 +116,12 @@ class _Walk:
             if matches is False or not verdict:
                 continue
             certain = self.certain and matches is True
-            if verdict in ("translate", "unknown"):
+            if verdict == "unknown":
+                self._found.append(Denial(False, chain, rule, False, elsewhere=True))
+                self.translates, self.certain = True, False
+            elif verdict == "translate":
                 self.translates = True
-                self.certain &= verdict == "translate"
-                if matches and verdict == "translate":
+                if matches:
                     return "accepted"
             elif verdict in ("drop", "reject"):
                 self._found.append(Denial(verdict == "reject", chain, rule, certain))

@@ -172,7 +172,7 @@ def _nothing_here(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
         yield _gone(evidence, attempt)
         return
     if attempt.outcome == "refused":
-        if any(found.denial.rejects for found in evidence.firewall):
+        if any(found.denial.rejects or found.denial.elsewhere for found in evidence.firewall):
             return  # one that may have sent it, or may not
         sure = not evidence.unread
         detail = "answered by a reset or an ICMP error"

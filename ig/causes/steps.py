@@ -62,7 +62,9 @@ def _firewall(evidence: Evidence) -> Iterator[Step]:
     for found in evidence.firewall:
         action = "rejects" if found.denial.rejects else "drops"
         counted = "its counter rose during the attempt" if found.rose else "no counter"
-        if found.denial.certain:
+        if found.denial.elsewhere:
+            result, words = "unknown", "a verdict map or a queue decides, which is not evaluated"
+        elif found.denial.certain:
             result, words = "failed", f"{action} it, by its matches ({counted})"
         else:
             result, words = "unknown", f"{action} it if all of its matches hold ({counted})"

@@ -293,7 +293,13 @@ def test_translation_of_the_destination_is_found() -> None:
 
 def test_verdict_map_makes_what_follows_uncertain() -> None:
     lookup = made("lookup", a1=b"verdicts\0", a2=number(1), a3=number(0))
-    assert blamed(ruleset((lookup,), (DROP,))) == [(2, False)]
+    assert blamed(ruleset((lookup,), (DROP,))) == [(1, False), (2, False)]
+    assert blamed(ruleset((made("queue"),), (DROP,))) == [(1, False), (2, False)]
+    (by_map,) = firewall.denials(ruleset((lookup,)), INPUT, SYN)
+    found = Found(by_map, INPUT, "this host", rose=True)
+    silent = replace(ATTEMPT, outcome="timed-out", error=errno.ETIMEDOUT)
+    for attempt in (ATTEMPT, silent):
+        assert judge(attempt, Evidence("this host", REMOTE, firewall=(found,))) is None
 
 
 def test_virtual_services_of_ipvs_are_found() -> None:
