@@ -1,4 +1,4 @@
-"""What the kernel let no program see, since it skips those that it has interrupted."""
+"""Events for which the kernel skipped the programs, since it had interrupted them."""
 
 from __future__ import annotations
 
