@@ -3,7 +3,9 @@
 `fuzz_load.py SEED SECONDS`, in a network namespace of its own, with the distribution's Python and
 nothing else. One JSON line a connection: its addresses (`key`), how the connect ends (`outcome`),
 whose the two ends are (`connects`, `accepts`: process numbers, 0 if nobody's), what each wrote, and
-whether a reset may have cut it short (`reset`).
+whether a reset may have cut it short (`reset`). Where the kernel always uses SYN cookies, a late
+packet of the client may create the listener's end a second time, if that end never wrote: an
+accept() of it is a line with `again`, the process that accepted it.
 """
 
 import ctypes
@@ -18,6 +20,7 @@ import struct
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 ESTABLISHED, SYN_SENT, CLOSED = 1, 2, 7  # in struct tcp_info
@@ -121,6 +124,7 @@ class Fuzz:
         self.listeners = [Listener(*self.random.choice(families)) for _ in range(4)]
         self.child, self.hold = 0, -1
         self.made = 0
+        self.cookies = Path("/proc/sys/net/ipv4/tcp_syncookies").read_text().strip() == "2"
 
     def steps(self) -> dict[str, int]:
         """Return what may be done next, and how often of all."""
@@ -280,13 +284,23 @@ class Fuzz:
             queued = "perhaps" if outcome == "established" else "never"
             Connection(key, outcome, end, reset=True, queued=queued).report()
 
+    def waiting(self, listener: Listener, peer: tuple[str, int], accepts: int) -> Connection | None:
+        """Return the connection that was accepted; None, and report it, if it was created again."""
+        address = (peer[0].removeprefix("::ffff:"), peer[1])
+        if self.cookies and address not in listener.waiting:
+            print(json.dumps({"key": (*address, listener.port), "again": accepts}))
+            return None
+        return listener.waiting.pop(address)
+
     def accept(self) -> None:
         listener = self.random.choice(self.listeners)
         if not listener.waiting:
             return
         made, peer = listener.socket.accept()
         made.setblocking(False)
-        connection = listener.waiting.pop((peer[0].removeprefix("::ffff:"), peer[1]))
+        if not (connection := self.waiting(listener, peer[:2], os.getpid())):
+            made.close()
+            return
         connection.server = End(os.getpid(), [made])
         if connection not in self.open:
             self.open.append(connection)
@@ -305,7 +319,8 @@ class Fuzz:
         host, port = json.loads(os.read(read, 1000))
         os.close(read)
         os.close(write)
-        connection = listener.waiting.pop((host.removeprefix("::ffff:"), port))
+        if not (connection := self.waiting(listener, (host, port), child)):
+            return
         connection.server = End(child, [])
         if connection.client.written:
             connection.reset = True
@@ -453,7 +468,8 @@ class Fuzz:
     def refuse_all(self, listener: Listener) -> None:
         """Let all that wait in a queue end unaccepted, once no child has the listener too."""
         self.let_go()
-        queued = "once" if listener.has_queued_all() else "perhaps"
+        # What was created again is in the queue, too, and makes it longer.
+        queued = "once" if listener.has_queued_all() and not self.cookies else "perhaps"
         listener.socket.close()
         waiting, listener.waiting = list(listener.waiting.values()), {}
         for connection in waiting:
