@@ -5,7 +5,7 @@
  * A program adds to what value_of() returns, with __sync_fetch_and_add() unless AGGREGATE_TYPE is "percpu_hash".
  *
  * Where several values become one (of processors, of filtered rows), their fields are added up; of fields called
- * max_NAME the largest is taken.
+ * max_NAME the largest is taken, of min_NAME the smallest but 0, which is no value.
  */
 #ifndef AGGREGATE_TYPE /* one that evicts nothing: not "lru_hash" */
 #define AGGREGATE_TYPE "hash"
@@ -13,7 +13,12 @@
 #ifndef MOST_KEYS
 #define MOST_KEYS 65536
 #endif
+#ifndef MOST_OTHERS
 #define MOST_OTHERS 4096
+#endif
+#ifndef OTHER_KEY /* what is left of a key that there is no room for */
+#define OTHER_KEY(key) ((struct key){ .cgroup = (key)->cgroup })
+#endif
 
 LOSS(OTHER_KEYS, "")
 LOSS(LOST_COUNTS, "not counted: too many cgroups, or interrupted while it was counted")
@@ -27,16 +32,14 @@ LOSS(LOST_COUNTS, "not counted: too many cgroups, or interrupted while it was co
  */
 BPF_F_TABLE("array", u32, u64, epoch, 1, 1 << 10);
 struct counted { struct key key; u64 epoch; };
-struct other { u64 cgroup, epoch; };
 BPF_TABLE(AGGREGATE_TYPE, struct counted, struct value, counts, MOST_KEYS);
-/* One for each cgroup, of the keys that there was no room for. */
-BPF_TABLE(AGGREGATE_TYPE, struct other, struct value, others, MOST_OTHERS);
+/* One for each OTHER_KEY. */
+BPF_TABLE(AGGREGATE_TYPE, struct counted, struct value, others, MOST_OTHERS);
 BPF_ARRAY(no_value, struct value, 1);
 
 static __always_inline struct value *value_of(struct key *key)
 {
 	struct counted counted = { .key = *key };
-	struct other other = { .cgroup = key->cgroup };
 	struct value *none, *value;
 	u32 zero = 0;
 	u64 *now = epoch.lookup(&zero);
@@ -44,7 +47,7 @@ static __always_inline struct value *value_of(struct key *key)
 	none = no_value.lookup(&zero);
 	if (!now || !none)
 		return NULL;
-	counted.epoch = other.epoch = *now;
+	counted.epoch = *now;
 	value = counts.lookup(&counted);
 	if (value)
 		return value;
@@ -52,10 +55,11 @@ static __always_inline struct value *value_of(struct key *key)
 	value = counts.lookup(&counted);
 	if (value)
 		return value;
-	value = others.lookup(&other);
+	counted.key = OTHER_KEY(key);
+	value = others.lookup(&counted);
 	if (!value) {
-		others.insert(&other, none);
-		value = others.lookup(&other);
+		others.insert(&counted, none);
+		value = others.lookup(&counted);
 	}
 	count_lost(value ? OTHER_KEYS : LOST_COUNTS);
 	return value;

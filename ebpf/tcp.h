@@ -67,6 +67,7 @@ LOSS(LOST_ENDS, "closes of connections never accepted missed (upper bound)")
 
 enum state { RECHECK, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSED, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING };
 enum type { CONNECT = 1, ACCEPT, CLOSE, UNKNOWN };
+enum direction { UNKNOWN_DIRECTION, OUTGOING, INCOMING };	/* who connected: this end, or the far one */
 enum outcome { NONE, DONE, REFUSED, TIMED_OUT, UNREACHABLE, FAILED, ABANDONED, UNANSWERED };
 
 struct event {
@@ -78,7 +79,8 @@ struct event {
 	u64 waited;		/* of an attempt: ns from the SYN until now, 0 if unknown */
 	struct owner owner;
 	u32 netns, error;
-	u32 update, spare;	/* update: 1 if the attempt was reported as unanswered before */
+	u32 update;		/* 1 if the attempt was reported as unanswered before */
+	u32 direction;		/* enum direction */
 	s32 fd, accept_fd;
 	u8 saddr[16], daddr[16];
 	char zone[DEVICE_NAME];	/* of link-local addresses */
@@ -100,9 +102,14 @@ BPF_HASH(sockets, struct sock *, struct tracked, CLOSES ? 131072 : 65536);
 BPF_TABLE("lru_hash", u64, u64, failed, 65536);
 
 #include "ends.h"
+#include "tcp_count.h"
 
 static __always_inline void submit(struct event *event)
 {
+	if (COUNT_EVENTS) {
+		count(event);
+		return;
+	}
 	if (events.ringbuf_output(event, sizeof(*event), BPF_RB_NO_WAKEUP))
 		count_lost(LOST_RING);
 }

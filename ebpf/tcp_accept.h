@@ -48,7 +48,7 @@ static __always_inline int got_while_waiting(struct sock *sk)
 
 static __always_inline int report_waiting(struct sock *sk)
 {
-	struct tracked tracked = { .event = { .type = ACCEPT, .outcome = DONE, .accept_fd = -1 } };
+	struct tracked tracked = { .event = { .type = ACCEPT, .direction = INCOMING, .outcome = DONE, .accept_fd = -1 } };
 	u32 thread = bpf_get_current_pid_tgid();
 	u64 *got = waiting.lookup(&thread);
 
@@ -65,7 +65,7 @@ static __always_inline int report_waiting(struct sock *sk)
 
 static __always_inline int left_accept(s64 ret)
 {
-	struct tracked tracked = { .event = { .type = ACCEPT, .outcome = DONE, .accept_fd = -1 } };
+	struct tracked tracked = { .event = { .type = ACCEPT, .direction = INCOMING, .outcome = DONE, .accept_fd = -1 } };
 	struct event *event = &tracked.event;
 	struct socket socket;
 	s32 fd = ret;

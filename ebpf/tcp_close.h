@@ -182,6 +182,7 @@ static __always_inline int end_untracked(struct sock *sk, int accepted, int old,
 	if (!accepted || was_created) {
 		ended.state = UNCLAIMED;
 		event->type = UNKNOWN;
+		event->direction = INCOMING;
 	}
 	event->owner.uid = READ(sk, sk_uid.val);
 	if ((ended.state == REPORTED && !user_wanted(event->owner.uid)) || !socket_wanted(sk, &event->owner.cgroup))

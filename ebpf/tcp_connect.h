@@ -6,7 +6,7 @@
  */
 static __always_inline void begin_attempt(struct sock *sk, int backup)
 {
-	struct tracked tracked = { .event = { .type = CONNECT, .fd = -1, .accept_fd = -1 } };
+	struct tracked tracked = { .event = { .type = CONNECT, .direction = OUTGOING, .fd = -1, .accept_fd = -1 } };
 	struct event *event = &tracked.event;
 	u64 cgroup;
 
@@ -254,7 +254,7 @@ static __always_inline void read_route(struct asked *asked, struct sock *sk)
 /* connect() failed and no SYN was ever sent: all there is, is what it was called with. */
 static __always_inline void failed_call(struct sock *sk, struct call *call, u32 error)
 {
-	struct event event = { .type = CONNECT, .outcome = FAILED, .error = error, .fd = call->fd, .accept_fd = -1 };
+	struct event event = { .type = CONNECT, .direction = OUTGOING, .outcome = FAILED, .error = error, .fd = call->fd, .accept_fd = -1 };
 	struct asked asked = {};
 	u64 cgroup;
 
@@ -327,7 +327,7 @@ static __always_inline void repeat_syn(struct sock *sk, int before)
 	if (before)
 		event->timestamp = syn_sent(sk, event);
 	event->retransmits++;
-	if (LATENCY || FAILURE_ONLY || event->outcome == UNANSWERED || unreported_error(sk, event))
+	if (COUNT_EVENTS || LATENCY || FAILURE_ONLY || event->outcome == UNANSWERED || unreported_error(sk, event))
 		return;
 	copy = *event;
 	copy.outcome = UNANSWERED;

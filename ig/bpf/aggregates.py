@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -22,15 +22,22 @@ from ig.bpf.syscalls import (
 )
 from ig.c_text import Layout
 
-_MAXIMUM = "max_"
+
+def _least(values: Iterable[int]) -> int:
+    return min(filter(None, values), default=0)
+
+
+_FUNCTIONS: Mapping[str, Callable[[Iterable[int]], int]] = {"max_": max, "min_": _least}
+"""How values of fields whose names begin so become one; others are added up."""
 
 
 class Aggregates:
     """The counts of a program, as records. Closing it unmaps the epoch.
 
     The fields of a record are the time (ns since boot), those of struct key, those of struct value
-    (an array's is a tuple), and `other`: 1 in a record of all keys of its cgroup for which there
-    was no room, 0 in others. With `keep`, counts go on after they were read.
+    (an array's is a tuple), and `other`: 1 in a record of the keys for which there was no room,
+    of which only OTHER_KEY of aggregate.h is left, 0 in others. With `keep`, counts go on after
+    they were read.
     """
 
     def __init__(
@@ -38,9 +45,7 @@ class Aggregates:
     ) -> None:
         self.fields = ("timestamp", *key.names, *value.names, "other")
         self._counts = _Table(maps["counts"], key.format, value)
-        self._others = _Table(maps["others"], "Q", value)
-        self._nothing = list(struct.unpack("=" + key.format, bytes(key.size)))
-        self._cgroup = key.names.index("cgroup")
+        self._others = _Table(maps["others"], key.format, value)
         self._keep = keep
         self._page = mmap.mmap(maps["epoch"], mmap.PAGESIZE)
         self._epoch = memoryview(self._page).cast("Q")
@@ -52,12 +57,9 @@ class Aggregates:
         if not self._keep:
             self._epoch[0] += 1
             wait_for_programs()
-        rows = self._counts.read(epoch, not self._keep)
-        self._rows += [(now, *key, *value, 0) for key, value in rows]
-        for (cgroup,), value in self._others.read(epoch, not self._keep):
-            key = self._nothing.copy()
-            key[self._cgroup] = cgroup
-            self._rows.append((now, *key, *value, 1))
+        for other, table in enumerate((self._counts, self._others)):
+            rows = table.read(epoch, not self._keep)
+            self._rows += [(now, *key, *value, other) for key, value in rows]
 
     def records(self) -> Iterator[tuple[Any, ...]]:
         """Return what was collected since the last call."""
@@ -111,14 +113,15 @@ def combine_keys(
 
 
 def combine(layout: Layout, values: Sequence[Sequence[int]]) -> tuple[Any, ...]:
-    """Return one value of several, each of the layout's numbers: sums, or maxima of `max_NAME`.
+    """Return one value of several, each of the layout's numbers: sums, maxima of `max_NAME`, and of
+    `min_NAME` minima, of which 0 is none.
 
     An array's numbers become a tuple.
     """
     columns = iter(zip(*values, strict=True))
     combined: list[Any] = []
     for name, count in zip(layout.names, layout.counts, strict=True):
-        function = max if name.startswith(_MAXIMUM) else sum
+        function = _FUNCTIONS.get(name[:4], sum)
         numbers = tuple(map(function, islice(columns, count or 1)))
         combined.append(numbers if count else numbers[0])
     return tuple(combined)

@@ -62,11 +62,12 @@ class Peers:
     ) -> Sequence[Container]:
         """Return the owner of `daddr` and `dport` of each record, HOST if unknown.
 
-        `timestamp` is in ns since the epoch; `owners` are those of the near ends.
+        `timestamp` is in ns since the epoch; `owners` are those of the near ends. Of a record that
+        counts, it is the owner at its first time, `min_time`, if that is so at its last, too.
         """
         if not self._knows_any():
             return [HOST] * len(owners)
-        namespaces, ports, times = fields["netns"], fields["dport"], fields["timestamp"]
+        namespaces, ports = fields["netns"], fields["dport"]
         self._assume_namespaces(namespaces, owners)
         if not self._unreported.isdisjoint(namespaces):
             near = zip(fields["version"], fields["saddr"], strict=True)
@@ -81,14 +82,22 @@ class Peers:
 
         keys = zip(versions, ends, namespaces, strict=True)
         found = self._by_port(list(map(self._raw.__getitem__, keys)), address, ports, namespaces)
+        last = fields.get("max_time", fields["timestamp"])
+        first = fields.get("min_time", last)
         since = self._holdings.since
-        if min(times, default=since) >= since:
+        if min(first, default=since) >= since:
             return found
-        # What has changed since an event is looked up by the event's time.
-        for place, moment in enumerate(times):
-            if moment < since:
-                end = (address(place), ports[place], namespaces[place], moment)
-                found[place] = self._endpoints.find(*end) or HOST
+
+        def at(place: int, moment: int) -> Container:
+            # What has changed since an event is looked up by the event's time.
+            if moment >= since:
+                return found[place]
+            end = (address(place), ports[place], namespaces[place], moment)
+            return self._endpoints.find(*end) or HOST
+
+        for place, (begin, end) in enumerate(zip(first, last, strict=True)):
+            owner = at(place, begin)
+            found[place] = owner if begin == end or owner == at(place, end) else HOST
         return found
 
     def with_peers(self, batch: Batch) -> Batch:

@@ -38,6 +38,9 @@ _REPORT_EVERY = 10.0  # seconds between reports of losses, while they last
 
 
 Fields = Mapping[str, Sequence[Any]]
+TIMES = frozenset({"timestamp", "min_time", "max_time"})
+"""The fields that are ns since boot, and in a batch ns since the epoch: the time of a record, and
+those of the first and the last of what it counts."""
 
 
 class EventSource(Protocol):
@@ -191,7 +194,8 @@ class Pipeline:
         fields = dict(zip(self.source.fields, zip(*records, strict=True), strict=True))
         owners, shown = self._attributed(fields)
         offset = self._wall_clock()
-        fields["timestamp"] = tuple(time + offset for time in fields["timestamp"])
+        for name in TIMES & fields.keys():
+            fields[name] = tuple(time + offset for time in fields[name])
         if self.peers:
             fields["peer"] = tuple(self.peers(fields, owners))
         batch = Batch(fields, owners)

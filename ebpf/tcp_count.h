@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * With COUNT_EVENTS no event is written to the ring: attempts that have ended, accepts and closes are counted by
+ * owner, far end, outcome and bucket (aggregate.h), so that a histogram takes room only for buckets in use.
+ */
+OPTION(COUNT_EVENTS, 0)
+#define MOST_KEYS (COUNT_EVENTS ? 65536 : 1)
+#define MOST_OTHERS (COUNT_EVENTS ? 16384 : 1)
+#define OTHER_KEY(key) ((struct key){ .cgroup = (key)->cgroup, .type = (key)->type, .outcome = (key)->outcome, \
+				      .direction = (key)->direction, .bucket = (key)->bucket })
+
+struct key {
+	u64 cgroup;
+	u8 saddr[16], daddr[16];
+	char zone[DEVICE_NAME];
+	u32 netns, mntns;
+	u16 sport, dport;	/* only that at which one end listens: the other one, which the kernel chose, is 0 */
+	u16 bucket;		/* of the latency, of closes the duration; 0 if there is none */
+	u8 version, type, outcome, direction, spare[6];
+};
+
+struct value {
+	u64 count, retransmits, sent, received;
+	/* Of two processors that store a largest one at once, in the same bucket, either may win. */
+	u64 max_latency;		/* ns; of closes, of the duration */
+	u64 min_time, max_time;		/* ns since boot: of the first and of the last */
+};
+
+#include "aggregate.h"
+#include "buckets.h"
+
+static __always_inline void count(struct event *event)
+{
+	u64 latency = event->type == CONNECT ? event->latency : event->duration;
+	struct key key = {
+		.cgroup = event->owner.cgroup, .netns = event->netns, .mntns = event->owner.mntns, .bucket = bucket_of(latency),
+		.version = event->version, .type = event->type, .outcome = event->outcome, .direction = event->direction,
+		.dport = event->direction == OUTGOING ? event->dport : 0,
+		.sport = event->direction == INCOMING ? event->sport : 0,
+	};
+	struct value *value;
+
+	__builtin_memcpy(key.saddr, event->saddr, 16);
+	__builtin_memcpy(key.daddr, event->daddr, 16);
+	__builtin_memcpy(key.zone, event->zone, DEVICE_NAME);
+	value = value_of(&key);
+	if (!value)
+		return;
+	__sync_fetch_and_add(&value->count, 1);
+	if (event->type == CONNECT && event->retransmits)
+		__sync_fetch_and_add(&value->retransmits, event->retransmits);
+	if (event->sent)
+		__sync_fetch_and_add(&value->sent, event->sent);
+	if (event->received)
+		__sync_fetch_and_add(&value->received, event->received);
+	if (latency > value->max_latency)
+		value->max_latency = latency;
+	if (!value->min_time)
+		value->min_time = event->timestamp;
+	if (event->timestamp > value->max_time)
+		value->max_time = event->timestamp;
+}
