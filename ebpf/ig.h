@@ -198,7 +198,7 @@ static __always_inline void append_mark(struct cgroup_path *path, char mark)
 
 static __always_inline void append_path(struct cgroup_path *path, struct kernfs_node *node)
 {
-#pragma unroll
+#pragma nounroll
 	for (int level = 0; level < CGROUP_LEVELS; level++) {
 		u64 at = path->length;
 		const void *name;
