@@ -29,6 +29,7 @@ ZONED: Cache[Address, str] = Cache(
 BRACKETED: Cache[Address, str] = Cache(lambda key: f"[{ZONED[key]}]" if key[0] == 6 else ZONED[key])
 """The same as it stands before a port."""
 _NO_DEVICE = bytes(16)
+_IPV4: Cache[bytes, Address] = Cache(lambda raw: (4, raw, b""))
 PROTOCOLS = ("TCP", "UDP")
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 """What addresses of fe80::/10 begin with: they mean something only beside an interface."""
@@ -51,8 +52,10 @@ def zones(batch: Batch, address: str) -> Sequence[bytes]:
 
 def addresses(batch: Batch, address: str) -> list[Address]:
     """Return (IP version, bytes, zone) of each address: what ZONED and BRACKETED are asked for."""
-    keys = zip(batch.fields["version"], batch.fields[address], zones(batch, address), strict=True)
-    return list(keys)
+    versions, raw = batch.fields["version"], batch.fields[address]
+    if versions.count(4) == len(versions):
+        return _IPV4.of(raw)  # as most are: a new tuple for each costs more
+    return list(zip(versions, raw, zones(batch, address), strict=True))
 
 
 def zone_column(name: str, address: str, path: str = "") -> Column:

@@ -12,7 +12,7 @@ from typing import Any
 from ig.columns import STRINGS
 from ig.container import Container
 from ig.ends import ADDRESSES, end_kind, end_name
-from ig.gadget import Address, Batch, End, of_each
+from ig.gadget import Address, of_each
 from ig.memo import Cache
 from ig.output.text import SECONDS, format_timestamps, json_string
 from ig.values import SECOND, format_duration
@@ -138,39 +138,27 @@ def objects(members: Sequence[str]) -> Encode:
     return Cache(encoded).of
 
 
-def ends(end: End) -> Callable[[Batch], Sequence[str]]:
-    """Return what encodes an end of each connection of a batch as an object."""
-    fragments: Cache[Address, tuple[str, str]] = Cache(lambda key: _address(key, end.proto))
-
-    def encoded(batch: Batch) -> Sequence[str]:
-        texts = map(fragments.__getitem__, end.addresses(batch))
-        whose = of_each(end.whose(batch), _whose)
-        return [
-            f"{start}{port}{middle}{last}"
-            for (start, middle), port, last in zip(
-                texts, batch.fields[end.port], whose, strict=True
-            )
-        ]
-
-    return encoded
+def addresses() -> Encode:
+    """Return what encodes addresses, each with its zone if it has one."""
+    return Cache(_address).of
 
 
-def _address(key: Address, proto: str) -> tuple[str, str]:
-    """Return what stands before and after an end's port."""
+def whose(containers: Sequence[Container]) -> Sequence[str]:
+    """Encode the name, namespace and kind of whom each address belongs to."""
+    return of_each(containers, _whose)
+
+
+def _address(key: Address) -> str:
     zone = f',"zone":{_encoded(STRINGS[key[2]])}' if key[2] else ""
-    return (
-        f'{{"addr":{json.dumps(ADDRESSES[key[:2]])}{zone},"port":',
-        f',"proto":"{proto}","version":{key[0]}',
-    )
+    return json.dumps(ADDRESSES[key[:2]]) + zone
 
 
 def _whose(container: Container) -> str:
-    """Return the end of an object: whose the address is."""
     parts = (end_name(container), container.pod_namespace, end_kind(container))
     # What is not ASCII is escaped; what is not UTF-8 is shown as its bytes.
     valid = (part.encode("utf-8", "backslashreplace").decode() for part in parts)
     name, namespace, kind = map(_encoded, valid)
-    return f',"name":{name},"namespace":{namespace},"kind":{kind}}}'
+    return f'{name},"namespace":{namespace},"kind":{kind}'
 
 
 def _encoded(value: Any) -> str:

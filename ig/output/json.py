@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Union
 
 from ig.container import Container
-from ig.gadget import Batch, Column, Kind
+from ig.gadget import Batch, Column, End, Kind
 from ig.memo import Cache
 from ig.output import encode
 from ig.output.text import TEXTS, json_string
@@ -123,12 +123,27 @@ def _object(tree: Tree) -> Iterator[str | Slot]:
         yield f"{before}{json_string(key)}:"
         if not isinstance(child, Column):
             yield from _object(child)
+        elif child.end:
+            yield from _end(child.end)
         elif _is_measured(child) and members and _is_measured(members[0][1]):
             yield _pair(key, child, *members.pop(0))
         else:
             yield _member(key, child)
         before = ","
     yield "}" if tree else "{}"
+
+
+def _end(end: End) -> Iterator[str | Slot]:
+    """Yield an end of a connection in its parts: each is often the same in a whole batch."""
+    yield '{"addr":'
+    yield Slot(end.addresses, encode.addresses())
+    yield ',"port":'
+    yield Slot(lambda batch: batch.fields[end.port], TEXTS[Kind.INTEGER])
+    yield f',"proto":"{end.proto}","version":'
+    yield Slot(lambda batch: batch.fields["version"], TEXTS[Kind.INTEGER])
+    yield ',"name":'
+    yield Slot(end.whose, encode.whose)
+    yield "}"
 
 
 def _is_measured(child: Column | Tree) -> bool:
@@ -144,9 +159,6 @@ def _pair(key: str, column: Column, other: str, second: Any) -> Slot:
 
 
 def _member(key: str, column: Column) -> Slot:
-    if column.end:
-        return Slot(encode.ends(column.end))
-
     def read(batch: Batch) -> Sequence[Any]:
         return batch.read(column)
 
