@@ -27,31 +27,15 @@ def durations(key: str, raw: bool) -> Encode:
 
 
 def pairs(key: str, other: str) -> Encode:
-    """Return what encodes two columns whose values are mostly equal, as those of one slot.
+    """Return what encodes a column of ns for two keys, in one go: half the work of doing it twice.
 
-    It takes the values of `key` if they are those of `other` too, else tuples of both (see
-    `read_pairs`): `latency` and `waited` of an answered attempt are written once.
+    `latency` and `waited` of answered attempts are equal, and what both are 0 for is frequent.
     """
     name = _percent(f",{json_string(other)}:")
     both = f"{_behind(key)}{name}%s{_behind(other)}"
-    none = f"{_behind(key, 'null')},{json_string(other)}:null{_behind(other, 'null')}"
-    equal = _of_twice(both, f"null{none}")
-    first, second = durations(key, True), durations(other, True)
-    between = f",{json_string(other)}:"
-
-    def encode(values: Sequence[Any]) -> Sequence[str]:
-        if not isinstance(values[0], tuple):
-            return equal(values)
-        ones, others = zip(*values, strict=True)
-        texts = zip(first(ones), second(others), strict=True)
-        return [f"{one}{between}{two}" for one, two in texts]
-
-    return encode
-
-
-def read_pairs(ones: Sequence[int], others: Sequence[int]) -> Sequence[Any]:
-    """Return the values for an encoder of `pairs`."""
-    return ones if ones == others else list(zip(ones, others, strict=True))
+    return _of_twice(
+        both, f"null{_behind(key, 'null')},{json_string(other)}:null{_behind(other, 'null')}"
+    )
 
 
 def timestamps(key: str, raw: bool) -> Encode:

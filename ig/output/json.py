@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, Union
 
 from ig.container import Container
@@ -30,6 +31,25 @@ class Slot(NamedTuple):
     """Makes text of values; what they are if they are text already."""
     by_owner: bool = False
     """Whether the values depend on the events' owners only."""
+
+
+class Pair(NamedTuple):
+    """Two places, and the text between, for durations that are mostly equal: see encode.pairs."""
+
+    first: Slot
+    between: str
+    second: Slot
+    both: Encode
+    by_owner: bool = False
+
+    def parts(self, batch: Batch) -> tuple[str | Slot, ...]:
+        """Return one place for both if they are equal in all of the batch."""
+        if self.first.read(batch) == self.second.read(batch):
+            return (Slot(self.first.read, self.both),)
+        return (self.first, self.between, self.second)
+
+
+Piece = str | Slot | Pair
 
 
 class JsonFormatter:
@@ -115,7 +135,7 @@ def _tree(columns: Sequence[Column]) -> Tree:
     return root
 
 
-def _object(tree: Tree) -> Iterator[str | Slot]:
+def _object(tree: Tree) -> Iterator[Piece]:
     before = "{"
     members = list(tree.items())
     while members:
@@ -133,7 +153,7 @@ def _object(tree: Tree) -> Iterator[str | Slot]:
     yield "}" if tree else "{}"
 
 
-def _end(end: End) -> Iterator[str | Slot]:
+def _end(end: End) -> Iterator[Piece]:
     """Yield an end of a connection in its parts: each is often the same in a whole batch."""
     yield '{"addr":'
     yield Slot(end.addresses, encode.addresses())
@@ -151,11 +171,13 @@ def _is_measured(child: Column | Tree) -> bool:
     return isinstance(child, Column) and child.kind is Kind.DURATION and child.raw
 
 
-def _pair(key: str, column: Column, other: str, second: Any) -> Slot:
-    def read(batch: Batch) -> Sequence[Any]:
-        return encode.read_pairs(batch.read(column), batch.read(second))
-
-    return Slot(read, encode.pairs(key, other))
+def _pair(key: str, column: Column, other: str, second: Any) -> Pair:
+    return Pair(
+        _member(key, column),
+        f",{json_string(other)}:",
+        _member(other, second),
+        encode.pairs(key, other),
+    )
 
 
 def _member(key: str, column: Column) -> Slot:
@@ -177,11 +199,12 @@ def _encoder(key: str, column: Column) -> Encode:
     return _STRINGS.of if column.kind is Kind.STRING else TEXTS[column.kind]
 
 
-def _compile(pieces: Sequence[str | Slot], end: str) -> Callable[[Batch], str]:
+def _compile(pieces: Sequence[Piece], end: str) -> Callable[[Batch], str]:
     def lines(batch: Batch) -> str:
         same = [""]
         varying = []
-        for piece in (*pieces, end):
+        parts = ((piece.parts(batch) if isinstance(piece, Pair) else (piece,)) for piece in pieces)
+        for piece in (*chain.from_iterable(parts), end):
             if isinstance(piece, str):
                 same[-1] += piece
                 continue
@@ -221,10 +244,10 @@ def _joined(
     return "".join(chunks)
 
 
-def _by_owner(pieces: Sequence[str | Slot]) -> list[str | Slot]:
+def _by_owner(pieces: Sequence[Piece]) -> list[Piece]:
     """Join runs of slots that depend on the owner only, and the text between, into one slot."""
-    joined: list[str | Slot] = []
-    run: list[str | Slot] = []
+    joined: list[Piece] = []
+    run: list[Piece] = []
     for piece in pieces:
         if run if isinstance(piece, str) else piece.by_owner:
             run.append(piece)
@@ -235,7 +258,7 @@ def _by_owner(pieces: Sequence[str | Slot]) -> list[str | Slot]:
     return joined + _fragment(run)
 
 
-def _fragment(run: list[str | Slot]) -> list[str | Slot]:
+def _fragment(run: list[Piece]) -> list[Piece]:
     if not run:
         return []
     last = max(place for place, piece in enumerate(run) if isinstance(piece, Slot))
