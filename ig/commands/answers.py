@@ -56,7 +56,7 @@ def of(index: Index, asked: Collection[str]) -> Answers:
             told.append(runtime)
         elif runtime.name in asked or is_there(runtime.socket):
             missing.append(runtime)
-            if source in index.unheard:
+            if source in index.unlisted:
                 pending.append(runtime)
     return Answers(tuple(told), tuple(missing), tuple(pending), frozenset(asked))
 
@@ -148,10 +148,10 @@ class Hint:
         self._line = partial(_line, index, chosen, options)
         self._timer = threading.Timer(after, self._give, (" (waiting)",))
         self._timer.daemon = True
-        self._told = not chosen.narrow
+        self._shown = not chosen.narrow
 
     def __enter__(self) -> Hint:
-        if os.isatty(_STDERR) and not self._told:
+        if os.isatty(_STDERR) and not self._shown:
             self._timer.start()
         return self
 
@@ -170,9 +170,9 @@ class Hint:
             self._give("")
 
     def _give(self, more: str) -> None:
-        line = "" if self._told else self._line()
+        line = "" if self._shown else self._line()
         if line:
-            self._told = True
+            self._shown = True
             say(line + more)
 
 

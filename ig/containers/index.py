@@ -50,7 +50,7 @@ class Index:
         asks for pid, addresses and ports of each running container that was reported without, so
         that `containers()` has them soon after.
         """
-        self.telling: frozenset[str] = frozenset(runtime.name for runtime in runtimes)
+        self.answering: frozenset[str] = frozenset(runtime.name for runtime in runtimes)
         """The names of the runtimes that could yet report a container; replaced as a whole."""
         self.sources: Mapping[str, Runtime] = sources.named(runtimes)
         """The runtimes by their source."""
@@ -89,9 +89,9 @@ class Index:
         return self._lookup.registries
 
     @property
-    def unheard(self) -> frozenset[str]:
+    def unlisted(self) -> frozenset[str]:
         """The sources that have neither listed their containers nor failed; replaced as a whole."""
-        return self._lookup.unheard
+        return self._lookup.unlisted
 
     def start(self) -> None:
         """Begin to follow every runtime, without waiting for any."""
@@ -108,7 +108,7 @@ class Index:
         """
         with self._changed:
             self._changed.wait_for(
-                lambda: not (self.unheard or (self._asks and self._detailer.busy)), timeout
+                lambda: not (self.unlisted or (self._asks and self._detailer.busy)), timeout
             )
             return self.synced
 
@@ -185,7 +185,7 @@ class Index:
         """
         owners = (self.find(path)[0] for path in processes.all_cgroups())
         keys = {key_of(owner) for owner in owners if owner is not HOST}
-        return sum(not self._lookup.is_told(key) for key in keys)
+        return sum(not self._lookup.is_reported(key) for key in keys)
 
     def details(self, container: Container) -> Container:
         """Return the container with its pid, start, addresses and ports, as far as they can be had.
@@ -325,10 +325,10 @@ class Index:
     def _set_answering(self, answering: frozenset[str]) -> None:
         if answering != self._lookup.answering:
             self._lookup.answering = answering
-            self.telling = frozenset(self.sources[source].name for source in answering)
+            self.answering = frozenset(self.sources[source].name for source in answering)
 
     def _heard(self, source: str) -> None:
-        self._lookup.unheard -= {source}
+        self._lookup.unlisted -= {source}
         self._changed.notify_all()
 
 

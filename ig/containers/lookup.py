@@ -125,7 +125,7 @@ class Lookup:
     """The runtimes, by source."""
     registries: Mapping[int, Registry]
     """The containers that were reported, by the user whose runtimes reported them."""
-    unheard: frozenset[str]
+    unlisted: frozenset[str]
     """The sources that have neither listed all their containers nor failed yet."""
     answering: frozenset[str]
     """The sources that could yet report a container."""
@@ -156,7 +156,7 @@ class Lookup:
                     limit = min(limit, place + 1)
             parent = component
         if guess is None:
-            return HOST, sure and not self._may_be_told(names, limit)
+            return HOST, sure and not self._may_be_reported(names, limit)
         place, owner = guess
         # Who is named by the name of its cgroup alone is of no runtime that could report more.
         final = sure and (not self.answering or owner.runtime != UNKNOWN_RUNTIME)
@@ -164,7 +164,7 @@ class Lookup:
             self._want(owner)
         return _with_nested(owner, names[place + 1 :]), final
 
-    def is_told(self, key: Key) -> bool:
+    def is_reported(self, key: Key) -> bool:
         """Return whether a runtime reported a container with that key."""
         return any(registry.get(key) is not None for registry in self.registries.values())
 
@@ -190,7 +190,7 @@ class Lookup:
         looks = recognised(path[-2] if len(path) > 1 else "", path[-1])
         if trusted:
             return looks or _of_runc(path[-1])
-        if looks is None or self.is_told(key):
+        if looks is None or self.is_reported(key):
             return None
         # Nothing that an ordinary user may choose is part of the name.
         what = looks.name if isinstance(key, str) else looks.runtime
@@ -212,7 +212,7 @@ class Lookup:
             self.ask(container)
         return container.engine in self.answering
 
-    def _may_be_told(self, path: Path, trusted: int) -> bool:
+    def _may_be_reported(self, path: Path, trusted: int) -> bool:
         """Return whether containerd could yet report that a cgroup without an id is a container's.
 
         It makes `/NAMESPACE/ID` unless configured otherwise.
@@ -221,7 +221,7 @@ class Lookup:
             return False
         return any(
             source in self.answering
-            and (source in self.unheard or path[0] in getattr(runtime, "namespaces", ()))
+            and (source in self.unlisted or path[0] in getattr(runtime, "namespaces", ()))
             for source, runtime in self.sources.items()
             if hasattr(runtime, "namespaces")
         )

@@ -154,7 +154,7 @@ class Registry:
     def __init__(
         self, runtimes: Sequence[str], limit: int = CONTAINERS, removed: int = REMOVED
     ) -> None:
-        self._told: dict[str, OrderedDict[Key, Container]] = {
+        self._reported: dict[str, OrderedDict[Key, Container]] = {
             name: OrderedDict() for name in runtimes
         }
         self._unconfirmed: dict[str, set[Key]] = {name: set() for name in runtimes}
@@ -169,7 +169,7 @@ class Registry:
 
     def of_runtime(self, runtime: str, key: Key) -> Container | None:
         """Return the container as one runtime reported it; None if it did not."""
-        return self._told[runtime].get(key)
+        return self._reported[runtime].get(key)
 
     def __iter__(self) -> Iterator[Container]:
         """Go through those that exist now."""
@@ -180,7 +180,7 @@ class Registry:
 
     def begin(self, runtime: str) -> None:
         """Note that the runtime reports all anew; what it leaves out until `synced` is gone."""
-        self._unconfirmed[runtime] = set(self._told[runtime])
+        self._unconfirmed[runtime] = set(self._reported[runtime])
 
     def apply(self, runtime: str, change: Change) -> list[Change]:
         """Apply what a runtime reported; return what differs now, all runtimes taken together.
@@ -190,7 +190,7 @@ class Registry:
 
         Raises KeyError for a runtime that was not announced.
         """
-        told = self._told[runtime]
+        reported = self._reported[runtime]
         if change.kind == "synced":
             vanished, self._unconfirmed[runtime] = self._unconfirmed[runtime], set()
             return [each for key in vanished for each in self._remove(runtime, key)]
@@ -201,32 +201,32 @@ class Registry:
             return []
         if change.kind == "removed":
             return self._remove(runtime, key, container.addressed)
-        if change.kind in ("updated", "detailed") and key not in told:
+        if change.kind in ("updated", "detailed") and key not in reported:
             return []
-        container = _merge_details(told.get(key), container, change.kind)
+        container = _merge_details(reported.get(key), container, change.kind)
         self._unconfirmed[runtime].discard(key)
-        told[key] = container
+        reported[key] = container
         changes = self._merged(key, change.kind)
-        if len(told) > self._limit:
-            changes += self._remove(runtime, next(iter(told)))
+        if len(reported) > self._limit:
+            changes += self._remove(runtime, next(iter(reported)))
         return changes
 
     def _remove(self, runtime: str, key: Key, moment: int = 0) -> list[Change]:
         """Remove what a runtime reported, at the `moment` that it reports, 0 for none."""
         self._unconfirmed[runtime].discard(key)
-        if self._told[runtime].pop(key, None) is None:
+        if self._reported[runtime].pop(key, None) is None:
             return []
         return self._merged(key, "removed", moment)
 
     def _merged(self, key: Key, kind: str, moment: int = 0) -> list[Change]:
-        tellings = [told[key] for told in self._told.values() if key in told]
+        reports = [reported[key] for reported in self._reported.values() if key in reported]
         before = self._known.get(key)
-        if not tellings:
+        if not reports:
             return [Change("removed", self._mark_removed(key, before, moment))] if before else []
         # Docker's containers are containerd's too, where they have no name.
-        now = next((each for each in tellings if each.named), tellings[0])
+        now = next((each for each in reports if each.named), reports[0])
         if not now.cgroups:
-            placed = next((each for each in tellings if each.cgroups), now)
+            placed = next((each for each in reports if each.cgroups), now)
             now = now.copy(cgroups=placed.cgroups, mntns=placed.mntns)
         if now == before:
             return []

@@ -29,11 +29,11 @@ class Containers(Protocol):
     """What is asked of the runtimes' containers: ig.containers.index.Index."""
 
     @property
-    def telling(self) -> frozenset[str]:
+    def answering(self) -> frozenset[str]:
         """The runtimes that may still report a container."""
 
     @property
-    def unheard(self) -> frozenset[str]:
+    def unlisted(self) -> frozenset[str]:
         """The runtimes that have not listed their containers yet."""
 
     @property
@@ -94,8 +94,8 @@ class Attribution:
         self._named: dict[str, set[int]] = {}
         """The cgroups with a container's id, or a name, in their paths."""
         self._changes: deque[str] = deque(maxlen=_MOST_CHANGES)
-        self._telling = containers.telling
-        self._unheard = containers.unheard
+        self._answering = containers.answering
+        self._unlisted = containers.unlisted
         self._stray_paths = containers.strays.paths
         self._looked_up = 0
         self.owners: dict[int, Container] = {0: _nobody(0)}
@@ -156,7 +156,7 @@ class Attribution:
         return self._containers.strays
 
     def _unsure(self, cgroup: int) -> bool:
-        return not self._states[cgroup].paths or bool(self._containers.unheard)
+        return not self._states[cgroup].paths or bool(self._containers.unlisted)
 
     def _state(self, cgroup: int) -> CgroupState:
         state = self._states.get(cgroup)
@@ -186,8 +186,11 @@ class Attribution:
         if self._stray_paths is not self._containers.strays.paths:
             self._stray_paths = self._containers.strays.paths
             yield from [each for each, state in self._states.items() if state.owner is HOST]
-        if (self._telling, self._unheard) != (self._containers.telling, self._containers.unheard):
-            self._telling, self._unheard = self._containers.telling, self._containers.unheard
+        if (self._answering, self._unlisted) != (
+            self._containers.answering,
+            self._containers.unlisted,
+        ):
+            self._answering, self._unlisted = self._containers.answering, self._containers.unlisted
             yield from [each for each, state in self._states.items() if not state.owner.known]
         if len(self._changes) == _MOST_CHANGES:
             self._changes.clear()  # there may have been more changes than it holds
@@ -220,7 +223,7 @@ class Attribution:
         if not keep and state.owner is HOST and self._stray_paths:
             keep = any(path.names in self._stray_paths for path in state.paths)
         if not keep and not state.owner.known:
-            keep = bool(self._containers.unheard)  # a runtime that has not answered may know it
+            keep = bool(self._containers.unlisted)  # a runtime that has not answered may know it
         if keep != state.verdict:
             self._kernel.decide(cgroup, keep)
             state.verdict = keep

@@ -28,8 +28,8 @@ class Runtimes:
 
     def __init__(self, *containers: Container) -> None:
         self.known = {each.id: each for each in containers}
-        self.telling = frozenset({"docker"})
-        self.unheard: frozenset[str] = frozenset()
+        self.answering = frozenset({"docker"})
+        self.unlisted: frozenset[str] = frozenset()
         self.strays = Located(threading.Lock())
         self.asked: list[tuple[str, ...]] = []
         self.unread: list[tuple[str, Container]] = []
@@ -43,7 +43,7 @@ class Runtimes:
             if identifier in self.known:
                 return self.known[identifier], True
             if identifier:
-                return Container(identifier, identifier[:12], UNKNOWN_RUNTIME), not self.telling
+                return Container(identifier, identifier[:12], UNKNOWN_RUNTIME), not self.answering
         return HOST, True
 
     def catch_up(self) -> None:
@@ -157,14 +157,14 @@ def test_a_name_that_comes_late_corrects_owner_and_verdict() -> None:
 
 def test_no_verdict_is_written_while_a_runtime_has_not_answered() -> None:
     bench = Bench()
-    bench.runtimes.unheard = frozenset({"docker"})
+    bench.runtimes.unlisted = frozenset({"docker"})
     bench.attribution.update([])
     bench.send(1, "docker", DB.id)
     bench.undecided(1, now=10)
     assert bench.undecided(1, now=10 + OWNER_TIMEOUT) == set()
     assert bench.kernel.verdicts == {}
     assert bench.attribution.unsure(1)
-    bench.runtimes.unheard = frozenset()
+    bench.runtimes.unlisted = frozenset()
     bench.attribution.update([])
     assert bench.kernel.verdicts == {1: False}
     assert not bench.attribution.unsure(1)
@@ -174,10 +174,10 @@ def test_a_runtime_that_is_lost_makes_nobody_wait() -> None:
     bench = Bench()
     bench.send(1, "docker", DB.id)
     assert bench.undecided(1, now=10) == {1}
-    bench.runtimes.telling = frozenset()
+    bench.runtimes.answering = frozenset()
     bench.attribution.update([])
     assert bench.undecided(1, now=11) == set()
-    bench.runtimes.telling = frozenset({"docker"})  # it is back, and tells
+    bench.runtimes.answering = frozenset({"docker"})  # it is back
     bench.runtimes.tell("exists", DB)
     bench.attribution.update([])
     assert bench.owner(1) is DB

@@ -44,15 +44,15 @@ def test_two_sockets_of_one_runtime_are_told_apart() -> None:
     index.apply(SECOND, Change("synced"))
     assert [each.name for each in index.containers()] == ["web"]
     index.lost("podman")
-    assert index.telling == {"podman"}
+    assert index.answering == {"podman"}
     index.lost(SECOND)
-    assert index.telling == frozenset()
+    assert index.answering == frozenset()
 
 
 def test_both_sockets_are_waited_for() -> None:
     index = podmans()
     index.apply("podman", Change("synced"))
-    assert index.unheard == {SECOND}
+    assert index.unlisted == {SECOND}
 
 
 def test_a_users_runtime_names_no_cgroup_but_that_of_its_process() -> None:
@@ -117,7 +117,7 @@ def test_a_users_runtime_that_goes_is_not_told() -> None:
         for line in (Change("synced"), RuntimeUnavailable(f"{script.socket} is gone")):
             script.lines.put(line)
     assert "/nonexistent/podman.sock is gone" in said.get(timeout=BOUND)
-    until(lambda: not index.telling, "both to be lost")
+    until(lambda: not index.answering, "both to be lost")
     index.close()
     assert said.empty()
 

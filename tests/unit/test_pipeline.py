@@ -182,7 +182,7 @@ def test_the_largest_of_those_that_wait_is_given_up_when_there_are_too_many(
 
 def test_what_a_choice_hides_while_names_are_missing_is_counted() -> None:
     trace = Trace(WEB, wanted="web")
-    trace.runtimes.unheard = frozenset({"docker"})
+    trace.runtimes.unlisted = frozenset({"docker"})
     trace.path(1, WEB)
     trace.path(2, LATE)
     trace.step((ago(5), 1, 0, 1), (ago(5), 2, 0, 2), (ago(5), 2, 0, 3))

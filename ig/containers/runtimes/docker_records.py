@@ -70,7 +70,7 @@ def parse_event(record: object, seen: Seen) -> Change | None:
     if kind is None or not is_id(identifier):
         return None
     attributes = untrusted.mapping(actor.get("Attributes"))
-    known = seen.get(identifier) or _first_told(seen.runtime, identifier, attributes)
+    known = seen.get(identifier) or _first_report(seen.runtime, identifier, attributes)
     name = untrusted.text(attributes.get("name")).lstrip("/") or known.name
     changes: dict[str, Any] = {
         **_UNTOLD,
@@ -168,7 +168,7 @@ def _exposed(found: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(untrusted.port(port) for port, _, proto in named if proto == "tcp")
 
 
-def _first_told(runtime: str, identifier: str, attributes: Mapping[str, Any]) -> Container:
+def _first_report(runtime: str, identifier: str, attributes: Mapping[str, Any]) -> Container:
     labels = untrusted.labels(attributes, _NOT_LABELS)
     return Container(identifier, identifier[:12], runtime, labels=labels)
 
