@@ -21,6 +21,7 @@ struct key {
 
 struct value {
 	u64 count, retransmits, sent, received;
+	u64 total_latency;		/* ns; of closes, of durations */
 	/* Of two processors that store a largest one at once, in the same bucket, either may win. */
 	u64 max_latency;		/* ns; of closes, of the duration */
 	u64 min_time, max_time;		/* ns since boot: of the first and of the last */
@@ -53,6 +54,8 @@ static __always_inline void count(struct event *event)
 		__sync_fetch_and_add(&value->sent, event->sent);
 	if (event->received)
 		__sync_fetch_and_add(&value->received, event->received);
+	if (latency)
+		__sync_fetch_and_add(&value->total_latency, latency);
 	if (latency > value->max_latency)
 		value->max_latency = latency;
 	if (!value->min_time)

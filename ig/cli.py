@@ -14,7 +14,7 @@ from typer.core import TyperOption
 
 from ig.errors import IgError, UsageError
 from ig.gadget import CompatView, Gadget, Param
-from ig.options import FAMILIES, OUTPUT, RUNTIMES, WHOSE, gadget_params, replay_params
+from ig.options import EXPORT, FAMILIES, OUTPUT, RUNTIMES, WHOSE, gadget_params, replay_params
 from ig.output.stream import (
     STDOUT,
     ReaderGone,
@@ -57,6 +57,7 @@ def build(arguments: Sequence[str]) -> Group:
     root.add_command(Command("replay", "Show a recording.", replay_params(), _replay))
     root.add_command(_doctor())
     root.add_command(_explain())
+    root.add_command(Command("export", "Export metrics to Prometheus.", EXPORT, _export))
     root.add_command(Command("version", "Print the version.", (), _version))
     for group in (*verbs.values(), run):
         root.add_command(group)
@@ -153,6 +154,12 @@ def _explain() -> Command:
     return Command("explain", "Connect once, and show the way and why it fails.", params, run)
 
 
+def _export(options: dict[str, Any]) -> None:
+    from ig.commands.export import export
+
+    export(options)
+
+
 def _version(_: dict[str, Any]) -> None:
     from importlib.metadata import version
 
@@ -224,7 +231,7 @@ def _guarded(arguments: list[str]) -> int:
     except IgError as error:
         if os.environ.get("IG_DEBUG"):
             raise
-        say(*error.lines())
+        say(*error.lines(), level="error")
         return error.exit_code
     except typer.TyperException as error:  # usage, as typer found it
         if hasattr(error, "show"):

@@ -93,7 +93,7 @@ def end_name(container: Container) -> str:
     return container.pod_name or container.name
 
 
-def _shown_end(container: Container) -> str:
+def shown_end(container: Container) -> str:
     """Return the name as Inspektor Gadget shows it; empty for neither a pod nor a container."""
     if container.pod_name:
         return f"p/{container.pod_namespace}/{container.pod_name}"
@@ -104,7 +104,7 @@ def named_end(
     addresses: Sequence[str], ports: Sequence[int], whose: Sequence[Container]
 ) -> list[str]:
     """Return each end as `c/NAME:PORT`, `p/NAMESPACE/POD:PORT` or `r/ADDRESS:PORT`."""
-    names = of_each(whose, _shown_end)
+    names = of_each(whose, shown_end)
     return [
         f"{name or f'r/{address}'}:{port}"
         for name, address, port in zip(names, addresses, ports, strict=True)

@@ -151,6 +151,46 @@ def replay_params() -> tuple[Param, ...]:
     )
 
 
+EXPORT = (
+    Param(
+        "prometheus",
+        ("--prometheus",),
+        "string",
+        "Serve /metrics and /healthz on this address: 127.0.0.1:9435.",
+    ),
+    Param(
+        "cidr",
+        ("--cidr",),
+        "strings",
+        "Name a network as a destination: office=10.0.0.0/8; other addresses are `external`.",
+    ),
+    Param(
+        "series",
+        ("--series",),
+        "count",
+        "Series of each metric (default 2000); what comes beyond is counted as `other`.",
+    ),
+    Param(
+        "open_connections",
+        ("--open-connections",),
+        "flag",
+        "Also count open connections; keeps the privileges that this needs.",
+    ),
+    Param(
+        "interval",
+        ("--interval",),
+        "interval",
+        "Read the kernel's counts every SECONDS (default 5).",
+    ),
+    Param(
+        "log_file", ("--log-file",), "string", "Append messages to this file; SIGHUP reopens it."
+    ),
+    Param("log_format", ("--log-format",), "string", "Format of messages: text or json."),
+    *WHOSE,
+    *RUNTIMES,
+    *(param for param in OUTPUT if param.name in ("ready_file", "keep_privileges")),
+)
+"""The options of `ig export`."""
 HEADINGS = {
     param.name: heading
     for heading, params in (

@@ -11,7 +11,8 @@ at each interval, whose rows are the counts of that interval:
   `sport` this end's where it accepted (`direction`); the other port, chosen by a kernel, is 0.
 - `bucket` is the index of latencies, of closes of durations (`ig.buckets`), 0 if there were none. A
   connection to one place so has a row for each bucket in use.
-- `count` is how many, `retransmits`, `sent` and `received` are sums, `max_latency` is the longest.
+- `count` is how many, `retransmits`, `sent`, `received` and `total_latency` are sums, `max_latency`
+  is the longest.
 - `other` is 1 in rows of what had no room among 65,536 keys: without addresses and ports.
 
 `measures(batch)` gives both sources' rows in one form, and `Counts` adds them up:

@@ -105,6 +105,9 @@ def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
     """Yield the files that are opened after privileges are dropped."""
     if options.get("ready_file"):
         yield _ready_file_use(options["ready_file"])
+    if options.get("log_file"):
+        yield Use(options["log_file"], os.W_OK, expected=True)
+        yield Use(os.path.dirname(os.path.abspath(options["log_file"])), os.W_OK | os.X_OK)
     asked = asked_for(options)
     for runtime in index.sources.values():
         yield Use(runtime.socket, expected=runtime.name in asked)
@@ -135,8 +138,13 @@ def configure_display(
     display: DisplayOptions, chosen: Selection, index: Index, answered: Answers, later: str = ""
 ) -> None:
     """Show Kubernetes columns if needed; report runtimes without an answer, or no containers."""
+    display.show_pods(index.containers())
+    report_answers(chosen, index, answered, later)
+
+
+def report_answers(chosen: Selection, index: Index, answered: Answers, later: str = "") -> None:
+    """Report runtimes without an answer, or that no containers are running."""
     containers = index.containers()
-    display.show_pods(containers)
     for runtime in answered.pending:
         say(
             f"{runtime.name} has not answered yet at {runtime.socket}; "

@@ -34,7 +34,7 @@ from ig.sockets.owner import Known
 from ig.sockets.proc import INFO, TIME_WAIT
 from ig.stop import Stop
 
-_SNAPSHOT = (
+SNAPSHOT = (
     Capability.CAP_SYS_ADMIN,  # to enter network namespaces
     Capability.CAP_SYS_PTRACE,  # to find them, and who holds a socket
     Capability.CAP_DAC_READ_SEARCH,  # the same, and cgroups by their ids
@@ -64,7 +64,7 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, _tells_ends(display, options))
     with recording(gadget, options) as recorders:
-        answered = follow(index, options, _SNAPSHOT)
+        answered = follow(index, options, SNAPSHOT)
         configure_display(display, chosen, index, answered)
         gc.disable()  # one pass over plain lists: a collection would cost time and free nothing
         notes = Notes(say, again=os.isatty(1))

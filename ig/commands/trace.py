@@ -50,14 +50,12 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
     loading = Loading(gadget.program, defines(gadget, options), gadget.source == "aggregate")
     recorded = recording(gadget, options)
     with closing(index), contextlib.closing(loading), recorded as recorders:
-        compat = compat_processes()  # while it has the privilege to see them
+        report_compat()
         give_up_privileges(index, options, (Capability.CAP_BPF,))
         if not chosen.choosy:
             index.batch()
         index.start()
-        with _source(loading, index, gadget.keep_counts) as source:
-            if compat:
-                say(f"warning: partial coverage: not traced: {COMPAT} ({compat} such processes)")
+        with open_source(loading, index, gadget.keep_counts) as source:
             hint = Hint(index, chosen, options)
             answered = answers.of(index, asked_for(options))
             configure_display(
@@ -83,8 +81,15 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                 display.tell_withheld()
 
 
+def report_compat() -> None:
+    """Report processes that are not traced, while there is the privilege to see them."""
+    if compat := compat_processes():
+        say(f"warning: partial coverage: not traced: {COMPAT} ({compat} such processes)")
+
+
 @contextmanager
-def _source(loading: Any, index: Index, keep_counts: bool) -> Iterator[Any]:
+def open_source(loading: Any, index: Index, keep_counts: bool = False) -> Iterator[Any]:
+    """Yield the source of a program's events, once it is loaded and the runtimes have answered."""
     probes = loading.result()
     for line in sorted(set(probes.refused)):
         say(f"warning: partial coverage: {line}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
+import json
 import os
 import select
 import socket
@@ -231,11 +232,28 @@ class Stderr(io.TextIOBase):
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
-def say(*lines: str) -> None:
+_as_json = False
+
+
+def log_json() -> None:
+    """Print messages as JSON from now on, an object a line: time, level and message."""
+    global _as_json
+    _as_json = True
+
+
+def say(*lines: str, level: str = "info") -> None:
     """Print a message on stderr; unprintable characters and ends of lines within are escaped."""
     safe = "\n".join(map(_escaped, lines))
-    sys.stderr.write(f"ig: {safe}\n")
+    sys.stderr.write(_json(safe, level) if _as_json else f"ig: {safe}\n")
     sys.stderr.flush()
+
+
+def _json(message: str, level: str) -> str:
+    for prefix in ("warning", "error"):
+        if message.startswith(f"{prefix}: "):
+            level, message = prefix, message.removeprefix(f"{prefix}: ")
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return json.dumps({"time": now, "level": level, "message": message}) + "\n"
 
 
 def _escaped(line: str) -> str:

@@ -1,0 +1,108 @@
+"""`ig export`: metrics of TCP connections, for Prometheus."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ig.bpf.loader import Loading
+from ig.commands import answers
+from ig.commands.answers import closing
+from ig.commands.setup import (
+    asked_for,
+    check_ready_file,
+    give_up_privileges,
+    make_index,
+    report_answers,
+    selection,
+    write_ready_file,
+)
+from ig.commands.snapshot import SNAPSHOT, known_by
+from ig.commands.trace import open_source, report_compat
+from ig.containers.index import Index
+from ig.containers.peers import Peers
+from ig.containers.selection import Selection
+from ig.errors import UsageError
+from ig.export.address import listen, parse_address
+from ig.export.connections import OpenConnections
+from ig.export.destinations import Destinations, parse_networks
+from ig.export.metrics import Metrics
+from ig.export.pages import Pages, serving
+from ig.export.service import LogFile, notify, on_hangup
+from ig.gadgets import declared
+from ig.kernel.capabilities import Capability, need_privileges
+from ig.kernel.cgroupfs import look_up
+from ig.output.sink import Chain
+from ig.output.stream import Stream, log_json, say
+from ig.stop import Stop
+from ig.summary import counted
+from ig.trace.attribution import Attribution
+from ig.trace.pipeline import Pipeline, defines
+
+INTERVAL = 5.0
+"""Seconds between reads of the kernel's counts, where the user does not say."""
+SERIES = 2000
+"""The number of series of each metric, in the same way."""
+_GADGET = "trace_tcpconnect"
+
+
+def export(options: Mapping[str, Any]) -> None:
+    """Serve metrics until the user stops it. Raises IgError."""
+    address = parse_address(options.get("prometheus") or "")
+    destinations = Destinations(parse_networks(options.get("cidr") or ()))
+    chosen = selection(options)
+    check_ready_file(options.get("ready_file"))
+    _set_log_format(options.get("log_format") or "text")
+    need_privileges()
+    stop = Stop()
+    on_hangup(LogFile(options["log_file"]) if options.get("log_file") else None)
+    listener = listen(address)
+    index = make_index(options, detailed=True)
+    gadget = counted(declared()[_GADGET])
+    # Forks before the index starts threads.
+    loading = Loading(gadget.program, defines(gadget, options), gadget.source == "aggregate")
+    with closing(index), contextlib.closing(loading):
+        report_compat()
+        opened = bool(options.get("open_connections"))
+        give_up_privileges(index, options, (Capability.CAP_BPF, *(SNAPSHOT if opened else ())))
+        metrics = _metrics(options, destinations, index)
+        pages = Pages(metrics, _connections(options, chosen, index) if opened else None)
+        index.start()
+        with serving(listener, pages) as server, open_source(loading, index) as source:
+            report_answers(chosen, index, answers.of(index, asked_for(options)))
+            pipeline = Pipeline(
+                source,
+                Attribution(index, chosen.wants, source, look_up),
+                Chain((), metrics),
+                Stream(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stop),
+                lambda: stop() or server.failure is not None,
+                lambda: False,
+                peers=Peers(index).of_records,
+                interval=metrics.interval,
+            )
+            with stop.noted():
+                metrics.open()
+                write_ready_file(options.get("ready_file"))
+                notify("READY=1")
+                pipeline.run()
+                notify("STOPPING=1")
+
+
+def _set_log_format(name: str) -> None:
+    if name not in ("text", "json"):
+        raise UsageError(f"Unknown log format {name[:64]!r}.", "Known formats: text, json")
+    if name == "json":
+        log_json()
+
+
+def _metrics(options: Mapping[str, Any], destinations: Destinations, index: Index) -> Metrics:
+    interval, most = options.get("interval") or INTERVAL, options.get("series") or SERIES
+    return Metrics(interval, most, destinations, index.containers)
+
+
+def _connections(options: Mapping[str, Any], chosen: Selection, index: Index) -> OpenConnections:
+    known = partial(known_by, index)
+    return OpenConnections(known, chosen.wants, say, options.get("series") or SERIES)

@@ -1,0 +1,1 @@
+"""Metrics of this host for what collects them: Prometheus."""

@@ -1,0 +1,195 @@
+"""The metrics of TCP connections: the sink of what the kernel has counted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+
+from ig import buckets
+from ig.attempts import OUTCOMES
+from ig.container import UNKNOWN_RUNTIME, Container
+from ig.ends import ADDRESSES, peers, shown_end
+from ig.export.destinations import Destinations, port_name
+from ig.export.prometheus import exposition
+from ig.export.series import OTHER, Labels, Metric
+from ig.gadget import Batch, of_each
+from ig.summary import CONNECT, Measure, measures
+
+EXPIRY = 600.0
+"""Seconds that series stay after their container was last there."""
+BOUNDS = tuple((1 << power) - 1 for power in (*range(16, 31), 32, 34, 36))
+"""The largest number of ns in each bucket, 65 µs to 69 s. Some of the kernel's buckets end at each
+power of two, so that the counts are exact."""
+
+OWNER = ("container", "pod", "namespace")
+_HOST = ("", "", "")
+_UNKNOWN = ("unknown", "unknown", "unknown")
+_ENDS = (*OWNER, "destination", "port")
+_ESTABLISHED = OUTCOMES.index("established")
+
+
+class _Counted:
+    """The metrics of what the kernel counts; the number of their series is bounded."""
+
+    def __init__(self) -> None:
+        self.connects = Metric(
+            "ig_tcp_connects_total",
+            "counter",
+            "TCP connection attempts that have ended.",
+            (*_ENDS, "outcome"),
+            kept=("outcome",),
+        )
+        self.durations = Metric(
+            "ig_tcp_connect_duration_seconds",
+            "histogram",
+            "Time from the SYN to the reply of TCP connections that were established.",
+            _ENDS,
+            bounds=BOUNDS,
+        )
+        self.retransmits = Metric(
+            "ig_tcp_retransmits_total",
+            "counter",
+            "TCP segments that were sent again; kind syn: those of attempts that have ended.",
+            (*_ENDS, "kind"),
+            kept=("kind",),
+        )
+        self.all = (self.connects, self.durations, self.retransmits)
+
+
+class _Own:
+    """The metrics of ig itself."""
+
+    def __init__(self) -> None:
+        self.lost = Metric(
+            "ig_events_lost_total", "counter", "Events that were not counted.", ("cause",)
+        )
+        self.containers = Metric("ig_containers", "gauge", "Running containers.", ("runtime",))
+        self.series = Metric("ig_series", "gauge", "Series of a metric.", ("metric",))
+        self.overflow = Metric(
+            "ig_series_overflow_total",
+            "counter",
+            "Events that a metric has counted in its series `other`.",
+            ("metric",),
+        )
+        self.build = Metric("ig_build_info", "gauge", "The version of ig; always 1.", ("version",))
+        self.build.set({(version("ig"),): 1})
+        self.all = (self.lost, self.containers, self.series, self.overflow, self.build)
+
+
+class Metrics:
+    """The sink that adds up what the kernel has counted.
+
+    Any thread may call `exposition` and read `updated`; all else is for the thread that reads the
+    kernel's counts.
+    """
+
+    def __init__(
+        self,
+        interval: float,
+        most: int,
+        destinations: Destinations,
+        running: Callable[[], Sequence[Container]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take counts every `interval` seconds, for at most `most` series of each metric.
+
+        `running` returns the containers that run now.
+        """
+        self.interval = interval
+        self.updated = 0.0
+        """When counts were last read, by the clock; 0 before the first time."""
+        self._most, self._destinations, self._running = most, destinations, running
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._counted, self._own = _Counted(), _Own()
+        self._lost: Counter[str] = Counter()
+        self._seen: dict[Labels, float] = {}
+        """When each container was last seen, by its labels as an owner and as a destination."""
+
+    def open(self) -> None:
+        """Begin: all metrics have values from now on."""
+        self.tick(0)
+
+    def write(self, batch: Batch) -> None:
+        """Add the counts of attempts; those of other events are ignored."""
+        fields = batch.fields
+        names = ("version", "daddr", "dport", "other")
+        ends = zip(peers(batch), *map(fields.__getitem__, names), strict=True)
+        counts = zip(measures(batch), fields["total_latency"], strict=True)
+        owners = of_each(batch.owners, owner_labels)
+        now = self._clock()
+        with self._lock:
+            for owner, end, (measure, total) in zip(owners, ends, counts, strict=True):
+                if measure.type == CONNECT:
+                    destination, port = self._end(*end)
+                    self._note(owner, destination, now)
+                    self._add((*owner, destination, port), measure, total)
+
+    def _end(
+        self, peer: Container, ip: int, address: bytes, port: int, other: int
+    ) -> tuple[str, str]:
+        if other:  # all that the kernel had no room for
+            return OTHER, OTHER
+        return self._destinations.name(peer, ADDRESSES[ip, address]), port_name(port)
+
+    def _add(self, labels: Labels, measure: Measure, total: int) -> None:
+        counted, most = self._counted, self._most
+        counted.connects.add((*labels, OUTCOMES[measure.outcome]), measure.number, most)
+        if measure.retransmits:
+            counted.retransmits.add((*labels, "syn"), measure.retransmits, most)
+        if measure.bucket and measure.outcome == _ESTABLISHED:
+            low, _ = buckets.bounds(measure.bucket)
+            numbers = measure.number, total
+            counted.durations.observe(labels, low, numbers, most)
+
+    def tick(self, now: int) -> None:
+        """Update what the kernel does not count, and remove series of containers that are gone."""
+        del now
+        running, moment = self._running(), self._clock()
+        with self._lock:
+            for container in running:
+                self._note(owner_labels(container), shown_end(container), moment)
+            self._expire(moment)
+            self._own.containers.set(Counter((each.runtime,) for each in running))
+            self._own.series.set({(each.name,): len(each) for each in self._counted.all})
+            self._own.overflow.set({(each.name,): each.overflowed for each in self._counted.all})
+            self.updated = moment
+
+    def _note(self, owner: Labels, destination: str, now: float) -> None:
+        """Note that a container is there, or was a moment ago."""
+        if owner not in (_HOST, _UNKNOWN):
+            self._seen[owner] = now
+        if "/" in destination:  # a container's or a pod's
+            self._seen[(destination,)] = now
+
+    def _expire(self, now: float) -> None:
+        gone = {labels for labels, seen in self._seen.items() if now - seen > EXPIRY}
+        for labels in gone:
+            del self._seen[labels]
+        for metric in self._counted.all if gone else ():
+            metric.expire(lambda labels: labels[:3] in gone or labels[3:4] in gone)
+
+    def lost(self, counts: Mapping[str, int]) -> None:
+        """Take the number of lost events by cause; each only grows."""
+        with self._lock:
+            self._lost |= Counter(counts)
+            self._own.lost.set({(cause,): count for cause, count in self._lost.items()})
+
+    def close(self) -> None:
+        """End: nothing more is counted."""
+
+    def exposition(self, more: Iterable[Metric] = ()) -> bytes:
+        """Return all metrics, and `more`, in Prometheus' text format."""
+        with self._lock:
+            return exposition((*self._counted.all, *more, *self._own.all))
+
+
+def owner_labels(container: Container) -> Labels:
+    """Return the labels container, pod and namespace: empty for the host, `unknown` for unknown."""
+    if container.runtime == UNKNOWN_RUNTIME and container.id.startswith(("cgroup:", "unknown")):
+        return _UNKNOWN
+    name = container.pod_container or container.name
+    return name, container.pod_name, container.pod_namespace

@@ -1,0 +1,93 @@
+"""Metrics with a bounded number of series.
+
+A series is what has one combination of label values. Counters never go backwards while their series
+exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+OTHER = "other"
+"""The label values of the series that counts what there was no room for."""
+
+Labels = tuple[str, ...]
+
+
+class Sample(NamedTuple):
+    """One number of a metric."""
+
+    labels: Labels
+    values: Sequence[int]
+    """One number; of a histogram those of its buckets, not cumulative, then the sum."""
+
+
+class Metric:
+    """A metric: its name, its labels, and the numbers of its series."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        text: str,
+        labels: Sequence[str] = (),
+        *,
+        kept: Collection[str] = (),
+        bounds: Sequence[int] = (),
+    ) -> None:
+        """`kind` is counter, gauge or histogram, `text` its description.
+
+        Labels that are in `kept` keep their values where there is no room for a series. `bounds`
+        are a histogram's: the largest number of each bucket but the last.
+        """
+        self.name, self.kind, self.text, self.labels = name, kind, text, tuple(labels)
+        self.bounds = tuple(bounds)
+        self._kept = [label in kept for label in labels]
+        self._width = len(bounds) + 2 if kind == "histogram" else 1
+        self._series: dict[Labels, list[int]] = {}
+        self._other: dict[Labels, list[int]] = {}
+        self.overflowed = 0
+        """How much was counted as `other` so far."""
+
+    def __len__(self) -> int:
+        """Return the number of series, those of `other` not counted."""
+        return len(self._series)
+
+    def add(self, labels: Labels, amount: int, most: int) -> None:
+        """Add to the counter with these label values, if that makes no more than `most` series."""
+        self._of(labels, amount, most)[0] += amount
+
+    def observe(self, labels: Labels, value: int, numbers: tuple[int, int], most: int) -> None:
+        """Add numbers of the bucket of `value` to a histogram: how many they are, and their sum."""
+        count, total = numbers
+        series = self._of(labels, count, most)
+        place = next((at for at, bound in enumerate(self.bounds) if value <= bound), -2)
+        series[place] += count
+        series[-1] += total
+
+    def set(self, values: Mapping[Labels, int]) -> None:
+        """Replace all series of a gauge or counter."""
+        self._series = {labels: [value] for labels, value in values.items()}
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield the series, in the order in which they began; `other` last."""
+        for series in (self._series, self._other):
+            for labels, values in series.items():
+                yield Sample(labels, values)
+
+    def expire(self, gone: Callable[[Labels], bool]) -> None:
+        """Remove the series for whose label values `gone` returns true."""
+        for labels in list(filter(gone, self._series)):
+            del self._series[labels]
+
+    def _of(self, labels: Labels, amount: int, most: int) -> list[int]:
+        series = self._series.get(labels)
+        if series is None and len(self._series) < most:
+            series = self._series[labels] = [0] * self._width
+        if series is None:
+            self.overflowed += amount
+            pairs = zip(labels, self._kept, strict=True)
+            labels = tuple(value if kept else OTHER for value, kept in pairs)
+            series = self._other.setdefault(labels, [0] * self._width)
+        return series

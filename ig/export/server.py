@@ -1,0 +1,211 @@
+"""A small HTTP server for pages that programs read: bounded in connections, sizes and time.
+
+It knows GET and HEAD, and answers one request of each connection. Source: RFC 9112.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from typing import NamedTuple
+
+MOST_CONNECTIONS = 64
+"""A connection beyond these ends the oldest one that has not asked yet, or else the oldest."""
+MOST_BYTES = 8192
+"""The size of a request."""
+PATIENCE = 10.0
+_LINGER = 1.0  # seconds that a client may go on sending after it was answered
+_PIECE = 65536
+_BUFFER = 1 << 18  # bytes that the kernel holds of an answer; twice as many by its own count
+
+
+class Page(NamedTuple):
+    """What is answered."""
+
+    status: HTTPStatus
+    content_type: str
+    body: bytes
+
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+def text_page(status: HTTPStatus, text: str = "") -> Page:
+    """Return a page with one line of text, that of the status if none is given."""
+    return Page(status, _TEXT, f"{text or status.phrase}\n".encode())
+
+
+class _Client:
+    """One connection: its request, then its answer."""
+
+    def __init__(self, connection: socket.socket, ends: float) -> None:
+        self.socket = connection
+        self.ends = ends
+        self.request = bytearray()
+        self.answer: list[memoryview] = []
+        self.state = selectors.EVENT_READ
+        self.lingers = False
+
+
+class Server(threading.Thread):
+    """Serves the pages of `pages`, by their paths, until `stop`."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        pages: Mapping[str, Callable[[], Page]],
+        patience: float = PATIENCE,
+    ) -> None:
+        """Serve connections to the listening socket, which it closes at the end.
+
+        A client may take `patience` seconds to ask, and as many to read.
+        """
+        super().__init__(name="metrics", daemon=True)
+        self.failure: BaseException | None = None
+        """The error that ended it, if one did."""
+        self._listener, self._pages, self._patience = listener, pages, patience
+        self._clients: OrderedDict[int, _Client] = OrderedDict()
+        self._selector = selectors.DefaultSelector()
+        self._waker, self._woken = socket.socketpair()
+        self._stopping = False
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)  # connections inherit it
+        listener.setblocking(False)
+        for each in (listener, self._woken):
+            self._selector.register(each, selectors.EVENT_READ)
+
+    def stop(self) -> None:
+        """End it, and all connections, soon."""
+        self._stopping = True
+        self._waker.send(b"x")
+        self.join(PATIENCE)
+
+    def run(self) -> None:
+        """Serve until `stop`; what ends it otherwise is in `failure`."""
+        try:
+            while not self._stopping:
+                self._serve()
+        except BaseException as error:  # for the main thread, which ends with it
+            self.failure = error
+        finally:
+            for client in list(self._clients.values()):
+                self._close(client)
+            self._listener.close()
+            self._selector.close()
+
+    def _serve(self) -> None:
+        now = time.monotonic()
+        for client in [each for each in self._clients.values() if each.ends <= now]:
+            self._close(client)
+        next_end = min((each.ends for each in self._clients.values()), default=now + PATIENCE)
+        for key, _ in self._selector.select(max(next_end - now, 0.0)):
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.fileobj is not self._woken:
+                self._try(key.fd)
+
+    def _try(self, descriptor: int) -> None:
+        client = self._clients.get(descriptor)
+        if client is None:  # closed a moment ago
+            return
+        try:
+            self._advance(client)
+        except BlockingIOError:
+            pass  # the descriptor was another's a moment ago
+        except OSError:  # it is gone
+            self._close(client)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # too many open files, or it was closed again already
+            self._make_room(0)
+            return
+        connection.setblocking(False)
+        self._make_room(MOST_CONNECTIONS - 1)
+        client = self._clients[connection.fileno()] = _Client(
+            connection, time.monotonic() + self._patience
+        )
+        self._selector.register(connection, client.state)
+
+    def _make_room(self, most: int) -> None:
+        while len(self._clients) > most:
+            clients = list(self._clients.values())
+            self._close(next((each for each in clients if not each.answer), clients[0]))
+
+    def _advance(self, client: _Client) -> None:
+        if client.lingers:
+            if not client.socket.recv(_PIECE):
+                self._close(client)
+        elif client.answer:
+            first = client.answer[0]
+            client.answer[0] = rest = first[client.socket.send(first[:_PIECE]) :]
+            if not rest:
+                del client.answer[0]
+            if not client.answer:
+                self._linger(client)
+        else:
+            piece = client.socket.recv(_PIECE)
+            client.request += piece[: MOST_BYTES + 1]
+            page = self._asked(client.request)
+            if page is not None:
+                self._watch(client, selectors.EVENT_WRITE, self._patience)
+                # Not joined: a page that many read is in memory once.
+                parts = [_head(page), *([] if client.request[:5] == b"HEAD " else [page.body])]
+                client.answer = [memoryview(part) for part in parts if part]
+            elif not piece:
+                self._close(client)
+
+    def _linger(self, client: _Client) -> None:
+        """Read what the client still sends: closed before, it would lose the end of the answer."""
+        client.lingers = True
+        client.socket.shutdown(socket.SHUT_WR)
+        self._watch(client, selectors.EVENT_READ, _LINGER)
+
+    def _watch(self, client: _Client, state: int, seconds: float) -> None:
+        client.ends = time.monotonic() + seconds
+        self._selector.modify(client.socket, state)
+
+    def _asked(self, request: bytearray) -> Page | None:
+        """Return the answer to a request, None while it is not complete."""
+        head, end, _ = bytes(request).replace(b"\r\n", b"\n").partition(b"\n\n")
+        if len(request) > MOST_BYTES:
+            return text_page(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        line = head.partition(b"\n")[0].split(b" ")
+        if not end:
+            # No more is waited for of what is not HTTP.
+            wrong = b"\n" in head and (len(line) != 3 or not line[2].startswith(b"HTTP/1."))
+            return text_page(HTTPStatus.BAD_REQUEST) if wrong else None
+        if len(line) != 3 or not line[2].startswith(b"HTTP/1."):
+            return text_page(HTTPStatus.BAD_REQUEST)
+        page = self._pages.get(line[1].partition(b"?")[0].decode("latin-1"))
+        if page is None:
+            return text_page(HTTPStatus.NOT_FOUND)
+        if line[0] not in (b"GET", b"HEAD"):
+            return text_page(HTTPStatus.METHOD_NOT_ALLOWED)
+        return page()
+
+    def _close(self, client: _Client) -> None:
+        del self._clients[client.socket.fileno()]
+        self._selector.unregister(client.socket)
+        with suppress(OSError):
+            client.socket.close()
+
+
+def _head(page: Page) -> bytes:
+    lines = [
+        f"HTTP/1.1 {page.status.value} {page.status.phrase}",
+        f"Content-Type: {page.content_type}",
+        f"Content-Length: {len(page.body)}",
+        "Connection: close",
+    ]
+    if page.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        lines.append("Allow: GET, HEAD")
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")

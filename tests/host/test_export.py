@@ -1,0 +1,170 @@
+"""`ig export`, scraped by a real Prometheus: the counts are those of what was done."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host.attached import added, loaded
+from tests.host.engine import Engine
+from tests.host.namespace import Namespace
+from tests.host.prometheus import Prometheus, need, read
+from tests.host.tracer import Tracer
+from tests.host.waiting import PATIENCE, until
+
+Start = Callable[..., Tracer]
+BPF = 1 << 39
+
+
+def served(exporter: Tracer) -> str:
+    """Return the address that it serves on, as it says."""
+    match = re.search(r"serving http://(\S+)/metrics", exporter.stderr)
+    assert match, exporter.stderr
+    return match[1]
+
+
+@pytest.fixture
+def export(start_ig: Start, engine: Engine) -> Start:
+    """Start an exporter that knows the engine's containers, and reads its counts often."""
+
+    def start(*arguments: object, **options: object) -> Tracer:
+        options.setdefault("environment", {"DOCKER_HOST": engine.socket})
+        command = ("export", "--prometheus", "127.0.0.1:0", "--interval", "0.2")
+        return start_ig(*command, "-r", "docker", *arguments, **options)
+
+    return start
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Callable[[Tracer], Prometheus]]:
+    """Start a Prometheus that scrapes an exporter."""
+    started: list[Prometheus] = []
+
+    def start(exporter: Tracer) -> Prometheus:
+        started.append(Prometheus(tmp_path, served(exporter)))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+def test_prometheus_has_exactly_the_counts_of_what_containers_did(
+    export: Start, engine: Engine, prometheus: Callable[[Tracer], Prometheus]
+) -> None:
+    web, (db, port) = engine.idle("web"), engine.serve("db")
+    scraper = prometheus(exporter := export("--open-connections"))
+    connects = f'ig_tcp_connects_total{{container="{web.name}"}}'
+    durations = f'ig_tcp_connect_duration_seconds_count{{container="{web.name}"}}'
+    gateway = db.address.rpartition(".")[0] + ".1"
+    engine.connect(web, db.address, port, "--count", 13)
+    engine.connect(web, db.address, 9, "--count", 7)
+    engine.connect(web, gateway, 9, "--count", 3)
+    engine.connect(web, "127.0.0.1", 9, "--count", 2)
+    holder = engine.program("holder", "connect", db.address, port, "--count", 5, "--hold")
+    scraper.wait(f"sum({connects}) >= 25")
+    labels = ("destination", "port", "outcome", "pod")
+    far = f"c/{db.name}"
+    assert scraper.counts(connects, *labels) == {
+        (far, "ephemeral", "established", "-"): 13,
+        (far, "9", "refused", "-"): 7,
+        ("external", "9", "refused", "-"): 3,
+        ("loopback", "9", "refused", "-"): 2,
+    }
+    assert scraper.counts(durations, "destination") == {(far,): 13}
+    quantile = f"histogram_quantile(1, {durations.replace('_count', '_bucket')}) < 60"
+    assert len(scraper.query(quantile)) == 1
+    opened = f'ig_tcp_open_connections{{container="{holder.name}",state="established"}}'
+    scraper.wait(f"{opened} == 5")
+    assert scraper.counts("ig_build_info", "job").keys() == {("ig",)}
+    assert scraper.counts("ig_containers", "runtime")["docker",] >= 3
+    assert scraper.query("ig_events_lost_total") == []
+    assert exporter.stop(signal.SIGTERM)[2] == 0
+
+
+def test_prometheus_has_named_networks_and_an_exporter_that_has_ended_is_down(
+    export: Start, namespace: Namespace, prometheus: Callable[[Tracer], Prometheus]
+) -> None:
+    exporter = export("--host", "--cidr", "lab=198.51.100.0/24", "--series", 1000)
+    scraper = prometheus(exporter)
+    namespace.ip("addr", "add", "198.51.100.7/32", "dev", "lo")
+    namespace.serve("198.51.100.7", 5432)
+    namespace.connect("198.51.100.7", 5432, "--count", 11)
+    namespace.connect("198.51.100.7", 54320, "--count", 5)
+    scraper.wait('sum(ig_tcp_connects_total{destination="lab"}) >= 16')
+    found = scraper.counts('ig_tcp_connects_total{destination="lab"}', "container", "port")
+    assert found == {("-", "5432"): 11, ("-", "ephemeral"): 5}
+    assert exporter.stop()[2] == 0
+    scraper.wait("up == 0")
+
+
+def test_metrics_pass_promtool(export: Start, namespace: Namespace) -> None:
+    exporter = export("--host", "--open-connections")
+    namespace.connect("127.0.0.1", 9)
+    url = f"http://{served(exporter)}/metrics"
+    until(lambda: 'port="9",outcome="refused"' in read(url), "the connect in the metrics")
+    check = [need("promtool"), "check", "metrics"]
+    done = subprocess.run(
+        check, input=read(url), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_service_manager_is_told_and_only_the_privilege_to_read_counts_is_kept(
+    export: Start, engine: Engine, tmp_path: Path
+) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    manager.settimeout(PATIENCE)
+    environment = {"DOCKER_HOST": engine.socket, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    before = loaded()
+    exporter = export(environment=environment)
+    assert manager.recv(64) == b"READY=1"
+    assert read(f"http://{served(exporter)}/healthz") == "ok\n"
+    status = Path(f"/proc/{exporter.process.pid}/status").read_text()
+    assert re.findall(r"Cap(?:Eff|Prm):\t(\w+)", status) == [f"{BPF:016x}"] * 2
+    host, _, port = served(exporter).rpartition(":")
+    assert exporter.stop(signal.SIGTERM)[2] == 0
+    assert manager.recv(64) == b"STOPPING=1"
+    manager.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), PATIENCE)
+    until(lambda: not added(before), "its programs to be gone")
+
+
+def test_log_file_is_json_and_opened_anew_at_a_hangup(export: Start, tmp_path: Path) -> None:
+    log, old = tmp_path / "ig.log", tmp_path / "ig.log.1"
+    exporter = export("--log-file", log, "--log-format", "json", "-c", "no-such")
+    first = json.loads(log.read_text().splitlines()[0])
+    assert first["level"] == "info"
+    assert first["message"].startswith("serving http://127.0.0.1:")
+    log.rename(old)
+    exporter.process.send_signal(signal.SIGHUP)
+    until(log.exists, "the log file to be opened anew")
+    assert read(f"http://{first['message'].split('/')[2]}/healthz") == "ok\n"
+    assert exporter.stop(signal.SIGTERM)[1:] == ("", 0)
+    assert log.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("address", [":9435", "localhost:9435", "9435"])
+def test_addresses_that_do_not_say_where_are_refused(start_ig: Start, address: str) -> None:
+    refused = start_ig("export", "--prometheus", address, ready=False)
+    _, stderr, code = refused.finished()
+    assert code == 2
+    assert "Use ADDRESS:PORT, such as 127.0.0.1:9435" in stderr
+
+
+def test_address_in_use_is_an_error(start_ig: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        refused = start_ig("export", "--prometheus", address, ready=False)
+        _, stderr, code = refused.finished()
+    assert code == 1
+    assert f"Cannot listen on {address}.\nAddress already in use" in stderr

@@ -1,0 +1,280 @@
+"""Metrics: their series are bounded and expire, and their text is Prometheus' whatever is in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ig import buckets
+from ig.attempts import OUTCOMES, TYPES
+from ig.container import HOST, UNKNOWN_RUNTIME, Container
+from ig.errors import UsageError
+from ig.export.address import parse_address
+from ig.export.destinations import Destinations, parse_networks, port_name
+from ig.export.metrics import BOUNDS, EXPIRY, Metrics
+from ig.export.prometheus import exposition
+from ig.export.series import Metric
+from ig.gadget import Batch
+
+WEB, DB = (Container(id=name * 16, name=name, runtime="docker") for name in ("web1", "db01"))
+POD = Container(
+    id="f" * 64,
+    name="k8s_app",
+    runtime="containerd",
+    pod_name="shop-0",
+    pod_namespace="prod",
+    pod_container="app",
+)
+LAB = "198.51.100.7"
+CONNECTS = "ig_tcp_connects_total"
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def counted(owner: Container = HOST, peer: Container = HOST, **changes: Any) -> Batch:
+    """Return one row as the kernel counts it: established attempts, unless changed."""
+    address = bytes(map(int, changes.pop("address", LAB).split("."))).ljust(16, b"\0")
+    row: dict[str, Any] = {
+        "version": 4,
+        "daddr": address,
+        "dport": 443,
+        "type": TYPES.index("connect"),
+        "outcome": OUTCOMES.index("established"),
+        "count": 1,
+        "retransmits": 0,
+        "sent": 0,
+        "received": 0,
+        "bucket": 0,
+        "max_latency": 0,
+        "total_latency": 0,
+        "other": 0,
+        "peer": peer,
+    }
+    fields = {name: [value] for name, value in {**row, **changes}.items()}
+    return Batch(fields, [owner])
+
+
+def metrics(
+    running: list[Container] | None = None, most: int = 100, networks: tuple[str, ...] = ()
+) -> tuple[Metrics, Clock]:
+    clock = Clock()
+    made = Metrics(1.0, most, Destinations(parse_networks(networks)), lambda: running or [], clock)
+    made.open()
+    return made, clock
+
+
+def samples(made: Metrics, name: str) -> dict[str, float]:
+    """Return the series of a metric by their labels, as text."""
+    lines = made.exposition().decode().splitlines()
+    found = [re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line) for line in lines]
+    return {match[1]: float(match[2]) for match in found if match}
+
+
+def ends(container: str, destination: str, port: object, **more: str) -> str:
+    named = {"container": container, "pod": "", "namespace": "", "destination": destination}
+    labels = {**named, "port": str(port), **more}
+    return ",".join(f'{name}="{value}"' for name, value in labels.items())
+
+
+def test_attempts_are_counted_by_owner_destination_port_and_outcome() -> None:
+    made, _ = metrics(networks=("lab=198.51.100.0/24", "all=0.0.0.0/0", "nine=9.9.9.9/32"))
+    made.write(counted(WEB, DB, count=3, dport=5432, outcome=OUTCOMES.index("refused")))
+    made.write(counted(WEB, count=5))
+    made.write(counted(WEB, count=7, dport=32768, address="9.9.9.9"))
+    made.write(counted(WEB, count=11, dport=60999, address="9.9.9.9"))
+    made.write(counted(HOST, count=13, dport=32767, address="9.9.9.8"))
+    made.write(counted(WEB, count=2))
+    made.write(counted(WEB, count=1, type=TYPES.index("close")))
+    assert samples(made, CONNECTS) == {
+        ends("web1", "c/db01", 5432, outcome="refused"): 3,
+        ends("web1", "lab", 443, outcome="established"): 7,
+        ends("web1", "nine", "ephemeral", outcome="established"): 18,
+        ends("", "all", 32767, outcome="established"): 13,
+    }
+
+
+def test_labels_of_pods_are_those_of_kubernetes_and_unknown_owners_are_one_series() -> None:
+    made, _ = metrics()
+    made.write(counted(POD, POD))
+    for number in (1, 2):
+        name = f"cgroup:{number}"
+        made.write(counted(Container(id=name, name=name, runtime=UNKNOWN_RUNTIME)))
+    unknown = ends("unknown", "external", 443, outcome="established")
+    assert samples(made, CONNECTS) == {
+        ends("app", "p/prod/shop-0", 443, outcome="established")
+        .replace('pod=""', 'pod="shop-0"')
+        .replace('namespace=""', 'namespace="prod"'): 1,
+        unknown.replace('=""', '="unknown"'): 2,
+    }
+
+
+def test_loopback_is_not_external() -> None:
+    made, _ = metrics()
+    made.write(counted(address="127.0.0.53"))
+    assert list(samples(made, CONNECTS)) == [ends("", "loopback", 443, outcome="established")]
+
+
+def test_series_beyond_the_most_are_counted_as_other_by_outcome() -> None:
+    made, _ = metrics(most=2)
+    refused = OUTCOMES.index("refused")
+    for port in range(1, 8):
+        made.write(counted(WEB, dport=port, count=port))
+        made.write(counted(WEB, dport=port, count=10 * port, outcome=refused))
+    made.write(counted(WEB, dport=1, count=100))
+    made.tick(0)
+    other = dict.fromkeys(("pod", "namespace"), "other")
+    assert samples(made, CONNECTS) == {
+        ends("web1", "external", 1, outcome="established"): 101,
+        ends("web1", "external", 1, outcome="refused"): 10,
+        ends("other", "other", "other", **other, outcome="established"): 27,
+        ends("other", "other", "other", **other, outcome="refused"): 270,
+    }
+    assert samples(made, "ig_series")[f'metric="{CONNECTS}"'] == 2
+    assert samples(made, "ig_series_overflow_total")[f'metric="{CONNECTS}"'] == 297
+
+
+def test_counts_without_room_in_the_kernel_have_their_owner_alone() -> None:
+    made, _ = metrics()
+    made.write(counted(WEB, count=5, dport=0, address="0.0.0.0", other=1))
+    assert samples(made, CONNECTS) == {ends("web1", "other", "other", outcome="established"): 5}
+
+
+def test_series_of_containers_go_ten_minutes_after_them() -> None:
+    running = [WEB, DB]
+    made, clock = metrics(running)
+    for row in (counted(WEB), counted(HOST), counted(DB), counted(HOST, DB), counted(WEB, DB)):
+        made.write(row)
+    lasting = {
+        ends("web1", "external", 443, outcome="established"): 1.0,
+        ends("", "external", 443, outcome="established"): 1.0,
+    }
+    clock.now += 10 * EXPIRY
+    made.tick(0)
+    assert len(samples(made, CONNECTS)) == 5
+    running.remove(DB)
+    clock.now += EXPIRY
+    made.tick(0)
+    assert len(samples(made, CONNECTS)) == 5
+    clock.now += 1
+    made.tick(0)
+    assert samples(made, CONNECTS) == lasting
+    made.write(counted(DB))  # one with the same name
+    assert samples(made, CONNECTS)[ends("db01", "external", 443, outcome="established")] == 1
+
+
+def test_series_of_containers_that_no_runtime_lists_stay_while_they_connect() -> None:
+    made, clock = metrics()
+    for _ in range(5):
+        clock.now += EXPIRY - 1
+        made.write(counted(WEB))
+        made.tick(0)
+    assert list(samples(made, CONNECTS).values()) == [5]
+
+
+@pytest.mark.parametrize("latency", [1, 65_535, 65_536, 1_000_000, 2**36 - 1, 2**36, 2**40])
+def test_histogram_counts_each_latency_in_the_bucket_that_it_belongs_to(latency: int) -> None:
+    made, _ = metrics()
+    made.write(counted(bucket=buckets.index(latency), count=3, total_latency=3 * latency))
+    name = "ig_tcp_connect_duration_seconds"
+    found = {
+        float(labels.rpartition('le="')[2].rstrip('"')): count
+        for labels, count in samples(made, f"{name}_bucket").items()
+    }
+    limits = [*(bound / 1e9 for bound in BOUNDS), float("inf")]
+    assert found == {limit: 3 * (latency / 1e9 <= limit) for limit in limits}
+    assert list(samples(made, f"{name}_count").values()) == [3]
+    assert list(samples(made, f"{name}_sum").values()) == [pytest.approx(3 * latency / 1e9)]
+
+
+def test_histogram_has_only_what_was_established() -> None:
+    made, _ = metrics()
+    made.write(counted(bucket=300, total_latency=1, outcome=OUTCOMES.index("refused")))
+    assert samples(made, "ig_tcp_connect_duration_seconds_count") == {}
+
+
+def test_bounds_of_the_histogram_are_bounds_of_the_buckets() -> None:
+    for bound in BOUNDS:
+        assert buckets.bounds(buckets.index(bound))[1] == bound + 1
+
+
+def test_losses_never_become_fewer() -> None:
+    made, _ = metrics()
+    made.lost({"ring": 5, "slow": 1})
+    made.lost({"ring": 3})
+    assert samples(made, "ig_events_lost_total") == {'cause="ring"': 5, 'cause="slow"': 1}
+
+
+@given(st.lists(st.text(), max_size=3))
+def test_exposition_has_a_line_per_series_whatever_is_in_labels(values: list[str]) -> None:
+    metric = Metric("m_total", "counter", "Help\nwith \\ lines.", ("a",))
+    for value in values:
+        metric.add((value,), 1, 100)
+    first, second, *lines = exposition([metric]).decode().splitlines()
+    assert [first, second] == ["# HELP m_total Help\\nwith \\\\ lines.", "# TYPE m_total counter"]
+    assert len(lines) == len(set(values))
+    for line in lines:
+        assert re.fullmatch(r'm_total\{a="(?:[^"\\\n]|\\\\|\\"|\\n)*"\} \d+', line)
+        assert line.isprintable()
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:9435", "[::1]:9435", "0.0.0.0:0", "10.1.2.3:65535"])
+def test_addresses_to_listen_on_are_taken_as_they_are_written(text: str) -> None:
+    assert str(parse_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ":9435", "9435", "localhost:9435", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536"),
+        *("::1:9435", "[127.0.0.1]:x", "[::1%lo]:9435", "1.2.3:80", "127.0.0.1:9435 x", "[]:1"),
+    ],
+)
+def test_addresses_to_listen_on_that_do_not_say_where_are_refused(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_address(text)
+    assert "127.0.0.1:9435" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("10.0.0.0/8", "a=10.0.0.1/8", "a=", "=10.0.0.0/8", "a=b", "external=10.0.0.0/8"),
+        *("other=::/0", "c/x=10.0.0.0/8", 'a"=10.0.0.0/8', "a\n=10.0.0.0/8", "x" * 64 + "=::/0"),
+    ],
+)
+def test_networks_that_are_none_or_have_no_name_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_networks([text])
+
+
+def test_networks_are_found_by_their_longest_prefix_in_both_families() -> None:
+    names = ("wide=10.0.0.0/8", "narrow=10.1.0.0/16", "six=2001:db8::/32", "again=10.9.0.0/16")
+    found = Destinations(parse_networks(names))
+    asked = (
+        "10.0.0.1",
+        "10.1.0.1",
+        "10.9.0.1",
+        "2001:db8::1",
+        "2001:db9::1",
+        "::1",
+        "::ffff:10.1.0.1",
+    )
+    assert [found.name(HOST, each) for each in asked] == [
+        *("wide", "narrow", "again", "six", "external", "loopback", "narrow"),
+    ]
+    assert found.name(WEB, "10.0.0.1") == "c/web1"
+
+
+def test_ports_that_kernels_choose_are_one() -> None:
+    assert [port_name(port) for port in (0, 1, 32767, 32768, 65535)] == [
+        *("0", "1", "32767", "ephemeral", "ephemeral"),
+    ]
