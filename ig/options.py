@@ -171,6 +171,12 @@ EXPORT = (
         "Series of each metric (default 2000); what comes beyond is counted as `other`.",
     ),
     Param(
+        "bytes",
+        ("--bytes",),
+        "flag",
+        "Also count the bytes of connections, when they are closed; each connection costs more.",
+    ),
+    Param(
         "open_connections",
         ("--open-connections",),
         "flag",

@@ -46,7 +46,7 @@ INTERVAL = 5.0
 """Seconds between reads of the kernel's counts, where the user does not say."""
 SERIES = 2000
 """The number of series of each metric, in the same way."""
-_GADGET = "trace_tcpconnect"
+_CONNECTS, _ALL = "trace_tcpconnect", "trace_tcp"
 
 
 def export(options: Mapping[str, Any]) -> None:
@@ -61,7 +61,7 @@ def export(options: Mapping[str, Any]) -> None:
     on_hangup(LogFile(options["log_file"]) if options.get("log_file") else None)
     listener = listen(address)
     index = make_index(options, detailed=True)
-    gadget = counted(declared()[_GADGET])
+    gadget = counted(declared()[_ALL if options.get("bytes") else _CONNECTS])
     # Forks before the index starts threads.
     loading = Loading(gadget.program, defines(gadget, options), gadget.source == "aggregate")
     with closing(index), contextlib.closing(loading):

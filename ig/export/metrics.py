@@ -56,7 +56,14 @@ class _Counted:
             (*_ENDS, "kind"),
             kept=("kind",),
         )
-        self.all = (self.connects, self.durations, self.retransmits)
+        self.bytes = Metric(
+            "ig_tcp_bytes_total",
+            "counter",
+            "Bytes of TCP connections that have been closed.",
+            (*OWNER, "destination", "direction"),
+            kept=("direction",),
+        )
+        self.all = (self.connects, self.durations, self.retransmits, self.bytes)
 
 
 class _Own:
@@ -114,7 +121,7 @@ class Metrics:
         self.tick(0)
 
     def write(self, batch: Batch) -> None:
-        """Add the counts of attempts; those of other events are ignored."""
+        """Add the counts of attempts, and the bytes of connections."""
         fields = batch.fields
         names = ("version", "daddr", "dport", "other")
         ends = zip(peers(batch), *map(fields.__getitem__, names), strict=True)
@@ -123,10 +130,12 @@ class Metrics:
         now = self._clock()
         with self._lock:
             for owner, end, (measure, total) in zip(owners, ends, counts, strict=True):
+                destination, port = self._end(*end)
+                self._note(owner, destination, now)
                 if measure.type == CONNECT:
-                    destination, port = self._end(*end)
-                    self._note(owner, destination, now)
                     self._add((*owner, destination, port), measure, total)
+                else:
+                    self._add_bytes((*owner, destination), measure)
 
     def _end(
         self, peer: Container, ip: int, address: bytes, port: int, other: int
@@ -144,6 +153,11 @@ class Metrics:
             low, _ = buckets.bounds(measure.bucket)
             numbers = measure.number, total
             counted.durations.observe(labels, low, numbers, most)
+
+    def _add_bytes(self, labels: Labels, measure: Measure) -> None:
+        for direction, count in (("transmit", measure.sent), ("receive", measure.received)):
+            if count:
+                self._counted.bytes.add((*labels, direction), count, self._most)
 
     def tick(self, now: int) -> None:
         """Update what the kernel does not count, and remove series of containers that are gone."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.host.attached import added, loaded
 from tests.host.engine import Engine
-from tests.host.namespace import Namespace
+from tests.host.namespace import PYTHON, Namespace
 from tests.host.prometheus import Prometheus, need, read
 from tests.host.tracer import Tracer
 from tests.host.waiting import PATIENCE, until
@@ -103,6 +103,30 @@ def test_prometheus_has_named_networks_and_an_exporter_that_has_ended_is_down(
     assert found == {("-", "5432"): 11, ("-", "ephemeral"): 5}
     assert exporter.stop()[2] == 0
     scraper.wait("up == 0")
+
+
+SEND = """
+import socket, sys
+for _ in range(13):
+    with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as connection:
+        connection.sendall(bytes(1009))
+"""
+
+
+def test_prometheus_has_the_bytes_of_both_ends(
+    export: Start, engine: Engine, prometheus: Callable[[Tracer], Prometheus]
+) -> None:
+    web, (db, port) = engine.idle("web"), engine.serve("db")
+    scraper = prometheus(export("--bytes"))
+    engine.exec(web, [*PYTHON, "-c", SEND, db.address, port]).all()
+    total = f'ig_tcp_bytes_total{{container=~"{web.name}|{db.name}"}}'
+    scraper.wait(f"sum({total}) >= {2 * 13 * 1009}")
+    assert scraper.counts(total, "container", "destination", "direction") == {
+        (web.name, f"c/{db.name}", "transmit"): 13 * 1009,
+        (db.name, f"c/{web.name}", "receive"): 13 * 1009,
+    }
+    connects = f'ig_tcp_connects_total{{container=~"{web.name}|{db.name}"}}'
+    assert scraper.counts(connects, "container", "outcome") == {(web.name, "established"): 13}
 
 
 def test_metrics_pass_promtool(export: Start, namespace: Namespace) -> None:

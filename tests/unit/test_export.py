@@ -93,13 +93,27 @@ def test_attempts_are_counted_by_owner_destination_port_and_outcome() -> None:
     made.write(counted(WEB, count=11, dport=60999, address="9.9.9.9"))
     made.write(counted(HOST, count=13, dport=32767, address="9.9.9.8"))
     made.write(counted(WEB, count=2))
-    made.write(counted(WEB, count=1, type=TYPES.index("close")))
+    made.write(counted(WEB, count=1, type=TYPES.index("accept")))
     assert samples(made, CONNECTS) == {
         ends("web1", "c/db01", 5432, outcome="refused"): 3,
         ends("web1", "lab", 443, outcome="established"): 7,
         ends("web1", "nine", "ephemeral", outcome="established"): 18,
         ends("", "all", 32767, outcome="established"): 13,
     }
+
+
+def test_bytes_are_counted_at_closes_by_owner_destination_and_direction() -> None:
+    made, _ = metrics()
+    for kind in map(TYPES.index, ("close", "unknown")):
+        made.write(counted(WEB, DB, type=kind, count=3, dport=0, sent=100, received=7))
+    made.write(counted(WEB, type=TYPES.index("close"), sent=11))
+    labels = 'container="web1",pod="",namespace="",destination="{}",direction="{}"'
+    assert samples(made, "ig_tcp_bytes_total") == {
+        labels.format("c/db01", "transmit"): 200,
+        labels.format("c/db01", "receive"): 14,
+        labels.format("external", "transmit"): 11,
+    }
+    assert samples(made, CONNECTS) == {}
 
 
 def test_labels_of_pods_are_those_of_kubernetes_and_unknown_owners_are_one_series() -> None:
