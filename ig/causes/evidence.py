@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from ig.causes import firewall
+from ig.causes import firewall, hooks
 from ig.causes.cause import Attempt
 from ig.causes.firewall import Denial
 from ig.causes.freezer import all_frozen
-from ig.causes.packet import SYN, SYN_ACK, Packet
-from ig.causes.places import Listener, Places, Unreachable, Way
+from ig.causes.packet import Packet
+from ig.causes.places import Listener, Places, Unreachable
+from ig.causes.translation import Rules, Translations
+from ig.causes.way import Way, follow
 from ig.container import Container
-from ig.kernel import ipvs, nftables
-from ig.kernel.nftables import Key, Ruleset
-from ig.kernel.routes import REFUSALS
+from ig.kernel.nftables import Key
 from ig.sockets import proc
 
 Counters = Mapping[int, Mapping[Key, int]]
 """What the firewall's counters showed, by network namespace."""
-
-_TRANSLATING = (firewall.PREROUTING, firewall.OUTPUT)
-"""The hooks where a destination is translated."""
-_BRIDGE = "/proc/sys/net/bridge/bridge-nf-call-ip{}tables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +88,10 @@ class Evidence:
     """What could not be looked at."""
     owners: Mapping[int, str] = field(default_factory=dict)
     """Whose each network namespace on the way is, in words."""
-    translated: str = ""
-    """Where the destination may be translated, in words; "" if nowhere."""
+    doubt: str = ""
+    """Where the destination may be translated to an unknown one, in words; "" if nowhere."""
+    published: bool = False
+    """Whether the far end is the container that the port is published for."""
 
 
 class Collector:
@@ -111,25 +109,36 @@ class Collector:
         self._host = host
         self._former = former
         self._unread: list[str] = []
-        self._translated = ""
+        self._rules = Rules(places, self.owner)
+        self._doubt = ""
 
     def collect(self, attempt: Attempt, before: Counters | None = None) -> Evidence:
         """Return the evidence about an attempt; `before` is from before it was made."""
         near = self.owner(attempt.netns)
-        prefer = self._holder(attempt.address)
-        way = self._places.way(
-            attempt.netns, attempt.address, prefer, attempt.source, attempt.interface
-        )
-        self._unread += dict.fromkeys(each for each in (way.gap, way.doubt) if each)
+        guide = Translations(self._rules, self._holder)
+        sent = Packet(attempt.source, attempt.source_port, attempt.address, attempt.port)
+        way = follow(self._places, attempt.netns, sent, attempt.interface, guide)
+        self._unread += [each for each in (way.gap, way.doubt) if each]
         if not self._places.complete:
             self._unread.append("network namespaces that this process may not see")
-        far = self._far(way.far, (attempt.address,), attempt.port) if way.far else None
+        if guide.doubt:
+            self._doubt = guide.doubt
+            self._unread.append(
+                f"address translation of the destination ({guide.doubt}) and what follows it"
+            )
+        address, port = way.destination or (attempt.address, attempt.port)
+        far = self._far(way.far, (address,), port) if way.far else None
         backend = self._backend(way, attempt)
-        rules = tuple(self._firewall(attempt, way, before, bool(backend)))
-        former = None if far else self._former(attempt.address)
-        owners = {hop.netns: self.owner(hop.netns) for hop in way.hops}
-        unread = tuple(dict.fromkeys(self._unread))
-        return Evidence(near, way, far, backend, rules, former, unread, owners, self._translated)
+        unsure = bool(backend and (guide.doubt or self._rules.of(way.far).unread))
+        rules = tuple(self._firewall(attempt, way, before, unsure))
+        former = None if far else self._former(address)
+        stages = (*way.hops, *((way.end,) if way.end else ()))
+        owners = {hop.netns: self.owner(hop.netns) for hop in stages}
+        unread = tuple(dict.fromkeys((*self._unread, *self._rules.unread)))
+        published = self._is_published(attempt, way)
+        return Evidence(
+            near, way, far, backend, rules, former, unread, owners, guide.doubt, published
+        )
 
     def owner(self, netns: int) -> str:
         """Return whose a network namespace is, in words."""
@@ -142,7 +151,8 @@ class Collector:
                 f"container {shared[0]}" if len(shared) == 1 else f"containers {', '.join(shared)}"
             )
         space = self._places.namespaces.get(netns)
-        comm = proc.comm(space.pids[0]) if space and space.pids else ""
+        others = [pid for pid in space.pids if pid != os.getpid()] if space else []
+        comm = proc.comm(others[0]) if others else ""
         return f"network namespace {netns}" + (f" (of {comm})" if comm else "")
 
     def _holder(self, address: str) -> int:
@@ -168,7 +178,7 @@ class Collector:
 
     def _backend(self, way: Way, attempt: Attempt) -> Far | None:
         """Return the far end behind a published port of the host."""
-        if way.far != self._host:
+        if way.far != self._host or way.translations:
             return None
         every = "::" if attempt.version == 6 else "0.0.0.0"
         for each in self._containers:
@@ -178,120 +188,25 @@ class Collector:
                     return self._far(each.netns, each.addresses or ("",), inside)
         return None
 
+    def _is_published(self, attempt: Attempt, way: Way) -> bool:
+        ports = {(attempt.port, way.destination[1])} if way.destination else set()
+        return any(
+            (port, inside) in ports
+            for each in self._containers
+            if each.netns == way.far
+            for _, port, inside in each.ports
+        )
+
     def _firewall(
         self, attempt: Attempt, way: Way, before: Counters | None, published: bool
     ) -> Iterator[Found]:
-        rulesets: dict[int, Ruleset] = {}
-        for netns, hook, packet in self._hooks(attempt, way, published):
-            if netns not in rulesets:
-                rulesets[netns] = self._ruleset(netns)
-                self._virtual(netns, attempt)
-            if packet.flags == SYN and hook in _TRANSLATING:
-                self._translate(rulesets[netns], netns, hook, packet)
-            denials = firewall.denials(rulesets[netns], hook, packet)
-            counted = rulesets[netns].counters()
-            earlier = (before or {}).get(netns, {})
-            for denial, rose in firewall.rising(denials, earlier, counted):
-                certain = denial.certain and not self._translated
-                yield Found(replace(denial, certain=certain), hook, self.owner(netns), rose)
-
-    def _translate(self, ruleset: Ruleset, netns: int, hook: int, packet: Packet) -> None:
-        if firewall.translates(ruleset, hook, packet):
-            self._translates(f"by nftables, {self.owner(netns)}")
-
-    def _virtual(self, netns: int, attempt: Attempt) -> None:
-        """Note where the destination is a virtual service of IPVS."""
-        with suppress(Unreachable, OSError):
-            if self._places.inside(netns, lambda: ipvs.serves(attempt.address, attempt.port)):
-                self._translates(f"by IPVS, {self.owner(netns)}")
-
-    def _translates(self, where: str) -> None:
-        self._translated = self._translated or where
-        self._unread.append(f"address translation of the destination ({where}) and what follows it")
-
-    def _ruleset(self, netns: int) -> Ruleset:
-        try:
-            ruleset = self._places.inside(netns, nftables.read)
-        except (Unreachable, OSError) as error:
-            ruleset = Ruleset({}, str(error))
-        if ruleset.unread:
-            self._unread.append(f"the firewall of {self.owner(netns)}: {ruleset.unread}")
-        return ruleset
-
-    def _hooks(
-        self, attempt: Attempt, way: Way, published: bool
-    ) -> Iterator[tuple[int, int, Packet]]:
-        """Yield each hook that the SYN, then its answer, comes by: namespace, hook, segment.
-
-        What is sent to a published port is mostly forwarded: then only the hooks before are known.
-        """
-        syn = Packet(attempt.source, attempt.source_port, attempt.address, attempt.port)
-        answer = Packet(
-            attempt.address,
-            attempt.port,
-            attempt.source or ("::" if attempt.version == 6 else "0.0.0.0"),
-            attempt.source_port,
-            SYN_ACK,
-        )
-        if way.far == attempt.netns and published:
-            yield from _leaving(attempt.netns, syn, None)
-            return
-        if way.far == attempt.netns:
-            for packet in (syn, answer):
-                yield from _leaving(attempt.netns, packet, "lo")
-                yield from _arriving(way.far, packet, "lo")
-            return
-        for place, hop in enumerate(way.hops):
-            # Routes are looked up first: what they refuse is neither sent nor forwarded.
-            leads = hop.forwards and hop.route.kind not in REFUSALS
-            if place:
-                came = replace(syn, interfaces=(hop.arrival, ""))
-                yield hop.netns, firewall.PREROUTING, came
-            if leads and place:
-                yield from _passing(hop.netns, syn, (hop.arrival, hop.interface))
-            elif leads:
-                yield from _leaving(hop.netns, syn, hop.interface)
-        if published:
-            yield way.far, firewall.PREROUTING, replace(syn, interfaces=(way.arrival, ""))
-            return
-        if way.far:
-            yield from _arriving(way.far, syn, way.arrival)
-        if self._bridged(way, attempt):
-            yield self._host, firewall.FORWARD, syn
-        if way.far and attempt.source:
-            yield from _leaving(way.far, answer, way.arrival)
-            for hop in reversed(way.hops[1:]):
-                came = replace(answer, interfaces=(hop.interface, ""))
-                yield hop.netns, firewall.PREROUTING, came
-                yield from _passing(hop.netns, answer, (hop.interface, hop.arrival))
-        if attempt.source and way.hops:
-            yield from _arriving(attempt.netns, answer, way.hops[0].interface)
-
-    def _bridged(self, way: Way, attempt: Attempt) -> bool:
-        """Return whether the host's rules may see what its bridge passes on (br_netfilter)."""
-        if self._host in (attempt.netns, way.far, *(hop.netns for hop in way.hops)):
-            return False
-        try:
-            with open(_BRIDGE.format("6" if attempt.version == 6 else ""), "rb") as file:
-                return file.read(1) == b"1"
-        except OSError:
-            return False
-
-
-def _leaving(netns: int, packet: Packet, out: str | None) -> Iterator[tuple[int, int, Packet]]:
-    sent = replace(packet, interfaces=("", out))
-    yield netns, firewall.OUTPUT, sent
-    yield netns, firewall.POSTROUTING, sent
-
-
-def _arriving(netns: int, packet: Packet, by: str) -> Iterator[tuple[int, int, Packet]]:
-    received = replace(packet, interfaces=(by, ""))
-    yield netns, firewall.PREROUTING, received
-    yield netns, firewall.INPUT, received
-
-
-def _passing(
-    netns: int, packet: Packet, interfaces: tuple[str, str]
-) -> Iterator[tuple[int, int, Packet]]:
-    yield netns, firewall.FORWARD, replace(packet, interfaces=interfaces)
-    yield netns, firewall.POSTROUTING, replace(packet, interfaces=("", interfaces[1]))
+        rules = self._rules
+        for at in hooks.of(attempt, way, self._host, published):
+            ruleset = rules.of(at.netns)
+            verdicts = firewall.denials(ruleset, at.hook, at.packet, at.before)
+            for line in verdicts.unread:
+                rules.note(at.netns, line)
+            earlier, now = (before or {}).get(at.netns, {}), ruleset.counters()
+            for denial, rose in firewall.rising(verdicts.denials, earlier, now):
+                certain = denial.certain and not self._doubt
+                yield Found(replace(denial, certain=certain), at.hook, self.owner(at.netns), rose)

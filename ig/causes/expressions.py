@@ -1,4 +1,4 @@
-"""What single expressions of nftables' rules do: compare, mask, decide.
+"""What the expressions of one nftables rule do with a segment: whether it matches, what it decides.
 
 Source: linux/netfilter/nf_tables.h, net/netfilter/nft_*.c.
 """
@@ -6,12 +6,23 @@ Source: linux/netfilter/nf_tables.h, net/netfilter/nft_*.c.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
 
+from ig.causes import registers, xtables
+from ig.causes.packet import SYN, Packet, Partial
+from ig.causes.registers import Registers
+from ig.causes.xtables import To
 from ig.kernel import netlink
-from ig.kernel.nftables import Expression
+from ig.kernel.nftables import Chain, Expression, Rule, Ruleset
+from ig.kernel.nftables_sets import Element
 
+NEW, ESTABLISHED = 8, 2  # NF_CT_STATE_BIT of IP_CT_NEW and IP_CT_ESTABLISHED
 _DROP, _ACCEPT, _BREAK, _JUMP, _GOTO, _RETURN = 0, 1, -2, -3, -4, -5
+_VERDICTS = {_DROP: "drop", _ACCEPT: "accept", _JUMP: "jump", _GOTO: "goto", _RETURN: "return"}
 _DNAT = 1  # NFT_NAT_DNAT
 _TARGETS = {
     "REJECT": "reject",
@@ -22,10 +33,36 @@ _TARGETS = {
     "DNAT": "translate",
     "REDIRECT": "translate",
     "NETMAP": "translate",
+    "SNAT": "mask",
+    "MASQUERADE": "mask",
 }
+_ENDS = {"reject": "reject", "queue": "unknown", "tproxy": "accept", "synproxy": "accept"}
 _OPERATORS: Mapping[int, Callable[[bytes, bytes], bool]] = dict(
     enumerate((operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge))
 )
+_NEUTRAL = frozenset({"counter", "log", "notrack", "dup", "last", "objref", "dynset"})
+"""Expressions that do not decide whether a rule matches, and store nothing."""
+_DECIDING = frozenset({"limit", "quota", "connlimit", "socket"})
+_LOADING = frozenset({"meta", "payload", "ct", "fib", "numgen"})
+_DYNSET_EXPRESSIONS = (7, 10)
+_MOST = 64
+"""The elements of a verdict map that are followed where the key is not known."""
+_LOCAL, _UNICAST = 2, 1  # RTN_LOCAL, RTN_UNICAST
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a rule decides."""
+
+    matches: bool | None
+    """Whether it does; None where that is not understood."""
+    verdict: str
+    """drop, reject, accept, jump, goto, return; translate (the destination), mask (the source);
+    unknown: nobody can say."""
+    chain: str = ""
+    """Where it jumps or goes to."""
+    to: To | None = None
+    """Where it translates to, None where that is not one destination."""
 
 
 def is_notrack(expression: Expression) -> bool:
@@ -34,54 +71,270 @@ def is_notrack(expression: Expression) -> bool:
     return expression.name == "notrack" or target in ("CT", "NOTRACK")
 
 
-def verdict(expression: Expression) -> tuple[str, str]:
-    """Return the verdict of an expression, and the chain that it leads to; "" for none."""
-    data = expression.data
+class Evaluation:
+    """Evaluates rules for one segment at one hook."""
 
-    def number(kind: int) -> int:
-        return netlink.network_number(data.get(kind, b""))
+    def __init__(self, ruleset: Ruleset, packet: Packet, tracked: Callable[[], bool]) -> None:
+        """`tracked` returns whether connection tracking surely sees the segment."""
+        self.unread: dict[str, None] = {}
+        """The sets that rules look something up in and that are not known, in words."""
+        self._ruleset = ruleset
+        self._packet = packet
+        self._headers = packet.headers()
+        self._tracked = tracked
+        self._registers = Registers()
+        self._chain: Chain | None = None
 
-    if expression.name == "reject":
-        return "reject", ""
-    if expression.name == "target":
-        name = netlink.text(data.get(1, b""))
-        return _TARGETS.get(name, ""), ""
-    if expression.name == "redir" or (expression.name == "nat" and number(1) == _DNAT):
-        return "translate", ""
-    if expression.name == "queue" or (
-        expression.name == "lookup" and 3 in data and number(3) == 0  # a verdict map
-    ):
-        return "unknown", ""
-    if expression.name in ("tproxy", "synproxy"):
-        return "accept", ""
-    if expression.name != "immediate" or number(1) != 0:
-        return "", ""
-    decision = netlink.attributes(netlink.attributes(data.get(2, b"")).get(2, b""))
-    code = int.from_bytes(decision.get(1, b""), "big", signed=True)
-    names = {_DROP: "drop", _ACCEPT: "accept", _JUMP: "jump", _GOTO: "goto", _RETURN: "return"}
-    return names.get(code, ""), netlink.text(decision.get(2, b""))
+    def decisions(self, chain: Chain, rule: Rule) -> list[Decision]:
+        """Return what a rule decides, several where any of them may be; none if it goes on."""
+        self._registers = Registers()
+        self._chain = chain
+        understood = True
+        for expression in rule.expressions:
+            decided = list(self._decided(expression))
+            if decided:
+                sure = understood and len(decided) == 1
+                return [
+                    Decision(each.matches if sure else None, each.verdict, each.chain, each.to)
+                    for each in decided
+                ]
+            matches = self._matched(expression)
+            if matches is False:
+                return []
+            understood &= matches is True
+        return []
+
+    def may_match(self, chain: Chain, rule: Rule) -> bool:
+        """Return whether a rule may match, whatever it decides."""
+        self._registers, self._chain = Registers(), chain
+        return all(self._matched(each) is not False for each in rule.expressions)
+
+    def _decided(self, expression: Expression) -> Iterator[Decision]:
+        data, name = expression.data, expression.name
+        number = {kind: netlink.network_number(value) for kind, value in data.items()}
+        if name == "target":
+            target = netlink.text(data.get(1, b""))
+            verdict = _TARGETS.get(target, "")
+            to = None
+            if verdict == "translate":
+                to = xtables.destination(target, data, self._packet.version)
+            if verdict:
+                yield Decision(True, verdict, to=to)
+        elif name in _ENDS:
+            yield Decision(True, _ENDS[name])
+        elif name == "redir":
+            ports = self._ports(number, 1, 2)
+            yield Decision(True, "translate", to=To("", ports, True) if ports is not None else None)
+        elif name == "nat":
+            to = self._destination(number) if number.get(1) == _DNAT else None
+            yield Decision(True, "translate" if number.get(1) == _DNAT else "mask", to=to)
+        elif name == "masq":
+            yield Decision(True, "mask")
+        elif name == "lookup" and number.get(3) == 0:  # a verdict map
+            yield from self._mapped(data, number)
+        elif name == "immediate" and number.get(1) == 0:
+            verdict, chain = _verdict(netlink.attributes(data.get(2, b"")).get(2, b""))
+            if verdict:
+                yield Decision(True, verdict, chain)
+
+    def _mapped(self, data: Mapping[int, bytes], number: Mapping[int, int]) -> Iterator[Decision]:
+        found = self._found(data, number)
+        if found is None or len(found[0]) > _MOST:
+            yield Decision(None, "unknown")
+            return
+        elements, none = found
+        for each in elements:
+            verdict, chain = _verdict(each.verdict)
+            if verdict:
+                yield Decision(None if none or len(elements) > 1 else True, verdict, chain)
+
+    def _found(
+        self, data: Mapping[int, bytes], number: Mapping[int, int]
+    ) -> tuple[list[Element], bool] | None:
+        """Return the elements that are looked up, and whether there may be none; None: unknown."""
+        assert self._chain
+        name = self._chain.family, self._chain.table, netlink.text(data.get(1, b""))
+        found = self._ruleset.sets.get(name)
+        if found is None or found.unread:
+            what = f"set {name[2]} of table {name[0]} {name[1]}"
+            self.unread[f"{what} {found.unread if found else 'is not there'}"] = None
+            return None
+        return registers.find(found, self._registers.load(number.get(2, 0), found.length))
+
+    def _ports(self, number: Mapping[int, int], first: int, last: int) -> int | None:
+        """Return the port in registers, 0 where none is given, None unless it is one."""
+        if not number.get(first):
+            return 0
+        only = self._only(number, (first, last), 2)
+        return None if only is None else netlink.network_number(only)
+
+    def _only(self, number: Mapping[int, int], ends: Iterable[int], size: int) -> bytes | None:
+        """Return what two registers both have, the second of which may be left out."""
+        used = [number[each] for each in ends if number.get(each)]
+        first, *others = (self._registers.certain(each, size) for each in used)
+        return first if all(each == first for each in others) else None
+
+    def _destination(self, number: Mapping[int, int]) -> To | None:
+        version = 6 if number.get(2) == socket.AF_INET6 else 4
+        if version != self._packet.version or number.get(7, 0) & ~0x1F:  # NF_NAT_RANGE_NETMAP, …
+            return None
+        port, address = self._ports(number, 5, 6), ""
+        if number.get(3):
+            only = self._only(number, (3, 4), 16 if version == 6 else 4)
+            if only is None:
+                return None
+            address = str(ip_address(only))
+        return None if port is None else To(address, port)
+
+    def _matched(self, expression: Expression) -> bool | None:
+        data, name = expression.data, expression.name
+        number = {kind: netlink.network_number(value) for kind, value in data.items()}
+        if name in ("cmp", "range"):
+            return self._compared(name, data, number)
+        if name == "lookup":
+            return self._looked_up(data, number)
+        if name == "match":
+            return xtables.holds(netlink.text(data.get(1, b"")), data, self._packet, self._state)
+        if name in _DECIDING or (name == "dynset" and any(map(data.get, _DYNSET_EXPRESSIONS))):
+            return None
+        if name in _LOADING:
+            self._load(name, number)
+        elif name == "bitwise":
+            self._mask(data, number)
+        elif name == "immediate":
+            self._registers.store(number.get(1, 0), _constant(data.get(2, b"")))
+        elif name not in _NEUTRAL and name != "target":
+            # What it computes is not known; where that is compared, neither is the result.
+            for register in (number.get(1, 0), number.get(2, 0)):
+                self._registers.forget(register)
+        return True
+
+    def _compared(
+        self, name: str, data: Mapping[int, bytes], number: Mapping[int, int]
+    ) -> bool | None:
+        low = _constant(data.get(3, b""))
+        high = _constant(data.get(4, b"")) if name == "range" else low
+        value, how = self._registers.load(number.get(1, 0), len(low)), number.get(2, 0)
+        if not low or len(low) != len(high):
+            return None
+        if how > 1:
+            known = self._registers.certain(number.get(1, 0), len(low))
+            if known is None or how not in _OPERATORS or name == "range":
+                return None
+            return _OPERATORS[how](known, low)
+        found = registers.within(value, low, high)
+        return None if found is None else found != bool(how)
+
+    def _looked_up(self, data: Mapping[int, bytes], number: Mapping[int, int]) -> bool | None:
+        found = self._found(data, number)
+        register = number.get(3, 0)
+        if register:
+            self._registers.forget(register)
+        if found is None:
+            return None
+        elements, none = found
+        if register and len(elements) == 1:
+            self._registers.store(register, elements[0].data)
+        inverted = bool(number.get(5, 0) & 1)  # NFT_LOOKUP_F_INV
+        if elements and none:
+            return None
+        return bool(elements) != inverted
+
+    def _mask(self, data: Mapping[int, bytes], number: Mapping[int, int]) -> None:
+        mask, other = _constant(data.get(4, b"")), _constant(data.get(5, b""))
+        target = number.get(2, 0)
+        if number.get(6) or not mask or len(mask) != len(other):  # shifts, and two registers
+            self._registers.forget(target)
+            return
+        value = self._registers.load(number.get(1, 0), len(mask))
+        self._registers.store(target, *registers.masked(value, mask, other))
+
+    def _load(self, name: str, number: Mapping[int, int]) -> None:
+        if 1 not in number:  # it sets something of the packet
+            return
+        loaded = self._loaded(name, number)
+        if loaded is None:
+            self._registers.forget(number[1])
+        else:
+            self._registers.store(number[1], *loaded)
+
+    def _loaded(self, name: str, number: Mapping[int, int]) -> Partial | None:
+        if name == "payload":
+            start, length = number.get(3, 0), number.get(4, 0)
+            header, known = self._headers.get(number.get(2, 0), (b"", b""))
+            part = slice(start, start + length)
+            return (header[part], known[part]) if len(header[part]) == length else None
+        if name == "ct":
+            return self._connection(number.get(2, -1))
+        if name == "numgen":
+            return _counted(number)
+        if name == "fib":
+            return self._kind_of_address(number)
+        return self._meta(number.get(2, -1))
+
+    def _connection(self, key: int) -> Partial | None:
+        answer = self._packet.flags != SYN
+        if key == 0 and self._state is not None:
+            return struct.pack("=I", self._state), b"\xff" * 4
+        if key == 1 and self._state is not None:
+            return bytes([answer]), b"\xff"
+        if key == 2 and self._state is not None:  # IPS_SEEN_REPLY, IPS_ASSURED, IPS_DST_NAT
+            status = (2 if answer else 0) | (0x20 if self._packet.translated else 0)
+            known = 0x06 | (0x20 if self._packet.translated is not None else 0)
+            return struct.pack("=I", status), struct.pack("=I", known)
+        return None
+
+    def _kind_of_address(self, number: Mapping[int, int]) -> Partial | None:
+        """Return what `fib` finds of an address, where it asks for no more than its kind."""
+        asked = {1: self._packet.from_local, 2: self._packet.to_local}
+        local = asked.get(number.get(3, 0))
+        if number.get(2) != 3 or local is None:  # NFT_FIB_RESULT_ADDRTYPE
+            return None
+        return struct.pack("=I", _LOCAL if local else _UNICAST), b"\xff" * 4
+
+    @property
+    def _state(self) -> int | None:
+        """The bit of the state in connection tracking, None where a rule may turn that off."""
+        if not self._tracked():
+            return None
+        return NEW if self._packet.flags == SYN else ESTABLISHED
+
+    def _meta(self, key: int) -> Partial | None:
+        six = self._packet.version == 6
+        value = {
+            1: struct.pack("!H", 0x86DD if six else 0x0800),
+            15: bytes([socket.AF_INET6 if six else socket.AF_INET]),
+            16: bytes([socket.IPPROTO_TCP]),
+        }.get(key)
+        if key in (4, 5, 6, 7):
+            name = self._packet.interfaces[key & 1]
+            if name is not None:
+                numbers = self._ruleset.interfaces
+                index = 0 if not name else 1 if name == "lo" else numbers.get(name, 0)
+                if key > 5:
+                    value = name.encode().ljust(16, b"\0")
+                elif index or not name:
+                    value = struct.pack("=I", index)
+        return None if value is None else (value, b"\xff" * len(value))
 
 
-def place(register: int) -> int:
-    """Return the offset of a register: of 16 bytes (1 to 4), or of 4 (8 and up)."""
-    return (register - 8) * 4 if register >= 8 else (register - 1) * 16
+def _counted(number: Mapping[int, int]) -> Partial | None:
+    """Return a number below a modulus, of which the higher bits are known."""
+    modulus, offset = number.get(2, 0), number.get(4, 0)
+    if modulus == 1:
+        return struct.pack("=I", offset), b"\xff" * 4
+    if offset or not modulus:
+        return None
+    unknown = (1 << (modulus - 1).bit_length()) - 1
+    return bytes(4), struct.pack("=I", ~unknown & 0xFFFFFFFF)
 
 
 def _constant(data: bytes) -> bytes:
     return netlink.attributes(data).get(1, b"")
 
 
-def masked(value: bytes | None, data: Mapping[int, bytes]) -> bytes | None:
-    """Return what a bitwise expression makes of a value, None where that is not known."""
-    mask, other = _constant(data.get(4, b"")), _constant(data.get(5, b""))
-    if value is None or len(mask) != len(value) or netlink.network_number(data.get(6, b"")):
-        return None
-    return bytes(v & m ^ x for v, m, x in zip(value, mask, other, strict=False))
-
-
-def compared(value: bytes | None, how: int, data: Mapping[int, bytes]) -> bool | None:
-    """Return whether a comparison holds, None where the value is not known."""
-    wanted = _constant(data.get(3, b""))
-    if value is None or len(value) < len(wanted) or how not in _OPERATORS:
-        return None
-    return _OPERATORS[how](value[: len(wanted)], wanted)
+def _verdict(data: bytes) -> tuple[str, str]:
+    """Return the verdict in attributes, and the chain that it leads to; "" for none."""
+    parts = netlink.attributes(data)
+    code = int.from_bytes(parts.get(1, b""), "big", signed=True)
+    return _VERDICTS.get(code, ""), netlink.text(parts.get(2, b""))

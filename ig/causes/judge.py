@@ -41,7 +41,7 @@ def _causes(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     yield from _firewall(attempt, evidence)
     if attempt.outcome == "refused" and evidence.backend:
         yield from _backend(evidence.backend)
-    if evidence.translated:
+    if evidence.doubt:
         return  # what was looked at beyond is not what the segment came to
     yield from _routes_beyond(attempt, evidence)
     yield from _neighbour(attempt, evidence)
@@ -51,7 +51,7 @@ def _causes(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
 
 
 def _late(evidence: Evidence) -> Iterator[Cause]:
-    far = evidence.backend or (None if evidence.translated else evidence.far)
+    far = evidence.backend or (None if evidence.doubt else evidence.far)
     if far and far.paused:
         detail = "the kernel took the connection, but no process runs that would accept it"
         yield Cause("container-paused", far.owner, detail, LIKELY)
@@ -138,7 +138,7 @@ def _far(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     taking = far.taking
     if attempt.outcome == "refused":
         if not taking:
-            yield _no_listener(far)
+            yield from _backend(far) if evidence.published else (_no_listener(far),)
     elif taking and all(each.full for each in taking):
         queue = f"{taking[0].waiting} of {taking[0].backlog} connections wait on port {far.port}"
         kind = "container-paused" if far.paused else "accept-queue-full"

@@ -1,4 +1,4 @@
-"""The network namespaces of this host: what is in each, and the way of a segment through them."""
+"""The network namespaces of this host, and what is in each."""
 
 from __future__ import annotations
 
@@ -9,52 +9,18 @@ from typing import TypeVar
 
 from ig.kernel import netns, routes
 from ig.kernel.netns import Namespace
-from ig.kernel.routes import REFUSALS, UNANSWERED, Came, Interface, Neighbour, Route
+from ig.kernel.routes import Interface
 from ig.memo import Cache
 from ig.sockets import proc, sock_diag
 from ig.sockets.proc import LISTEN
 
 Result = TypeVar("Result")
 
-_MOST_HOPS = 8
 _FRESH = 1.0  # seconds for which the host's namespaces are not looked for again
-_FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
 class Unreachable(Exception):
     """A network namespace cannot be entered, or does not exist any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """A network namespace that routes a segment on."""
-
-    netns: int
-    route: Route
-    arrival: str
-    """The interface that the segment comes in by, "" in the first."""
-    interface: str = ""
-    """The interface that it goes out by, "" if none."""
-    next: str = ""
-    """The address of the next hop."""
-    neighbour: Neighbour | None = None
-    forwards: bool = True
-    """Whether the namespace forwards what comes from others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """The way of a segment through this host's network namespaces."""
-
-    hops: tuple[Hop, ...]
-    far: int = 0
-    """The namespace that has the destination; 0 if it is not on this host, or not known."""
-    arrival: str = ""
-    """The interface that the segment comes in there by."""
-    gap: str = ""
-    """Why it is not known any further, "" where it is, as far as it is on this host."""
-    doubt: str = ""
-    """What made it ambiguous, "" if nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,62 +93,7 @@ class Places:
             if result is not None:
                 yield identifier, result
 
-    def way(
-        self, start: int, address: str, prefer: int = 0, source: str = "", bound: str = ""
-    ) -> Way:
-        """Follow the routes from a namespace to an address, as far as they can be read.
-
-        A next hop is taken to be on this host where an interface of a namespace has both its link
-        address, as the neighbour table says, and its IP address. Where several do, as with engines
-        that number their networks alike, it is `prefer` if that is among them. The segment comes
-        from `source`, and its socket is bound to the interface `bound`, if any.
-        """
-        hops: list[Hop] = []
-        here, arrival, doubt = start, "", ""
-        while len(hops) < _MOST_HOPS:
-            by = arrival or bound
-            try:
-                hop = self.inside(here, lambda: self._hop(here, address, source, arrival, by))  # noqa: B023 - it is called at once
-            except (Unreachable, OSError) as error:
-                return Way(tuple(hops), gap=f"the route: {error}", doubt=doubt)
-            if hop.route.kind == "local":
-                return Way(tuple(hops), here, arrival, doubt=doubt)
-            hops.append(hop)
-            neighbour = hop.neighbour
-            if not hop.forwards or not neighbour or neighbour.state in UNANSWERED:
-                break
-            found = self._holders(neighbour.mac, hop.next, here)
-            if len(found) > 1:
-                doubt = f"which of {len(found)} network namespaces with {hop.next} it leads to"
-                found = [each for each in found if each[0] == prefer]
-                if len(found) != 1:
-                    return Way(tuple(hops), gap=doubt, doubt=doubt)
-            if not found:
-                break
-            here, arrival = found[0]
-        else:
-            return Way(tuple(hops), gap=f"more than {_MOST_HOPS} network namespaces", doubt=doubt)
-        return Way(tuple(hops), doubt=doubt)
-
-    def _hop(self, here: int, address: str, source: str, arrival: str, by: str) -> Hop:
-        """Return how this thread's namespace, with that id, routes to an address."""
-        links = routes.interfaces()
-        index = next((each.index for each in links if each.name == by), 0)
-        forwards = not arrival or _forwards(6 if ":" in address else 4)
-        came = Came(source, 0, 0 if arrival else index)
-        if arrival and forwards and source:
-            came = Came(source, index)
-        elif arrival:
-            came = Came()  # the kernel looks up no route for what it does not forward
-        found = routes.route(address, came)
-        if found.kind == "local" or found.kind in REFUSALS:
-            return Hop(here, found, arrival, forwards=forwards)
-        name = next((each.name for each in links if each.index == found.interface), "")
-        next_hop = found.gateway or address
-        known = routes.neighbour(next_hop, found.interface)
-        return Hop(here, found, arrival, name, next_hop, known, forwards)
-
-    def _holders(self, mac: bytes, address: str, other: int) -> list[tuple[int, str]]:
+    def having(self, mac: bytes, address: str, other: int) -> list[tuple[int, str]]:
         """Return the namespaces and interfaces that have a link address and an IP address."""
         if not any(mac):
             return []
@@ -193,6 +104,10 @@ class Places:
             for interface in self._interfaces[identifier]
             if interface.mac == mac and interface.up and address in interface.addresses
         ]
+
+    def interfaces(self, identifier: int) -> tuple[Interface, ...]:
+        """Return the interfaces of a namespace, none where it cannot be entered."""
+        return self._interfaces[identifier]
 
     def _asked_interfaces(self, identifier: int) -> tuple[Interface, ...]:
         try:
@@ -211,12 +126,3 @@ class Places:
         """Return the processes in a namespace that hold one of the sockets."""
         held = proc.holders(self.namespaces[identifier].pids, inodes)
         return sorted({pid for each in held.values() for pid, _ in each})
-
-
-def _forwards(version: int) -> bool:
-    """Return whether this thread's namespace forwards; true if that cannot be read."""
-    try:
-        with open(f"/proc/sys/{_FORWARDING[version]}", encoding="ascii") as file:
-            return file.read().strip() != "0"
-    except OSError:
-        return True

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from ig.causes.cause import Attempt
 from ig.causes.evidence import Evidence, Far
-from ig.causes.places import Hop
+from ig.causes.packet import Packet
+from ig.causes.way import Hop
 from ig.kernel.routes import REFUSALS, UNANSWERED
 
 Step = tuple[str, str, str]
@@ -19,6 +20,11 @@ def steps(attempt: Attempt, evidence: Evidence) -> Iterator[Step]:
     """Yield the steps of the way as far as it goes: those beyond a gap are `unknown`."""
     yield "from", "ok", evidence.near
     yield from _routes(evidence)
+    for hop in evidence.way.translations:
+        assert hop.came
+        assert hop.went
+        change = f"{_end(hop.came)} is translated to {_end(hop.went)}"
+        yield "translation", "ok", f"{change}: {hop.by}"
     yield _neighbours(evidence)
     yield from _firewall(evidence)
     yield from _far(attempt, evidence)
@@ -70,14 +76,14 @@ def _firewall(evidence: Evidence) -> Iterator[Step]:
             result, words = "unknown", f"{action} it if all of its matches hold ({counted})"
         yield "firewall", result, f"{found.where}: {words}"
     unread = [line for line in evidence.unread if line.startswith("the firewall")]
-    if evidence.translated:
-        where = evidence.translated
+    if evidence.doubt:
+        where = evidence.doubt
         yield "firewall", "unknown", f"the destination may be translated: {where}"
     if unread:
         yield "firewall", "unknown", "; ".join(unread)
     elif evidence.way.gap:
         yield "firewall", "unknown", "the way is not known further"
-    elif evidence.translated:
+    elif evidence.doubt:
         return
     elif not evidence.firewall:
         yield "firewall", "ok", "no nftables rule of the network namespaces on the way denies it"
@@ -123,6 +129,10 @@ def _queue(far: Far) -> Step:
     fullest = max(far.taking, key=lambda each: each.waiting)
     result = "failed" if all(each.full for each in far.taking) else "ok"
     return "queue", result, f"{fullest.waiting} of {fullest.backlog} connections wait"
+
+
+def _end(packet: Packet) -> str:
+    return _place(packet.destination, packet.port)
 
 
 def _place(address: str, port: int) -> str:

@@ -19,6 +19,7 @@ _REQUEST, _DUMP = 0x1, 0x300
 _ERROR, _DONE = 2, 3
 _INTERRUPTED = 0x10
 _KIND = 0x3FFF  # the two highest bits of an attribute's kind are flags
+_NESTED = 0x8000  # NLA_F_NESTED
 _BUFFER = 1 << 16
 _PATIENCE = 1.0  # seconds; the kernel answers at once
 _ATTEMPTS = 5
@@ -30,30 +31,37 @@ _number = struct.Struct("=i")
 Attributes = Mapping[int, bytes]
 
 
-def ask(family: int, kind: int, body: bytes, dump: bool = False) -> list[tuple[int, bytes]]:
+def ask(
+    family: int, kind: int, body: bytes, dump: bool = False, most: int = 0
+) -> list[tuple[int, bytes]]:
     """Return the answers, each its type and what follows its header; of `dump` all there are.
 
     They are those of this thread's network namespace. A dump that changed while it was read is
-    asked for again, up to five times. Raises OSError where the kernel refuses, and EAGAIN if it
-    changed each time.
+    asked for again, up to five times. Raises OSError where the kernel refuses, EAGAIN if it
+    changed each time, and EMSGSIZE if the answers have more than `most` bytes, unless that is 0.
     """
     flags = _REQUEST | (_DUMP if dump else 0)
     request = _header.pack(_header.size + len(body), kind, flags, 1, 0) + body
     for _ in range(_ATTEMPTS):
-        answers, interrupted = _ask_once(family, request, dump)
+        answers, interrupted = _ask_once(family, request, dump, most)
         if not interrupted:
             return answers
     raise OSError(errno.EAGAIN, "what was asked for changed while it was read")
 
 
-def _ask_once(family: int, request: bytes, dump: bool) -> tuple[list[tuple[int, bytes]], bool]:
+def _ask_once(
+    family: int, request: bytes, dump: bool, most: int
+) -> tuple[list[tuple[int, bytes]], bool]:
     answers: list[tuple[int, bytes]] = []
-    interrupted = False
+    interrupted, read = False, 0
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family) as netlink:
         netlink.settimeout(_PATIENCE)
         netlink.send(request)
         while True:
             data, place = netlink.recv(_BUFFER), 0
+            read += len(data)
+            if most and read > most:
+                raise OSError(errno.EMSGSIZE, f"more than {most} bytes")
             while place + _header.size <= len(data):
                 size, kind, flags, *_ = _header.unpack_from(data, place)
                 body = data[place + _header.size : place + size]
@@ -73,6 +81,11 @@ def attribute(kind: int, value: bytes) -> bytes:
     """Return an attribute of a request, padded."""
     padding = bytes(-len(value) % 4)
     return _attribute.pack(_attribute.size + len(value), kind) + value + padding
+
+
+def nested(kind: int, *values: bytes) -> bytes:
+    """Return an attribute of a request that consists of others."""
+    return attribute(kind | _NESTED, b"".join(values))
 
 
 def each(body: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:

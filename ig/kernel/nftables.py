@@ -9,10 +9,11 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ig.kernel import netlink
+from ig.kernel import netlink, nftables_sets
 from ig.kernel.netlink import Attributes
+from ig.kernel.nftables_sets import Name, Set
 
 _SUBSYSTEM = 10 << 8
 _NEWCHAIN, _GETCHAIN, _NEWRULE, _GETRULE = (_SUBSYSTEM | number for number in (3, 4, 6, 7))
@@ -31,6 +32,7 @@ _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 1, 2, 3, 4
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _PACKETS = 2
+_LOOKUP_SET = 1
 _LEGACY = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
 
 Key = tuple[str, str, str, int]
@@ -84,6 +86,10 @@ class Ruleset:
     """By family, table and name."""
     unread: str = ""
     """Why rules are missing, "" if none are known to be."""
+    sets: Mapping[Name, Set] = field(default_factory=dict)
+    """Those that rules look something up in, where they were asked for."""
+    interfaces: Mapping[str, int] = field(default_factory=dict)
+    """The numbers of the namespace's interfaces by their names, where they were asked for."""
 
     def counters(self) -> dict[Key, int]:
         """Return the packets that each counter saw."""
@@ -97,7 +103,7 @@ class Ruleset:
         return found
 
 
-def read() -> Ruleset:
+def read(with_sets: bool = False) -> Ruleset:
     """Return the rules of this thread's namespace; without any where there is no nftables."""
     unread = _legacy()
     body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
@@ -119,7 +125,22 @@ def read() -> Ruleset:
         if kind == _NEWCHAIN and answer[0] in _FAMILIES:
             made = _chain(_FAMILIES[answer[0]], netlink.attributes(answer, _OFFSET), by_chain)
             found[(made.family, made.table, made.name)] = made
-    return Ruleset(found, unread)
+    if not with_sets:
+        return Ruleset(found, unread)
+    try:
+        return Ruleset(found, unread, nftables_sets.read(_FAMILIES, _looked_up(found.values())))
+    except OSError as error:
+        return Ruleset(found, unread or f"sets of nftables: {error.strerror or error}")
+
+
+def _looked_up(chains: Iterable[Chain]) -> set[Name]:
+    return {
+        (chain.family, chain.table, netlink.text(expression.data.get(_LOOKUP_SET, b"")))
+        for chain in chains
+        for rule in chain.rules
+        for expression in rule.expressions
+        if expression.name == "lookup"
+    }
 
 
 def _chain(

@@ -59,6 +59,12 @@ def linked(new_namespace: Callable[[], Namespace]) -> tuple[Namespace, Namespace
     return here, there
 
 
+def nft(namespace: Namespace, commands: str) -> None:
+    """Run commands of `nft` in a namespace."""
+    command = namespace.command("nft", "-f", "-")
+    subprocess.run(command, input=commands.encode(), check=True, timeout=PATIENCE)
+
+
 def causes(
     near: Namespace, targets: Mapping[str, str], *arguments: object
 ) -> dict[str, tuple[str, str, str]]:
@@ -150,22 +156,6 @@ def test_silence_elsewhere_is_no_more_than_that(namespace: Namespace) -> None:
     assert told["latency_raw"] >= 1_200_000_000
     before_second_syn = early.finished()
     assert (before_second_syn["outcome"], before_second_syn["cause"]) == ("unanswered", None)
-
-
-def test_translated_destinations_are_not_explained_by_what_they_were(
-    new_namespace: Callable[[], Namespace],
-) -> None:
-    here, there = linked(new_namespace)
-    for near, chain, port in ((here, "OUTPUT", 80), (there, "PREROUTING", 81)):
-        rule = ("-p", "tcp", "--dport", port, "-j", "REDIRECT", "--to-ports", 9)
-        near.run("iptables", "-t", "nat", "-A", chain, *rule)
-    here.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
-    for port in (80, 81):
-        told = Explaining(here, f"192.0.2.2:{port}").finished()
-        assert (told["outcome"], told["cause"]) == ("refused", None)
-        assert any(line.startswith("address translation") for line in told["unread"])
-    told = Explaining(here, "192.0.2.2:82").finished()
-    assert told["cause"]["kind"] == "no-listener"
 
 
 def test_namespaces_that_look_alike_are_not_told_apart_by_guessing(

@@ -15,9 +15,11 @@ from ig.causes.evidence import Evidence, Far, Found
 from ig.causes.firewall import INPUT, OUTPUT
 from ig.causes.judge import judge
 from ig.causes.packet import Packet
-from ig.causes.places import Hop, Listener, Way
+from ig.causes.places import Listener
 from ig.causes.steps import steps
+from ig.causes.way import Hop, Way
 from ig.kernel import ipvs, netlink
+from ig.kernel.conntrack import Tuple
 from ig.kernel.netlink import attribute
 from ig.kernel.nftables import Chain, Expression, Rule, Ruleset
 from ig.kernel.routes import Neighbour, Route
@@ -93,7 +95,7 @@ def test_refusal_from_elsewhere_claims_no_more_than_was_read() -> None:
     assert "that no rule of this host sent" in read.detail
     assert "rule" not in partly.detail
     for evidence in (
-        Evidence("this host", REMOTE, translated="by nftables, this host"),
+        Evidence("this host", REMOTE, doubt="by nftables, this host"),
         Evidence("this host", replace(REMOTE, gap="which of 2 network namespaces")),
     ):
         assert judge(ATTEMPT, evidence) is None
@@ -112,7 +114,7 @@ def test_published_port_needs_a_refusal_and_no_listener_at_any_address() -> None
     inner = Listener("198.18.0.2", 7000, 0, 128, 6)
     host = Far(1, "this host", (proxy,), 80, ("192.0.2.2",))
     backend = Far(8, "container web", (), 7000, ("172.17.0.2", "198.18.0.2"))
-    evidence = Evidence("this host", Way((), 1), host, backend, translated="by nftables")
+    evidence = Evidence("this host", Way((), 1), host, backend, doubt="by nftables")
     assert kind(ATTEMPT, evidence) == "published-port-without-backend"
     assert kind(replace(ATTEMPT, outcome="established", error=0), evidence) == ""
     assert kind(ATTEMPT, replace(evidence, backend=replace(backend, listeners=(inner,)))) == ""
@@ -159,7 +161,7 @@ def ruleset(*rules: tuple[Expression, ...], drops: bool = False, **more: Chain) 
 
 
 def blamed(rules: Ruleset, packet: Packet = SYN) -> list[tuple[int, bool]]:
-    found = firewall.denials(rules, INPUT, packet)
+    found = firewall.denials(rules, INPUT, packet).denials
     return [(each.rule.handle if each.rule else 0, each.certain) for each in found]
 
 
@@ -218,19 +220,19 @@ def test_unknown_source_matches_nothing_for_sure() -> None:
 
 
 def test_counters_that_stand_still_clear_a_rule() -> None:
-    (denial,) = firewall.denials(ruleset((*port(80), DROP)), INPUT, SYN)
+    (denial,) = firewall.denials(ruleset((*port(80), DROP)), INPUT, SYN).denials
     for before, after, expected in (
         ({}, {}, [(denial, False)]),
         ({denial.key: 5}, {denial.key: 5}, []),
         ({denial.key: 5}, {denial.key: 6}, [(denial, True)]),
     ):
-        assert list(firewall.rising([denial], before, after)) == expected
+        assert list(firewall.rising((denial,), before, after)) == expected
 
 
 def test_rule_that_is_not_understood_is_not_blamed_for_its_counter() -> None:
     silent = replace(ATTEMPT, outcome="timed-out", error=errno.ETIMEDOUT)
     for expression, expected in ((UNKNOWN, ""), (made("counter"), "firewall-drop-in")):
-        (denial,) = firewall.denials(ruleset((expression, DROP)), INPUT, SYN)
+        (denial,) = firewall.denials(ruleset((expression, DROP)), INPUT, SYN).denials
         evidence = Evidence("", REMOTE, firewall=(Found(denial, INPUT, "this host", rose=True),))
         assert kind(silent, evidence) == expected
 
@@ -274,7 +276,7 @@ def translates(*rules: tuple[Expression, ...], **more: Chain) -> bool:
     base = Chain("ip", "nat", "OUTPUT", "nat", OUTPUT, -100, False, None, listed)
     chains = {("ip", "nat", "OUTPUT"): base}
     chains |= {("ip", "nat", name): chain for name, chain in more.items()}
-    return firewall.translates(Ruleset(chains), OUTPUT, SYN)
+    return bool(firewall.translations(Ruleset(chains), OUTPUT, SYN).translations)
 
 
 def test_translation_of_the_destination_is_found() -> None:
@@ -295,7 +297,7 @@ def test_verdict_map_makes_what_follows_uncertain() -> None:
     lookup = made("lookup", a1=b"verdicts\0", a2=number(1), a3=number(0))
     assert blamed(ruleset((lookup,), (DROP,))) == [(1, False), (2, False)]
     assert blamed(ruleset((made("queue"),), (DROP,))) == [(1, False), (2, False)]
-    (by_map,) = firewall.denials(ruleset((lookup,)), INPUT, SYN)
+    (by_map,) = firewall.denials(ruleset((lookup,)), INPUT, SYN).denials
     found = Found(by_map, INPUT, "this host", rose=True)
     silent = replace(ATTEMPT, outcome="timed-out", error=errno.ETIMEDOUT)
     for attempt in (ATTEMPT, silent):
@@ -309,10 +311,29 @@ def test_virtual_services_of_ipvs_are_found() -> None:
         "  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n"
         "TCP  0A600001:01BB rr\n"
         "  -> C0000201:192B      Masq    1      0          0\n"
+        "  -> C0000202:192B      Masq    0      0          0\n"
         "TCP  [2001:0db8:0000:0000:0000:0000:0000:0001]:01BB rr\n"
+        "  -> [2001:0db8:0000:0000:0000:0000:0000:0009]:0050      Masq    1      0          0\n"
     )
-    assert ipvs.serves_by(listing, "10.96.0.1", 443)
-    assert ipvs.serves_by(listing, "2001:db8::1", 443)
-    assert not ipvs.serves_by(listing, "10.96.0.1", 80)
-    assert not ipvs.serves_by(listing, "192.0.2.1", 6443)
-    assert ipvs.serves_by("FWM  00000001 rr\n", "192.0.2.1", 80)
+    lines = listing.splitlines()
+    only = ipvs.service_in(lines, "10.96.0.1", 443)
+    assert only == ipvs.Service((("192.0.2.1", 6443),))
+    assert ipvs.service_in(lines, "2001:db8::1", 443) == ipvs.Service((("2001:db8::9", 80),))
+    assert ipvs.service_in(lines, "10.96.0.1", 80) is None
+    assert ipvs.service_in(lines, "192.0.2.1", 6443) is None
+    assert ipvs.service_in(["FWM  00000001 rr"], "192.0.2.1", 80) == ipvs.Service()
+
+
+def test_server_of_a_connection_through_ipvs_is_found() -> None:
+    listing = [
+        "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData",
+        "TCP C0000205 9C40 0A600001 01BB C0000203 192B SYN_RECV         59",
+        "TCP [2001:0db8:0000:0000:0000:0000:0000:0005] 9C40 "
+        "[2001:0db8:0000:0000:0000:0000:0000:0001] 01BB "
+        "[2001:0db8:0000:0000:0000:0000:0000:0009] 0050 ESTABLISHED 59",
+    ]
+    four = Tuple("192.0.2.5", 40000, "10.96.0.1", 443)
+    assert ipvs.server_in(listing, four) == ("192.0.2.3", 6443)
+    assert ipvs.server_in(listing, four._replace(source_port=40001)) is None
+    six = Tuple("2001:db8::5", 40000, "2001:db8::1", 443)
+    assert ipvs.server_in(listing, six) == ("2001:db8::9", 80)
