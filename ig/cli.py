@@ -25,7 +25,11 @@ from ig.output.stream import (
 from ig.stop import Stop, Stopped
 from ig.typer_command import Command, Group
 
-_GROUPS = {"trace": "Trace events as they happen.", "snapshot": "Show the current state."}
+_GROUPS = {
+    "trace": "Trace events as they happen.",
+    "snapshot": "Show the current state.",
+    "top": "Show what goes on, live.",
+}
 
 
 def build(arguments: Sequence[str]) -> Group:

@@ -215,7 +215,7 @@ class Gadget:
     package's; empty for another `source`."""
     source: str = "program"
     """`program` (events), `aggregate` (what the program counts by key, once an interval: see
-    aggregate.h), or `sockets` (those that exist now)."""
+    aggregate.h), `sockets` (those that exist now), or `rates` (what they do in an interval)."""
     keep_counts: bool = False
     """Whether an aggregate goes on counting after it was read; else each interval begins at 0."""
     defines: Mapping[str, int] = field(default_factory=dict)

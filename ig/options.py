@@ -125,7 +125,8 @@ def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
     limits = TRACING if gadget.program else (MAX_ROWS,)
     repeating = REPEATING if gadget.stages or gadget.source != "program" else ()
     own = {flag for param in gadget.params for flag in param.flags}
-    shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, RECORD, TIME, *repeating, *limits]
+    record = () if gadget.source == "rates" else (RECORD,)
+    shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, *record, TIME, *repeating, *limits]
     return (
         *gadget.params,
         *(_without(param, own) for param in shared),

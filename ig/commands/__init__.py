@@ -8,6 +8,9 @@ from ig.errors import UsageError
 from ig.gadget import CompatView, Gadget
 from ig.options import gadget_params
 
+INTERVAL = 2.0
+"""Seconds of an interval of `ig top` where none are given."""
+
 
 def run(gadget: Gadget, view: CompatView | None, options: dict[str, Any]) -> None:
     """Run a gadget's command. Raises IgError."""
@@ -25,10 +28,15 @@ def run(gadget: Gadget, view: CompatView | None, options: dict[str, Any]) -> Non
                 f"{param.flags[-1]} and {flags[clash[0]]} are mutually exclusive.",
                 remedy="Use only one of them.",
             )
+    rates = gadget.source == "rates"
+    if rates and not options.get("interval"):
+        options["interval"] = INTERVAL
     if options.get("count") and not (options.get("interval") or options.get("watch")):
         raise UsageError("--count needs an interval.", remedy="Use it with --interval SECONDS.")
     check_ready_file(options.get("ready_file"))
-    if gadget.program:
+    if rates:
+        from ig.commands.top import top as carry_out
+    elif gadget.program:
         from ig.commands.trace import trace as carry_out
     else:
         from ig.commands.snapshot import snapshot as carry_out

@@ -43,8 +43,8 @@ def _family(columns: Sequence[Column], options: Mapping[str, Any]) -> list[str]:
     if four == six:
         return []
     names = {column.name for column in columns}
-    name = next(each for each in ("ip", "version", "src.version") if each in names)
-    return [f"{name}=={4 if four else 6}"]
+    name = next((each for each in ("ip", "version", "src.version") if each in names), "")
+    return [f"{name}=={4 if four else 6}"] if name else []
 
 
 class DisplayOptions:

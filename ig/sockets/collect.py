@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import compress
 from typing import Any
@@ -18,6 +18,7 @@ from ig.sockets.owner import NOBODY, Known, NamespaceOwners, Owners
 from ig.sockets.proc import (
     ALL_STATES,
     CLOSE,
+    INFO,
     LISTEN,
     STATES,
     SYN_RECV,
@@ -45,25 +46,28 @@ _OTHER_NAMES = {  # as `ss` writes them
 }
 
 
-def collect(options: Mapping[str, Any], known: Known, wants: Wants, say: Say) -> Batch:
+def collect(
+    options: Mapping[str, Any], known: Known, wants: Wants, say: Say, more: Sequence[str] = ()
+) -> Batch:
     """Return the sockets of the wanted containers (of the host if HOST is wanted), unsorted.
 
-    `options` are the gadget's: proto, state, listening, port, info, processes. `say` gets a
-    line for each limitation. Raises UsageError for a state or
-    protocol that does not exist.
+    `options` are the gadget's: proto, state, listening, port, info, processes. `more` are the
+    fields besides those that are always there. `say` gets a line for each limitation. Raises
+    UsageError for a state or protocol that does not exist.
     """
     wanted = asked(options)
     ports = frozenset(options.get("port") or ())
     found = netns.find()
     processes = bool(options.get("processes"))
-    batch = _Rows(wanted, bool(options.get("info")), processes)
+    more = (*more, *(INFO if options.get("info") else ()))
+    batch = _Rows(wanted, more, processes)
     left_out = 0
     with Cgroups() as cgroups:
         for line in _limits(found, cgroups):
             say(line)
         owners = Owners(known, cgroups)
         namespace_owners = owners.of_namespaces(found, netns.host())
-        reader = Reader(_with_listeners(wanted), bool(options.get("info")))
+        reader = Reader(_with_listeners(wanted), more)
         spaces = [
             namespace
             for namespace in found.namespaces.values()
@@ -185,8 +189,8 @@ def _attributed(
 class _Rows:
     """The rows of all namespaces, with the additional columns of shown rows."""
 
-    def __init__(self, wanted: Mapping[str, int], info: bool, processes: bool) -> None:
-        self.fields: Fields = empty(info)
+    def __init__(self, wanted: Mapping[str, int], more: Sequence[str], processes: bool) -> None:
+        self.fields: Fields = empty(more)
         self.fields.pop("ifindex")
         self.fields |= {name: [] for name in ("state", "interface", "shared", "netns_id")}
         if processes:

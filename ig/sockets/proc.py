@@ -10,14 +10,14 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from ig.memo import Cache
 
 Fields = dict[str, list[Any]]
-"""One list per field, all of one length; the fields are FIELDS, plus INFO if requested."""
+"""One list per field, all of one length; the fields are FIELDS, plus those of `more`."""
 
 FIELDS = (
     *("proto", "version", "saddr", "sport", "daddr", "dport", "state_raw", "ifindex"),
@@ -27,6 +27,9 @@ FIELDS = (
 bytes (of a listener: connections waiting and their limit); 0 where the kernel has no answer."""
 INFO = ("rtt", "retransmits", "cwnd", "bytes_sent", "bytes_received")
 """Of tcp_info: rtt in ns, cwnd in segments, retransmits in all."""
+TRAFFIC = ("retransmits", "bytes_acked", "bytes_received", "cookie")
+"""What differs between two snapshots: of tcp_info, each side's SYN and FIN counted as a byte, and
+the number by which the kernel distinguishes sockets; 0 where it is not known."""
 
 ESTABLISHED, SYN_RECV, TIME_WAIT, CLOSE, LISTEN = 1, 3, 6, 7, 10
 STATES = {
@@ -48,9 +51,9 @@ UDP_STATES = {ESTABLISHED: "ACTIVE", CLOSE: "INACTIVE"}
 ALL_STATES = sum(1 << number for number in STATES)
 
 
-def empty(info: bool = False) -> Fields:
-    """Return the fields of no sockets."""
-    return {name: [] for name in FIELDS + (INFO if info else ())}
+def empty(more: Sequence[str] = ()) -> Fields:
+    """Return the fields of no sockets; `more` are some of INFO and TRAFFIC."""
+    return {name: [] for name in (*FIELDS, *more)}
 
 
 def extend(fields: Fields, more: Fields) -> None:

@@ -19,10 +19,13 @@ _NO_MODULE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNO
 class Reader:
     """Reads one namespace after another, by sock_diag or else from /proc."""
 
-    def __init__(self, asked: Mapping[str, int], info: bool) -> None:
-        """Read the protocols in `asked` (TCP, UDP), each with a bit 1 << state for those wanted."""
+    def __init__(self, asked: Mapping[str, int], more: Sequence[str] = ()) -> None:
+        """Read the protocols in `asked` (TCP, UDP), each with a bit 1 << state for those wanted.
+
+        `more` are the fields besides FIELDS.
+        """
         self._asked = asked
-        self._info = info
+        self._more = more
         self._refused: dict[str, str] = {}
         self._unread = 0
 
@@ -31,7 +34,7 @@ class Reader:
 
         Two fields are added: the names of the state and of the interface (`state`, `interface`).
         """
-        fields = empty(self._info)
+        fields = empty(self._more)
         names: list[str] = []
         for proto, states in self._asked.items():
             if states:
@@ -56,7 +59,7 @@ class Reader:
     def _table(self, namespace: Namespace, entered: bool, proto: str, states: int) -> Fields:
         if entered:
             try:
-                return sock_diag.ask(proto, states, self._info)
+                return sock_diag.ask(proto, states, self._more)
             except OSError as error:
                 self._refused[proto] = _why(error)
         else:
@@ -67,11 +70,11 @@ class Reader:
             except OSError:
                 continue
         self._unread += 1
-        return empty(self._info)
+        return empty(self._more)
 
     def _completed(self, fields: Fields) -> dict[str, list[Any]]:
         count = len(fields["proto"])
-        return {name: fields.get(name) or [0] * count for name in empty(self._info)}
+        return {name: fields.get(name) or [0] * count for name in empty(self._more)}
 
 
 def _why(error: OSError) -> str:

@@ -50,6 +50,7 @@ _INFO_FIELDS = {
     "retransmits": (100, 4, 1),
     "cwnd": (80, 4, 1),
     "bytes_sent": (200, 8, 1),  # since Linux 4.19 (ba113c3aa79a "tcp: add data bytes sent stats")
+    "bytes_acked": (120, 8, 1),
     "bytes_received": (128, 8, 1),
 }
 
@@ -57,15 +58,16 @@ _INFO_FIELDS = {
 class Dump:
     """The answer to one request: feed it the datagrams as they come, then read `fields`."""
 
-    def __init__(self, proto: str, info: bool = False) -> None:
-        self.fields = empty(info)
+    def __init__(self, proto: str, more: Sequence[str] = ()) -> None:
+        """`more` are the fields besides FIELDS."""
+        self.fields = empty(more)
         self.finished = False
         self.interrupted = False
         """Whether to repeat: the table changed during the read, or a message was truncated."""
         self.error = 0
         """The errno of a refusal."""
         self._proto = proto
-        self._info = info
+        self._more = more
         self._pending: dict[tuple[int, int], bytearray] = {}
         self._size = 0
 
@@ -149,10 +151,13 @@ class Dump:
             fields[name] += words[place::step].tolist()
         fields["mark"] += shape.numbers(words, _ATTRIBUTE_MARK, 0, 4, count)
         fields["cgroup"] += shape.numbers(words, _ATTRIBUTE_CGROUP, 0, 8, count)
-        if self._info:
-            for name, (offset, size, unit) in _INFO_FIELDS.items():
-                values = shape.numbers(words, _ATTRIBUTE_INFO, offset, size, count)
-                fields[name] += [value * unit for value in values] if unit != 1 else values
+        for name in self._more:
+            if name == "cookie":
+                fields[name] += _joined(words[15::step].tolist(), words[16::step].tolist())
+                continue
+            offset, size, unit = _INFO_FIELDS[name]
+            values = shape.numbers(words, _ATTRIBUTE_INFO, offset, size, count)
+            fields[name] += [value * unit for value in values] if unit != 1 else values
         if ipv6:
             show_mapped_as_ipv4(fields, start)
 
@@ -203,7 +208,12 @@ class _Shape:
         high: list[int] = words[place + 1 :: step].tolist()
         if sys.byteorder == "big":
             low, high = high, low
-        return [h << 32 | n for h, n in zip(high, low, strict=True)] if any(high) else low
+        return _joined(low, high)
+
+
+def _joined(low: list[int], high: list[int]) -> list[int]:
+    """Return numbers of 64 bits of their halves."""
+    return [h << 32 | n for h, n in zip(high, low, strict=True)] if any(high) else low
 
 
 def _is_socket(kind: int, family: int) -> bool:
@@ -225,8 +235,8 @@ def _big_endian(numbers: memoryview) -> list[int]:
     return ports.tolist()
 
 
-def _requests(proto: str, states: int, info: bool) -> Sequence[bytes]:
-    extension = 1 << (_ATTRIBUTE_INFO - 1) if info else 0
+def _requests(proto: str, states: int, more: Sequence[str]) -> Sequence[bytes]:
+    extension = 1 << (_ATTRIBUTE_INFO - 1) if more else 0
     if proto == "TCP":
         # The older request walks the table of connections once for both families.
         body = _compatible.pack(socket.AF_INET, 0, 0, extension, bytes(48), states, 0)
@@ -257,8 +267,8 @@ def settled(attempt: Callable[[], Dump]) -> Dump:
     return dump
 
 
-def _ask_once(request: bytes, proto: str, info: bool, buffer: bytearray) -> Dump:
-    dump = Dump(proto, info)
+def _ask_once(request: bytes, proto: str, more: Sequence[str], buffer: bytearray) -> Dump:
+    dump = Dump(proto, more)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
         netlink.send(request)
         while not dump.finished:
@@ -274,15 +284,16 @@ def _ask_once(request: bytes, proto: str, info: bool, buffer: bytearray) -> Dump
     return dump
 
 
-def ask(proto: str, states: int = ALL_STATES, info: bool = False) -> Fields:
+def ask(proto: str, states: int = ALL_STATES, more: Sequence[str] = ()) -> Fields:
     """Return the sockets of this thread's network namespace; `proto` is TCP or UDP.
 
-    `states` has the bit 1 << state for each wanted. A table that changed while it was read is
-    asked again, up to five times; what the fifth answer has is given, whole rows only.
+    `states` has the bit 1 << state for each wanted, `more` the fields besides FIELDS. A table that
+    changed while it was read is asked again, up to five times; what the fifth answer has is given,
+    whole rows only.
     Raises OSError where the kernel refuses, or has no such module.
     """
-    fields, buffer = empty(info), bytearray(_BUFFER)
-    for request in _requests(proto, states, info):
-        dump = settled(partial(_ask_once, request, proto, info, buffer))
+    fields, buffer = empty(more), bytearray(_BUFFER)
+    for request in _requests(proto, states, more):
+        dump = settled(partial(_ask_once, request, proto, more, buffer))
         extend(fields, dump.fields)
     return fields

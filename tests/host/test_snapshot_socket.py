@@ -156,7 +156,7 @@ def test_a_namespace_that_may_not_be_entered_is_read_from_proc(every_state: Cont
         _, fields = reader.read(namespace, False)
         return set(fields["state"])
 
-    reader = Reader({"TCP": ALL_STATES, "UDP": ALL_STATES}, info=False)
+    reader = Reader({"TCP": ALL_STATES, "UDP": ALL_STATES})
     theirs = netns.Namespace(namespace_of(every_state.pid), tasks=(str(every_state.pid),))
     (states,) = netns.visit([theirs], act)
     assert {"LISTEN", "TIME_WAIT", "SYN_RECV", "ACTIVE"} <= states

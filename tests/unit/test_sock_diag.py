@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.sockets.proc import FIELDS, INFO
+from ig.sockets.proc import FIELDS, INFO, TRAFFIC
 from ig.sockets.sock_diag import Dump, settled
 
 ESTABLISHED, TIME_WAIT, LISTEN = 1, 6, 10
@@ -46,8 +46,8 @@ def owned(mark: int, cgroup: int) -> bytes:
     return attribute(MARK, struct.pack("=I", mark)) + attribute(CGROUP, struct.pack("=Q", cgroup))
 
 
-def answer(datagrams: Sequence[bytes], info: bool = False) -> Dump:
-    dump = Dump("TCP", info)
+def answer(datagrams: Sequence[bytes], more: Sequence[str] = ()) -> Dump:
+    dump = Dump("TCP", more)
     for datagram in datagrams:
         dump.feed(memoryview(bytearray(datagram)))
     dump.flush()
@@ -141,12 +141,12 @@ def test_tcp_info_is_read_in_its_units() -> None:
     struct.pack_into("=I", info, 100, 3)
     struct.pack_into("=Q", info, 128, 1 << 40)
     struct.pack_into("=Q", info, 200, 77)
-    dump = answer([message(attributes=attribute(2, bytes(info))), DONE], info=True)
+    dump = answer([message(attributes=attribute(2, bytes(info))), DONE], more=INFO)
     assert rows(dump, *INFO) == [(1_500_000, 3, 10, 77, 1 << 40)]
 
 
 def test_a_shorter_tcp_info_of_an_older_kernel_leaves_zeroes() -> None:
-    dump = answer([message(attributes=attribute(2, bytes(104))), DONE], info=True)
+    dump = answer([message(attributes=attribute(2, bytes(104))), DONE], more=INFO)
     assert rows(dump, *INFO) == [(0, 0, 0, 0, 0)]
 
 
@@ -206,10 +206,15 @@ ANY_MESSAGE = st.builds(
 )
 
 
-@given(st.lists(st.one_of(st.binary(max_size=300), ANY_MESSAGE), max_size=8), st.booleans())
-def test_no_datagram_makes_it_fail_or_tear_a_row(datagrams: list[bytes], info: bool) -> None:
-    dump = answer(datagrams, info)
-    assert set(dump.fields) == set(FIELDS) | set(INFO if info else ())
+@given(
+    st.lists(st.one_of(st.binary(max_size=300), ANY_MESSAGE), max_size=8),
+    st.sampled_from([(), INFO, TRAFFIC]),
+)
+def test_no_datagram_makes_it_fail_or_tear_a_row(
+    datagrams: list[bytes], more: Sequence[str]
+) -> None:
+    dump = answer(datagrams, more)
+    assert set(dump.fields) == {*FIELDS, *more}
     assert len({len(values) for values in dump.fields.values()}) == 1
 
 

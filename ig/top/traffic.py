@@ -1,0 +1,184 @@
+"""What differs between two snapshots of the same connections: bytes, retransmits, new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import compress
+from typing import NamedTuple
+
+from ig.container import Container
+from ig.gadget import Batch, of_each
+from ig.sockets.proc import ESTABLISHED, LISTEN
+
+STATES = (
+    *("established", "fin_wait1", "fin_wait2", "close_wait", "last_ack", "closing"),
+    "listen",
+)
+"""The states to ask for: those of connections that exist, and of listeners."""
+_FIN_WAIT2, _CLOSE_WAIT, _LAST_ACK, _CLOSING = 5, 8, 9, 11
+_HELD = frozenset({ESTABLISHED, _CLOSE_WAIT})
+"""The states in which an application has the connection, or will get it by accept()."""
+_FIN_RECEIVED = frozenset({_CLOSE_WAIT, _LAST_ACK, _CLOSING})
+_WILDCARDS = ("0.0.0.0", "::")
+_NOTHING = (0, 0, 0)
+_NEEDED = (
+    *("version", "saddr", "sport", "daddr", "dport", "state_raw", "state", "netns_id", "ino"),
+    *("cookie", "bytes_received", "bytes_acked", "retransmits", "peer", "pid", "comm"),
+)
+
+Key = tuple[str, str, str]
+_Volumes = Mapping[int, tuple[int, int, int]]
+"""By cookie: bytes received, bytes acknowledged by the far end, retransmits; of its whole life."""
+
+
+def identity(container: Container) -> Key:
+    """Return what distinguishes a container from all others, also when its details change."""
+    return container.engine, container.scope, container.id
+
+
+class Traffic(NamedTuple):
+    """The connections of one moment, and what they did since the moment before: a list each."""
+
+    sockets: Batch
+    """What the snapshot has of each, and the owner of its far end (`peer`)."""
+    accepted: bool
+    """Whether they were accepted; else they were connected."""
+    new: Sequence[bool]
+    """Whether it was not there before."""
+    bytes_in: Sequence[int]
+    bytes_out: Sequence[int]
+    """Those that the far end has acknowledged."""
+    retransmits: Sequence[int]
+
+
+class Meter:
+    """Compares each snapshot with the one before, connection by connection.
+
+    A connection is recognised by the kernel's cookie. One that a snapshot lacks is remembered until
+    the next: the kernel's table may change while it is read.
+    """
+
+    def __init__(self) -> None:
+        self._accepted: frozenset[int] = frozenset()
+        self._known: frozenset[Key] = frozenset()
+        self.restart()
+
+    def restart(self) -> None:
+        """Take the next snapshot as the first: nothing is known to have happened before it."""
+        self._before: _Volumes = {}
+        self._missed: _Volumes = {}
+        self._at = 0
+
+    def feed(
+        self,
+        batch: Batch,
+        now: int,
+        known: Iterable[Container] = (),
+        *,
+        accepted: bool = False,
+        ports: Collection[int] = (),
+    ) -> Traffic:
+        """Return the connections of a snapshot that was taken at `now` (ns since the epoch).
+
+        They are the accepted ones or the others, if there are `ports` those on one of them: the
+        port that was connected to. `known` are the containers whose connections are all in the
+        snapshot. What a connection did before its owner was known is not counted, as it may be
+        older than the snapshot before.
+        """
+        batch = self._chosen(batch, accepted, ports)
+        cookies = batch.fields["cookie"]
+        values = list(zip(*_volumes(batch, accepted), strict=True))
+        starts, new = self._starts(batch, values)
+        seen = dict(zip(cookies, values, strict=True))
+        seen.pop(0, None)
+        self._missed = {cookie: self._before[cookie] for cookie in self._before.keys() - seen}
+        self._before, self._at = seen, now
+        self._known = frozenset(map(identity, known)) | set(of_each(batch.owners, identity))
+        return Traffic(batch, accepted, new, *_differences(values, starts))
+
+    def _chosen(self, batch: Batch, accepted: bool, ports: Collection[int]) -> Batch:
+        """Return the connections of one direction, with the fields that are needed of them.
+
+        One was accepted if something listens on its port, or did so when it was seen first: the
+        kernel gives no outgoing connection such a port, unless it is asked for it.
+        """
+        fields = {name: batch.fields[name] for name in _NEEDED if name in batch.fields}
+        listeners, cookies = _listeners(batch), fields["cookie"]
+        ends = zip(fields["netns_id"], fields["sport"], strict=True)
+        came = [
+            cookie in self._accepted
+            or (found is not None and not found.isdisjoint((address, *_WILDCARDS)))
+            for cookie, found, address in zip(
+                cookies, map(listeners.get, ends), fields["saddr"], strict=True
+            )
+        ]
+        self._accepted = frozenset(compress(cookies, came)) - {0}
+        rows = zip(came, fields["state_raw"], fields["ino"], strict=True)
+        # The rest is what the kernel finishes after its application has closed it.
+        keep = [
+            way == accepted and (state in _HELD or (inode != 0 and state != LISTEN))
+            for way, state, inode in rows
+        ]
+        if ports:
+            served = fields["sport" if accepted else "dport"]
+            keep = [chosen and port in ports for chosen, port in zip(keep, served, strict=True)]
+        return Batch(fields, batch.owners).select(keep)
+
+    def _starts(
+        self, batch: Batch, values: Sequence[tuple[int, int, int]]
+    ) -> tuple[list[tuple[int, int, int]], list[bool]]:
+        """Return what is to be subtracted of each connection's values, and which ones are new."""
+        cookies, owners = batch.fields["cookie"], batch.owners
+        new = [False] * len(values)
+        if not self._at:
+            return list(values), new
+        found = list(map({**self._missed, **self._before}.get, cookies))
+        knew = of_each(owners, self._knew)
+        for place in [place for place, start in enumerate(found) if start is None]:
+            new[place] = bool(cookies[place]) and knew[place]
+            found[place] = _NOTHING if new[place] else values[place]
+        return [start or _NOTHING for start in found], new
+
+    def _knew(self, owner: Container) -> bool:
+        """Return whether the snapshot before had all connections of an owner."""
+        return not owner.id or owner.started >= self._at or identity(owner) in self._known
+
+
+def _differences(
+    values: Sequence[tuple[int, int, int]], starts: Sequence[tuple[int, int, int]]
+) -> tuple[list[int], list[int], list[int]]:
+    """Return what was added to each value, a list each; most connections do nothing."""
+    inbound, outbound, retransmits = ([0] * len(values) for _ in range(3))
+    for place, (now, then) in enumerate(zip(values, starts, strict=True)):
+        if now != then:
+            inbound[place] = max(0, now[0] - then[0])
+            outbound[place] = max(0, now[1] - then[1])
+            retransmits[place] = max(0, now[2] - then[2])
+    return inbound, outbound, retransmits
+
+
+def _listeners(batch: Batch) -> dict[tuple[int, int], set[str]]:
+    """Return the addresses that are listened on, by network namespace and port."""
+    names = ("netns_id", "sport", "saddr")
+    listens = [state == LISTEN for state in batch.fields["state_raw"]]
+    found: dict[tuple[int, int], set[str]] = {}
+    rows = zip(*(compress(batch.fields[name], listens) for name in names), strict=True)
+    for namespace, port, address in rows:
+        found.setdefault((namespace, port), set()).add(address)
+    return found
+
+
+def _volumes(batch: Batch, accepted: bool) -> tuple[Sequence[int], ...]:
+    """Return bytes received, bytes acknowledged, and retransmits of each connection.
+
+    The kernel counts the SYN of a connect, and each side's FIN, as a byte.
+    """
+    fields = batch.fields
+    states = fields["state_raw"]
+    inbound, outbound = fields["bytes_received"], fields["bytes_acked"]
+    if states.count(ESTABLISHED) < len(states):
+        inbound = [n - (s in _FIN_RECEIVED) for n, s in zip(inbound, states, strict=True)]
+        outbound = [n - (s == _FIN_WAIT2) for n, s in zip(outbound, states, strict=True)]
+    if not accepted:
+        outbound = [n - 1 if n else 0 for n in outbound]
+    return inbound, outbound, fields["retransmits"]
