@@ -7,10 +7,13 @@
  *   KERNEL_STRUCT(name, field, ...)	declares struct name as this kernel lays it out, with these fields
  *   OPTIONAL_STRUCT(name, field, ...)	the same of one that this kernel may not have
  *   KERNEL_ENUM(name, value, ...)	defines KERNEL_value where this kernel has it
+ *   KERNEL_CASES(name, prefix, value, ...)	defines CASES_name: for those of enum name that this kernel has,
+ *				`case prefix##value: return value;`; and HAVE_enum_name, 0 where it has none
  *   KERNEL_TRACEPOINT(name, ...)	defines HAVE_tracepoint_name, 0 where this kernel has none
  *   OPTION(NAME, value)		defines NAME as this value, unless user space gives another
  *   KERNEL_FUNCTION(name, ...)	defines KERNEL_FUNCTION_name, 0 where this kernel has none
  *   OPTIONAL_HOOK(function, "...")	a hook that may be refused, and what is not seen then
+ *   SIGNAL_HOOK(function)	a hook whose misses lose no event
  *   OWNER_IS_CURRENT(event)		a hook outside of system calls whose program reads the current task only if that is the owner
  *   LOSS(NAME, "...")		a cause of losses for count_lost(), and how it is reported; one without words is not
  * A function called raw_tp__NAME is attached to that raw tracepoint, tp__CATEGORY__NAME to that
@@ -23,10 +26,12 @@
 #define KERNEL_STRUCT(...)
 #define OPTIONAL_STRUCT(...)
 #define KERNEL_ENUM(...)
+#define KERNEL_CASES(...)
 #define KERNEL_TRACEPOINT(...)
 #define KERNEL_FUNCTION(...)
 #define OPTION(...)
 #define OPTIONAL_HOOK(...)
+#define SIGNAL_HOOK(...)
 #define LOSS(...)
 #define OWNER_IS_CURRENT(...)
 

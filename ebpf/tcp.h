@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The records and maps of tcp.c, and what is read from a socket. */
+/* The events and maps of tcp.c and tcp_why.c, and what is read from a socket. */
 #include "ig.h"
 #include "recursion.h"
 #include "address.h"
@@ -103,16 +103,6 @@ BPF_TABLE("lru_hash", u64, u64, failed, 65536);
 
 #include "ends.h"
 #include "tcp_count.h"
-
-static __always_inline void submit(struct event *event)
-{
-	if (COUNT_EVENTS) {
-		count(event);
-		return;
-	}
-	if (events.ringbuf_output(event, sizeof(*event), BPF_RB_NO_WAKEUP))
-		count_lost(LOST_RING);
-}
 
 static __always_inline struct tracked *tracked_of(struct sock *key)
 {

@@ -27,6 +27,7 @@ static __always_inline void begin_attempt(struct sock *sk, int backup)
 		if (call.number == NR_CONNECT || call.number == NR_SENDTO || call.number == NR_SENDMSG)
 			event->fd = call.fd;
 	}
+	expect_signals(event);
 	event->timestamp = bpf_ktime_get_ns();
 	if (track(sk, &tracked) && !backup)
 		count_lost(CLOSES ? LOST_CONNECTIONS : LOST_ATTEMPTS);
@@ -129,7 +130,7 @@ static __always_inline void finish_attempt(struct sock *sk, struct event *event,
 	event->outcome = outcome;
 	event->error = error;
 	event->sport = local_port(sk);
-	submit(event);
+	submit_attempt(sk, event);
 }
 
 /*
@@ -335,7 +336,7 @@ static __always_inline void repeat_syn(struct sock *sk, int before)
 	copy.waited = copy.timestamp - event->timestamp;
 	copy.sport = local_port(sk);
 	/* Where there is no room this is not lost: it is reported with the next SYN, or at the attempt's end. */
-	if (!events.ringbuf_output(&copy, sizeof(copy), BPF_RB_NO_WAKEUP))
+	if (!report(sk, &copy))
 		event->outcome = UNANSWERED;
 }
 

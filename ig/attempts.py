@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ig.columns import enum_names, error_column, hyphenated, integer, named
@@ -39,6 +39,37 @@ def _attempt_style(batch: Batch) -> Sequence[str]:
 def wants_latency(options: Mapping[str, Any]) -> bool:
     """Return whether attempts are reported with latency, when they have ended."""
     return bool(options.get("latency"))
+
+
+def _of_cause(part: str) -> Callable[[Batch], Sequence[str]]:
+    return lambda batch: batch.fields.get(f"cause_{part}") or [""] * len(batch)
+
+
+def _causes(batch: Batch) -> list[str]:
+    """Return the detail of each cause, and where it lies."""
+    pairs = zip(_of_cause("detail")(batch), _of_cause("where")(batch), strict=True)
+    return [f"{detail} ({where})" if where else detail for detail, where in pairs]
+
+
+def _cause_columns() -> Iterator[Column]:
+    yield Column(
+        "cause",
+        width=60,
+        least=24,
+        wrap=True,
+        read=_causes,
+        show_if=lambda options: bool(options.get("why")),
+        description="With --why: why an attempt failed or was slow, and where; empty if unknown.",
+    )
+    for part, description in (
+        ("kind", "With --why: the kind of the cause, see explain.md."),
+        ("where", "With --why: the container, rule, interface or route that it lies with."),
+        ("detail", "With --why: the cause in words."),
+        ("confidence", "With --why: seen (a signal of this very attempt) or likely."),
+    ):
+        yield Column(
+            f"cause.{part}", f"cause.{part}", read=_of_cause(part), description=description
+        )
 
 
 def attempt_columns() -> tuple[Column, ...]:
@@ -95,6 +126,7 @@ def attempt_columns() -> tuple[Column, ...]:
             width=6,
             description="Whether this attempt was reported before as unanswered.",
         ),
+        *_cause_columns(),
     )
 
 
@@ -104,6 +136,15 @@ LATENCY = Param(
     "flag",
     "Report each attempt when it has ended, with the time from SYN to reply.",
     define="LATENCY",
+)
+
+
+WHY = Param(
+    "why",
+    ("--why",),
+    "flag",
+    "Find why each attempt failed, or was slow; keeps more privileges (see SECURITY.md).",
+    program="tcp_why.c",
 )
 
 

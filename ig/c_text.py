@@ -151,6 +151,11 @@ def _fields(
             yield match[1], code, size * count, size
 
 
+def event(text: str) -> str:
+    """Return the name of the struct that a program of events writes to the ring."""
+    return "reported" if re.search(_BODY % "reported", text, re.M | re.S) else "event"
+
+
 def need_trust(folder: Path) -> None:
     """Raise IgError unless only root, this user and the owner of this module may change a folder.
 

@@ -52,6 +52,10 @@ class Batch:
             self._read[column.name] = values
         return values
 
+    def adding(self, fields: Mapping[str, Sequence[Any]]) -> Batch:
+        """Return the same events with more fields."""
+        return Batch({**self.fields, **fields}, self.owners)
+
     def select(self, keep: Sequence[object]) -> Batch:
         """Return the events whose place in `keep` is true."""
         fields = {name: list(compress(values, keep)) for name, values in self.fields.items()}
@@ -170,6 +174,8 @@ class Param:
     default: Any = None
     define: str = ""
     """The C macro that is set to the option's value when the program is compiled."""
+    program: str = ""
+    """The C file that is loaded instead of the gadget's, with this option."""
     excludes: tuple[str, ...] = ()
     """Names of parameters that it cannot be combined with."""
     implies: Mapping[str, Any] = field(default_factory=dict)

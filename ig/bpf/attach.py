@@ -41,6 +41,7 @@ _PREEMPTED = "init_srcu_struct_fast"
 Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast"), which needs it."""
 _OPTION = re.compile(r"^OPTION\((\w+), ([-\w]+)\)", re.M)
 _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
+_SIGNAL = re.compile(r"^SIGNAL_HOOK\((\w+)\)", re.M)
 _BINDINGS = "/usr/lib*/python3*/*-packages/bcc/libbcc.py"
 """Where distributions have BCC's binding. Debian's and Ubuntu's place serves any Python 3."""
 _GET_BCC = (
@@ -136,17 +137,19 @@ def _loaded(
     backups = [name for name in functions if name.endswith(_BACKUP)]
     pairs = {event_of(name) for name in backups}
     primaries = [name for name in functions if name not in backups and event_of(name) in pairs]
-    unpaired = [name for name in functions if name not in (*backups, *primaries)]
+    signals = [name for name in functions if name in _SIGNAL.findall(text)]
+    unpaired = [name for name in functions if name not in (*backups, *primaries, *signals)]
     answer = {
         "maps": list(maps),
         "unpaired": len(unpaired),
+        "signals": len(signals),
         "primaries": len(primaries),
         "backups": list(map(event_of, backups)),
         "backups_attached": backups_attached,
         "tracepoints": tracepoints,
         "refused": refused,
     }
-    programs = [functions[name] for name in (*unpaired, *primaries, *backups)]
+    programs = [functions[name] for name in (*unpaired, *signals, *primaries, *backups)]
     return answer, [*maps.values(), decide, *programs, *hooks]
 
 

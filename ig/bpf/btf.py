@@ -33,6 +33,7 @@ _STRUCT_REQUEST = re.compile(r"^KERNEL_STRUCT\(([^)]*)\)", re.M)
 _TRACEPOINT_REQUEST = re.compile(r"^KERNEL_TRACEPOINT\(([^)]*)\)", re.M)
 _OPTIONAL_REQUEST = re.compile(r"^OPTIONAL_STRUCT\(([^)]*)\)", re.M)
 _FUNCTION_REQUEST = re.compile(r"^KERNEL_FUNCTION\(([^)]*)\)", re.M)
+_CASES_REQUEST = re.compile(r"^KERNEL_CASES\(([^)]*)\)", re.M)
 _ENUM_REQUEST = re.compile(r"^KERNEL_ENUM\(([^)]*)\)", re.M)
 
 
@@ -189,6 +190,8 @@ class Btf:
             lines += self._declare_struct(name, fields, wanted)
         for name, *values in _requests(_ENUM_REQUEST, program):
             lines += self._declare_enum(name, values)
+        for name, prefix, *values in _requests(_CASES_REQUEST, program):
+            lines.append(self._declare_cases(name, prefix, values))
         for names in _requests(_TRACEPOINT_REQUEST, program):
             for name in names:
                 present = self.find_id(f"btf_trace_{name}", TYPEDEF) > 0
@@ -224,15 +227,29 @@ class Btf:
             place = f"__builtin_offsetof(struct {name}, {field}) == {offset // 8}"
             yield f'_Static_assert({place}, "{name}.{field} is not aligned");'
 
-    def _declare_enum(self, name: str, values: Sequence[str]) -> Iterator[str]:
+    def enum(self, name: str) -> Mapping[str, int]:
+        """Return the values of an enum by their names, none if this kernel does not have it."""
         found = self.find(name, ENUM)
         if found is None:
-            return
-        for index in range(found.count):
-            # struct btf_enum: name offset, value.
-            entry = (ctypes.c_uint32 * 2).from_address(found.address + 12 + 8 * index)
-            if self.string(entry[0]) in values:
-                yield f"#define KERNEL_{self.string(entry[0])} {entry[1]}"
+            return {}
+        begin = found.address + ctypes.sizeof(_Type)
+        # struct btf_enum: name offset, value.
+        pairs = (ctypes.c_uint32 * 2 * found.count).from_address(begin)
+        return {self.string(offset): number for offset, number in pairs}
+
+    def _declare_enum(self, name: str, values: Sequence[str]) -> Iterator[str]:
+        for value, number in self.enum(name).items():
+            if value in values:
+                yield f"#define KERNEL_{value} {number}"
+
+    def _declare_cases(self, name: str, prefix: str, values: Sequence[str]) -> str:
+        numbers = self.enum(name)
+        cases = [
+            f"case {numbers[prefix + value]}: return {value};"
+            for value in values
+            if prefix + value in numbers
+        ]
+        return f"#define CASES_{name} {' '.join(cases)}\n#define HAVE_enum_{name} {bool(numbers):d}"
 
 
 def _requests(pattern: re.Pattern[str], program: str) -> Iterator[list[str]]:

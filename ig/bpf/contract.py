@@ -66,7 +66,7 @@ def records(text: str, aggregate: bool) -> tuple[c_text.Layout, Sequence[str]]:
     Raises ValueError.
     """
     if not aggregate:
-        return c_text.parse(text), ()
+        return c_text.parse(text, c_text.event(text)), ()
     key, value = c_text.parse(text, "key"), c_text.parse(text, "value", arrays=True)
     if "s" in value.format:
         raise ValueError("struct value has bytes, which cannot be added up")

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from ig import c_text
 from ig.bpf.attach import import_bcc, load
 from ig.bpf.contract import check_filters, source
 from ig.bpf.syscalls import attach_raw_tracepoint
@@ -63,8 +64,8 @@ class Probes:
 
     `maps` are descriptors by the map's name, `hooks` those that keep it attached. Of the programs
     (see recursion.h), `primaries` are those with a backup, `backups` these, by their raw
-    tracepoint, `unpaired` the others, which miss an event when the kernel skips them; `decide` is
-    that of the one which takes a verdict.
+    tracepoint, `unpaired` the others, which miss an event when the kernel skips them, or, those of
+    `signals`, what is known of one; `decide` is that of the one which takes a verdict.
     `tracepoints` says of each whether the program is attached to it; `refused`, what is not seen
     because an optional hook was refused.
     """
@@ -72,6 +73,7 @@ class Probes:
     maps: Mapping[str, int]
     decide: int
     unpaired: Sequence[int]
+    signals: Sequence[int]
     primaries: Sequence[int]
     backups: Mapping[str, int]
     hooks: list[int]
@@ -92,7 +94,8 @@ class Probes:
 
     def close(self) -> None:
         """Detach and unload everything."""
-        programs = (self.decide, *self.unpaired, *self.primaries, *self.backups.values())
+        others = (*self.unpaired, *self.signals)
+        programs = (self.decide, *others, *self.primaries, *self.backups.values())
         for descriptor in (*self.hooks, *programs, *self.maps.values()):
             os.close(descriptor)
 
@@ -206,6 +209,7 @@ class Loading:
             maps={name: next(given) for name in answer["maps"]},
             decide=next(given),
             unpaired=list(islice(given, answer["unpaired"])),
+            signals=list(islice(given, answer["signals"])),
             primaries=list(islice(given, answer["primaries"])),
             backups={event: next(given) for event in answer["backups"]},
             hooks=list(given),
@@ -235,7 +239,7 @@ def _run_child(
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
             try:
                 answer, descriptors = load(
-                    text, defines, ("key", "value") if aggregate else ("event",)
+                    text, defines, ("key", "value") if aggregate else (c_text.event(text),)
                 )
             except IgError as error:
                 answer, descriptors = _refusal(error), []

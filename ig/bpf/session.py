@@ -52,7 +52,7 @@ class Source:
             value = c_text.parse(probes.text, "value", arrays=True)
             self._records = Aggregates(probes.maps, key, value, keep_counts)
         else:
-            event = c_text.parse(probes.text)
+            event = c_text.parse(probes.text, c_text.event(probes.text))
             self._records = RecordRing(probes.maps["events"], event, EVENTS_BYTES)
         self.fields = self._records.fields
         self._paths = Ring(probes.maps["cgroup_paths"], PATHS_BYTES)
@@ -122,6 +122,10 @@ class Source:
             skipped += max(hidden - self._counter("BACKUP_HANDLED"), 0)
         counts["BPF recursion misses (upper bound)"] = skipped
         return {cause: count for cause, count in counts.items() if count}
+
+    def missed_signals(self) -> int:
+        """Return how often the kernel has skipped a program of signals (see SIGNAL_HOOK)."""
+        return sum(map(recursion_misses, self._probes.signals))
 
     def _counter(self, name: str) -> int:
         names = list(self._losses)

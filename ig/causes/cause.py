@@ -17,10 +17,15 @@ KINDS = {
     "neighbour": "the next hop does not answer ARP or neighbour discovery",
     "accept-queue-full": "the server does not accept fast enough",
     "peer-refused": "the far end, not on this host, refused",
+    "peer-reset": "the far end reset the connection before it was established",
     "local-policy": "a cgroup's BPF program or a security module denied it",
     "container-paused": "the far end's container is paused",
     "container-gone": "the address was a container's that has ended",
     "published-port-without-backend": "the published port's container does not listen on it",
+    "local-port-exhausted": "no local port is free for that destination",
+    "closed-by-caller": "its own process closed the socket before there was an answer",
+    "syn-lost-repeated": "it was established, but only by a repeated SYN",
+    "dropped": "the kernel dropped a segment for another reason, such as a full queue",
     "no-answer": "nothing on this host explains it, and nothing came back",
 }
 """The kinds of causes, with their meaning."""
@@ -34,11 +39,16 @@ ADVICE = {
     "route": "Correct the route: `ip route get ADDRESS` in that network namespace shows it.",
     "neighbour": "Check that the address is in use on that network and that its host is up.",
     "accept-queue-full": "Find out why the server does not accept; then raise its backlog.",
+    "peer-reset": "Check the service, and proxies and firewalls on the way.",
     "peer-refused": "Check the service, or the firewall, on the far host.",
     "local-policy": "Check BPF programs of the cgroup (`bpftool cgroup tree`) and LSM policies.",
     "container-paused": "Unpause the container.",
     "container-gone": "Start the container again, or use its new address.",
     "published-port-without-backend": "Let the server in the container listen on the inner port.",
+    "local-port-exhausted": "Reuse connections, or widen net.ipv4.ip_local_port_range.",
+    "closed-by-caller": "Give it more time, if the answer is worth the wait.",
+    "syn-lost-repeated": "Find out what drops its segments there, or why the server is slow.",
+    "dropped": "Look at `nstat` and `ip -s link` in that network namespace.",
     "no-answer": "Check the far host, and the firewalls on the way.",
 }
 """What to do about each kind."""

@@ -111,8 +111,11 @@ class Collector:
         self._unread: list[str] = []
         self._rules = Rules(places, self.owner)
         self._doubt = ""
+        self._owners: dict[int, str] = {}
 
-    def collect(self, attempt: Attempt, before: Counters | None = None) -> Evidence:
+    def collect(
+        self, attempt: Attempt, before: Counters | None = None, places: Iterable[int] = ()
+    ) -> Evidence:
         """Return the evidence about an attempt; `before` is from before it was made."""
         near = self.owner(attempt.netns)
         guide = Translations(self._rules, self._holder)
@@ -133,7 +136,8 @@ class Collector:
         rules = tuple(self._firewall(attempt, way, before, unsure))
         former = None if far else self._former(address)
         stages = (*way.hops, *((way.end,) if way.end else ()))
-        owners = {hop.netns: self.owner(hop.netns) for hop in stages}
+        named = {attempt.netns, *(hop.netns for hop in stages), *places}
+        owners = {each: self.owner(each) for each in named}
         unread = tuple(dict.fromkeys((*self._unread, *self._rules.unread)))
         published = self._is_published(attempt, way)
         return Evidence(
@@ -141,7 +145,12 @@ class Collector:
         )
 
     def owner(self, netns: int) -> str:
-        """Return whose a network namespace is, in words."""
+        """Return whose a network namespace is, in words: the same ones each time."""
+        if netns not in self._owners:
+            self._owners[netns] = self._owner(netns)
+        return self._owners[netns]
+
+    def _owner(self, netns: int) -> str:
         names = [each.name for each in self._containers if each.netns == netns and each.name]
         if netns == self._host:
             return "this host"

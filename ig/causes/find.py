@@ -57,12 +57,17 @@ class Causes:
         """Return why an attempt failed, None where nothing shows it."""
         return judge(attempt, self.examine(attempt, before))
 
-    def examine(self, attempt: Attempt, before: Counters | None = None) -> Evidence:
-        """Return the evidence about an attempt; `before` is what `counters` returned before it."""
+    def examine(
+        self, attempt: Attempt, before: Counters | None = None, places: Iterable[int] = ()
+    ) -> Evidence:
+        """Return the evidence about an attempt; `before` is what `counters` returned before it.
+
+        Its `owners` are also those of the network namespaces `places`.
+        """
         if self._places is None or self._places.stale or attempt.netns not in self._known:
             self._places = Places()
         collector = Collector(self._places, self._containers(), self._host, self._ended)
-        return collector.collect(attempt, before)
+        return collector.collect(attempt, before, places)
 
     def counters(self) -> Counters:
         """Return the packets that each counter of the firewall saw, by network namespace."""

@@ -20,6 +20,7 @@ from ig.causes.probe import Destination, connect
 from ig.commands.answers import closing
 from ig.commands.explained import OBJECT, STEPS, Explained
 from ig.commands.setup import follow, make_index, selection
+from ig.commands.why import EXAMINING
 from ig.container import Container
 from ig.containers.index import Index
 from ig.errors import IgError, KernelRefused, UsageError
@@ -32,12 +33,6 @@ from ig.stop import Stop, Stopped
 from ig.values import parse_port
 
 _TIMEOUT = 4.0  # seconds: the kernel gives up on a neighbour after three
-_KEPT = (
-    Capability.CAP_SYS_ADMIN,  # to enter network namespaces
-    Capability.CAP_SYS_PTRACE,  # to find them, and who holds a socket
-    Capability.CAP_DAC_READ_SEARCH,  # the same
-    Capability.CAP_NET_ADMIN,  # to read the firewall's rules
-)
 
 
 def explain(options: Mapping[str, Any]) -> bool:
@@ -58,7 +53,7 @@ def explain(options: Mapping[str, Any]) -> bool:
         stop = Stop()
         stream = Stream(1, stop)
         index = make_index(options, detailed=True)
-        follow(index, options, _KEPT)
+        follow(index, options, EXAMINING)
         with closing(index):
             near, container = _near(index, options)
             found = _resolved(name, port, options, index.containers(), seconds)

@@ -23,6 +23,7 @@ from ig.commands.setup import (
     selection,
     write_ready_file,
 )
+from ig.commands.why import explaining, needed
 from ig.containers.index import Index
 from ig.containers.peers import Peers
 from ig.gadget import CompatView, Gadget
@@ -34,7 +35,7 @@ from ig.query import Limit
 from ig.sockets.proc import COMPAT, compat_processes
 from ig.stop import Stop
 from ig.trace.attribution import Attribution
-from ig.trace.pipeline import Pipeline, defines
+from ig.trace.pipeline import Pipeline, defines, program
 
 
 def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> None:
@@ -44,14 +45,16 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
     need_privileges()
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
-    index = make_index(options, display.resolves)
+    index = make_index(options, display.resolves or bool(options.get("why")))
     peers = Peers(index).of_records if display.resolves else None
     # Forks before the index starts threads; compiles while the runtimes are queried.
-    loading = Loading(gadget.program, defines(gadget, options), gadget.source == "aggregate")
+    loading = Loading(
+        program(gadget, options), defines(gadget, options), gadget.source == "aggregate"
+    )
     recorded = recording(gadget, options)
     with closing(index), contextlib.closing(loading), recorded as recorders:
         report_compat()
-        give_up_privileges(index, options, (Capability.CAP_BPF,))
+        give_up_privileges(index, options, (Capability.CAP_BPF, *needed(options)))
         if not chosen.choosy:
             index.batch()
         index.start()
@@ -63,18 +66,20 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
             )
             limit = Limit(options.get("max_events") or 0)
             shown = Chain(display.stages, display.sink(stream))
-            pipeline = Pipeline(
-                source,
-                Attribution(index, chosen.wants, source, look_up),
-                Chain([*display.filters, limit], *recorders, shown),
-                stream,
-                stop,
-                limit.reached,
-                peers=peers,
-                interval=options.get("interval") or shown.interval,
-                intervals=options.get("count") or 0,
-            )
-            with stop.noted(), hint:
+            sink = Chain([*display.filters, limit], *recorders, shown)
+            with explaining(options, sink, index, source) as explained, stop.noted(), hint:
+                pipeline = Pipeline(
+                    source,
+                    Attribution(index, chosen.wants, source, look_up),
+                    explained or sink,
+                    stream,
+                    stop,
+                    limit.reached,
+                    peers=peers,
+                    holding=explained,
+                    interval=options.get("interval") or shown.interval,
+                    intervals=options.get("count") or 0,
+                )
                 write_ready_file(options.get("ready_file"))
                 pipeline.run(options.get("timeout"))
                 hint.give_at_end(limit.passed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ig.attempts import LATENCY, TYPES, attempt_columns, filter_params
+from ig.attempts import LATENCY, TYPES, WHY, attempt_columns, filter_params
 from ig.columns import TIMESTAMP, classic_columns, failures, integer, owner_columns, process_columns
 from ig.ends import ADDRESSES, RESOLVE, ZONED, addresses, endpoint_columns
 from ig.gadget import Batch, Column, CompatView, Gadget, Kind, Param
@@ -132,6 +132,7 @@ GADGET = Gadget(
         ),
         LATENCY,
         failures("connects and accepts that failed, were abandoned or are unanswered"),
+        WHY,
         *filter_params(),
         RESOLVE,
     ),

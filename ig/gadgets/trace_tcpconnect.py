@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ig.attempts import LATENCY, attempt_columns, filter_params
+from ig.attempts import LATENCY, WHY, attempt_columns, filter_params
 from ig.columns import TIMESTAMP, failures, integer, owner_columns, process_columns
 from ig.ends import RESOLVE, endpoint_columns
 from ig.gadget import Gadget, Param
@@ -37,6 +37,7 @@ GADGET = Gadget(
             implies={"latency": True},
         ),
         failures("attempts that failed, were abandoned or are unanswered"),
+        WHY,
         *filter_params(),
         RESOLVE,
     ),

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ig.bpf.session import ring_full
 from ig.container import HOST, Container
-from ig.gadget import Batch, Gadget
+from ig.gadget import NOTHING, Batch, Gadget
 from ig.kernel.cgroupfs import Paths
 from ig.output.sink import Sink
 from ig.output.stream import ReaderGone, Stream, say
@@ -68,6 +68,17 @@ class EventSource(Protocol):
         """Return what the user must know of the counts so far, empty if nothing."""
 
 
+class Holding(Protocol):
+    """A sink that may hold events for a while: `write` and `release` pass on those that are due."""
+
+    @property
+    def held(self) -> int:
+        """The number of events that it holds."""
+
+    def release(self) -> None:
+        """Pass on the events that are due. Raises ReaderGone."""
+
+
 @dataclass
 class Pipeline:
     """One trace, from its source to its output."""
@@ -80,6 +91,8 @@ class Pipeline:
     enough: Callable[[], bool]
     """Return whether the sink takes no more events."""
     peers: Callable[[Fields, Sequence[Container]], Sequence[Container]] | None = None
+    holding: Holding | None = None
+    """The sink, if it holds events."""
     interval: float = 0.0
     """Seconds between calls of the sink's `tick`; 0: none."""
     intervals: int = 0
@@ -167,6 +180,8 @@ class Pipeline:
             del self._waiting[:due]
             if ready:
                 self._pass_on(ready)
+        if self.holding:
+            self._write(NOTHING)
         return len(records)
 
     def _ready(self, due: list[tuple[Any, ...]], now: int) -> list[tuple[Any, ...]]:
@@ -207,13 +222,17 @@ class Pipeline:
     def _write(self, batch: Batch) -> None:
         """Pass the events on; count those that were not read when the reader was given up."""
         try:
-            self.sink.write(batch)
+            if len(batch):
+                self.sink.write(batch)
+            elif self.holding:
+                self.holding.release()
         except ReaderGone:
             if self.stopping():
                 left = len(self._waiting) + sum(map(len, self._held.values()))
                 while records := len(list(self.source.records())):
                     left += records
-                self._unread = len(batch) + left
+                written = self.holding.held if self.holding else len(batch)
+                self._unread = written + left
             raise
 
     def _attributed(
@@ -283,6 +302,12 @@ class Pipeline:
             lost[TOO_SLOW] = self._slow
             lost[ring_full()] -= self._slow
         return {cause: count for cause, count in lost.items() if count}
+
+
+def program(gadget: Gadget, options: Mapping[str, Any]) -> str:
+    """Return the C file that is loaded: the gadget's, or that of an option."""
+    others = (each.program for each in gadget.params if each.program and options.get(each.name))
+    return next(others, gadget.program)
 
 
 def defines(gadget: Gadget, options: Mapping[str, Any]) -> dict[str, int | str]:

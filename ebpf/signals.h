@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Signals: what the kernel does to the SYNs of attempts, and to the answers. A segment is the attempt's whose initial
+ * sequence number it has or acknowledges: addresses and ports may be translated on the way, that number is not.
+ */
+KERNEL_STRUCT(sk_buff, head, network_header, protocol, skb_iif, dev, sk)
+KERNEL_STRUCT(net_device, nd_net)
+OPTIONAL_HOOK(raw_tp__kfree_skb, "--why: dropped segments are not seen")
+OPTIONAL_HOOK(raw_tp__icmp_send, "--why: ICMP errors that this host sends are not seen")
+OPTIONAL_HOOK(raw_tp__tcp_send_reset, "--why: resets that this host sends are not seen")
+OPTIONAL_HOOK(raw_tp__tcp_receive_reset, "--why: received resets are not seen")
+SIGNAL_HOOK(raw_tp__kfree_skb)
+SIGNAL_HOOK(raw_tp__icmp_send)
+SIGNAL_HOOK(raw_tp__tcp_send_reset)
+SIGNAL_HOOK(raw_tp__tcp_receive_reset)
+KERNEL_TRACEPOINT(icmp_send)
+
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+#define RESET_RECEIVED 1
+#define RESET_SENT 2
+
+/* Why the kernel dropped a segment: its own names, which it numbers anew in each version. */
+enum drop {
+	NOT_DROPPED, NETFILTER_DROP, NO_SOCKET, SOCKET_FILTER, SOCKET_BACKLOG, TCP_LISTEN_OVERFLOW, TCP_CSUM, IP_CSUM,
+	IP_RPFILTER, IP_OUTNOROUTES, IP_INNOROUTES, IP_INADDRERRORS, IPV6DISABLED, NEIGH_CREATEFAIL, NEIGH_FAILED,
+	NEIGH_QUEUEFULL, NEIGH_DEAD, BPF_CGROUP_EGRESS, SECURITY_HOOK, TC_INGRESS, TC_EGRESS, XDP, XFRM_POLICY,
+	QDISC_DROP, CPU_BACKLOG, PROTO_MEM, NOMEM
+};
+KERNEL_CASES(skb_drop_reason, SKB_DROP_REASON_,
+	NETFILTER_DROP, NO_SOCKET, SOCKET_FILTER, SOCKET_BACKLOG, TCP_LISTEN_OVERFLOW, TCP_CSUM, IP_CSUM,
+	IP_RPFILTER, IP_OUTNOROUTES, IP_INNOROUTES, IP_INADDRERRORS, IPV6DISABLED, NEIGH_CREATEFAIL, NEIGH_FAILED,
+	NEIGH_QUEUEFULL, NEIGH_DEAD, BPF_CGROUP_EGRESS, SECURITY_HOOK, TC_INGRESS, TC_EGRESS, XDP, XFRM_POLICY,
+	QDISC_DROP, CPU_BACKLOG, PROTO_MEM, NOMEM)
+
+/* What was dropped. */
+enum segment_kind { NO_SEGMENT, SYN_SEGMENT, ANSWER_SEGMENT };
+
+struct signals {
+	u32 drop_netns;		/* where a segment was dropped last; 0 if unknown */
+	u32 answer_netns;	/* where this host's kernel answered the SYN by a reset or an ICMP error; 0 if it did not */
+	u16 server_port;	/* where the SYN was dropped or answered, its destination port there: it may be translated */
+	u8 drop, dropped;	/* enum drop, enum segment_kind */
+	u8 leaving;		/* 1 if it was dropped before it left the network namespace that it was made in */
+	u8 icmp_type, icmp_code;
+	u8 reset;		/* 1: a reset was received, 2: this host's kernel sent one, 3: both */
+};
+
+/* What is written to the ring. */
+struct reported {
+	struct event event;
+	struct signals signals;
+};
+
+struct signal {
+	struct signals signals;
+	u16 sport, dport;	/* host order, of the client and the server as they are at that place */
+	u32 spare;
+};
+
+/*
+ * By initial sequence number. Two maps, so that segments of others, however many, take no room of those whose client
+ * has an address that attempts were made from. The others' are kept because the client's may be translated.
+ */
+BPF_TABLE("lru_hash", u32, struct signal, signals, 16384);
+BPF_TABLE("lru_hash", u32, struct signal, other_signals, 16384);
+BPF_TABLE("lru_hash", struct halves, u32, clients, 4096);
+
+struct ipv4_header { u8 version_length, tos; u16 total, id, fragment; u8 ttl, protocol; u16 check; u32 saddr, daddr; };
+struct ipv6_header { u32 version; u16 payload; u8 next, hops; struct halves saddr, daddr; };
+struct tcp_header { u16 sport, dport; u32 seq, ack; u8 offset, flags; u16 window; };
+
+/* A SYN, or an answer to one, and what identifies the attempt. */
+struct segment {
+	struct halves client;
+	u32 number;		/* the initial sequence number */
+	u16 sport, dport;	/* of the client and the server */
+	u8 kind;		/* enum segment_kind */
+};
+
+static __always_inline void expect_signals(struct event *event)
+{
+	struct halves client;
+	u32 one = 1;
+
+	__builtin_memcpy(&client, event->saddr, sizeof(client));
+	if (!clients.lookup(&client))
+		clients.update(&client, &one);
+}
+
+static __always_inline int read_tcp(struct segment *segment, const void *at, struct halves *saddr, struct halves *daddr)
+{
+	struct tcp_header tcp = {};
+	int from_client;
+
+	bpf_probe_read_kernel(&tcp, sizeof(tcp), at);
+	from_client = (tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+	if (!from_client && (!(tcp.flags & TCP_ACK) || !(tcp.flags & (TCP_SYN | TCP_RST))))
+		return 0;
+	segment->kind = from_client ? SYN_SEGMENT : ANSWER_SEGMENT;
+	segment->number = from_client ? __builtin_bswap32(tcp.seq) : __builtin_bswap32(tcp.ack) - 1;
+	segment->client = from_client ? *saddr : *daddr;
+	segment->sport = NTOHS(from_client ? tcp.sport : tcp.dport);
+	segment->dport = NTOHS(from_client ? tcp.dport : tcp.sport);
+	return 1;
+}
+
+/* Whether it is a SYN or an answer to one. */
+static __always_inline int read_segment(struct segment *segment, struct sk_buff *skb)
+{
+	const void *start = (void *)READ(skb, head) + READ(skb, network_header);
+	u16 protocol = NTOHS(READ(skb, protocol));
+	struct halves saddr = {}, daddr = {};
+	struct ipv4_header v4 = {};
+	struct ipv6_header v6 = {};
+
+	if (protocol == ETH_P_IP) {
+		bpf_probe_read_kernel(&v4, sizeof(v4), start);
+		if (v4.protocol != IPPROTO_TCP || NTOHS(v4.fragment) & 0x1fff)
+			return 0;
+		*(u32 *)&saddr = v4.saddr;
+		*(u32 *)&daddr = v4.daddr;
+		return read_tcp(segment, start + (v4.version_length & 0xf) * 4, &saddr, &daddr);
+	}
+	if (protocol != ETH_P_IPV6)
+		return 0;
+	bpf_probe_read_kernel(&v6, sizeof(v6), start);
+	return v6.next == IPPROTO_TCP && read_tcp(segment, start + sizeof(v6), &v6.saddr, &v6.daddr);
+}
+
+/* What is known of its attempt so far; NULL if there is no room. */
+static __always_inline struct signals *signals_of(struct segment *segment)
+{
+	struct signal new = { .sport = segment->sport, .dport = segment->dport }, *found;
+
+	if (clients.lookup(&segment->client)) {
+		found = signals.lookup(&segment->number);
+		if (!found) {
+			signals.update(&segment->number, &new);
+			found = signals.lookup(&segment->number);
+		}
+	} else {
+		found = other_signals.lookup(&segment->number);
+		if (!found) {
+			other_signals.update(&segment->number, &new);
+			found = other_signals.lookup(&segment->number);
+		}
+	}
+	return found ? &found->signals : NULL;
+}
+
+static __always_inline u32 netns_of(struct sk_buff *skb, int leaving)
+{
+	struct net_device *device = (void *)READ(skb, dev);
+	struct sock *sk = (void *)READ(skb, sk);
+	struct net *net = NULL;
+
+	if (leaving && sk)
+		net = (void *)READ(sk, __sk_common.skc_net.net);
+	else if (device)
+		net = (void *)READ(device, nd_net.net);
+	return net ? READ(net, ns.inum) : 0;
+}
+
+#if HAVE_enum_skb_drop_reason
+static __always_inline u8 drop_of(u32 reason)
+{
+	switch (reason) {
+	CASES_skb_drop_reason
+	default: return NOT_DROPPED;
+	}
+}
+#else
+#define drop_of(reason) NOT_DROPPED
+#endif
+
+/* Since 5.17 with the reason (c504e5c2f964 "net: skb: introduce kfree_skb_reason()"); without, it is not known to be a drop. */
+int raw_tp__kfree_skb(struct { u64 skb, location, reason; } *ctx)
+{
+	struct sk_buff *skb = (void *)ctx->skb;
+	struct segment segment = {};
+	struct signals *signals;
+	u8 drop;
+
+	if (!CONNECTS || !HAVE_enum_skb_drop_reason)
+		return 0;
+	drop = drop_of(ctx->reason);
+	if (!drop || !read_segment(&segment, skb) || (drop == NO_SOCKET && segment.kind != SYN_SEGMENT))
+		return 0;
+	signals = signals_of(&segment);
+	if (!signals)
+		return 0;
+	signals->leaving = !READ(skb, skb_iif);
+	signals->drop_netns = netns_of(skb, signals->leaving);
+	signals->server_port = segment.dport;
+	signals->dropped = segment.kind;
+	signals->drop = drop;
+	return 0;
+}
+
+/* IPv4 only: the kernel has none for ICMPv6. */
+int raw_tp__icmp_send(struct { u64 skb, type, code; } *ctx)
+{
+	struct sk_buff *skb = (void *)ctx->skb;
+	struct segment segment = {};
+	struct signals *signals;
+
+	if (!CONNECTS || !HAVE_tracepoint_icmp_send || !read_segment(&segment, skb) || segment.kind != SYN_SEGMENT)
+		return 0;
+	signals = signals_of(&segment);
+	if (!signals)
+		return 0;
+	signals->icmp_type = ctx->type;
+	signals->icmp_code = ctx->code;
+	signals->answer_netns = netns_of(skb, !READ(skb, skb_iif));
+	return 0;
+}
+
+/* Before 6.10 only where there is a socket, which is no answer to a SYN then: b533fb9cf4f7 "rstreason: make it work in trace world". */
+int raw_tp__tcp_send_reset(struct { u64 sk, skb; } *ctx)
+{
+	struct sk_buff *skb = (void *)ctx->skb;
+	struct segment segment = {};
+	struct signals *signals;
+
+	if (!CONNECTS || !skb || !read_segment(&segment, skb) || segment.kind != SYN_SEGMENT)
+		return 0;
+	signals = signals_of(&segment);
+	if (!signals)
+		return 0;
+	signals->reset |= RESET_SENT;
+	signals->server_port = segment.dport;
+	signals->answer_netns = netns_of(skb, 0);
+	return 0;
+}
+
+static __always_inline u32 number_of(struct sock *sk)
+{
+	return READ((struct tcp_sock *)sk, write_seq) - 1; /* until it is connected, the SYN is all that was written */
+}
+
+int raw_tp__tcp_receive_reset(struct { u64 sk; } *ctx)
+{
+	struct sock *sk = (void *)ctx->sk;
+	struct segment segment = {};
+	struct signals *signals;
+	struct event *event;
+
+	if (!CONNECTS || READ(sk, __sk_common.skc_state) != SYN_SENT)
+		return 0;
+	event = attempt_of(sk);
+	if (!event)
+		return 0;
+	__builtin_memcpy(&segment.client, event->saddr, sizeof(segment.client));
+	segment.number = number_of(sk);
+	segment.sport = local_port(sk);
+	segment.dport = event->dport;
+	signals = signals_of(&segment);
+	if (signals)
+		signals->reset |= RESET_RECEIVED;
+	return 0;
+}
+
+/* Those of an attempt, NULL if there are none. */
+static __always_inline struct signals *find_signals(struct sock *sk, struct event *event)
+{
+	u32 number = number_of(sk);
+	struct signal *found = signals.lookup(&number);
+
+	if (!found)
+		found = other_signals.lookup(&number);
+	return found && (found->sport == event->sport || found->dport == event->dport) ? &found->signals : NULL;
+}
+
+/* Returns 0 if there was room. */
+static __always_inline int report(struct sock *sk, struct event *event)
+{
+	struct reported *reported = events.ringbuf_reserve(sizeof(*reported));
+	struct signals *signals = NULL;
+
+	if (!reported)
+		return 1;
+	reported->event = *event;
+	if (sk && (event->outcome != DONE || event->retransmits))
+		signals = find_signals(sk, event);
+	if (signals)
+		reported->signals = *signals;
+	else
+		__builtin_memset(&reported->signals, 0, sizeof(reported->signals));
+	events.ringbuf_submit(reported, BPF_RB_NO_WAKEUP);
+	return 0;
+}

@@ -1,0 +1,214 @@
+"""`--why`: each attempt that did not go well gets its cause, before it is filtered and printed."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ig.attempts import OUTCOMES, TYPES
+from ig.bpf.session import Source
+from ig.causes.cause import Attempt, Cause
+from ig.causes.examiner import Answer, Examiner
+from ig.causes.find import Causes
+from ig.causes.signals import Signals, find
+from ig.columns import STRINGS, enum_names
+from ig.containers.index import Index
+from ig.ends import ADDRESSES
+from ig.gadget import Batch
+from ig.kernel.capabilities import Capability, holds
+from ig.output.sink import Sink
+from ig.output.stream import say
+
+EXAMINING = (
+    Capability.CAP_SYS_ADMIN,  # to enter network namespaces
+    Capability.CAP_SYS_PTRACE,  # to find them, and who holds a socket
+    Capability.CAP_DAC_READ_SEARCH,  # the same
+    Capability.CAP_NET_ADMIN,  # to read the firewall's rules
+)
+"""The capabilities that looking at this host takes."""
+_PATIENCE = 2.0  # seconds that an event waits for what is found about it, at most
+_AT_END = 1.0  # the same when the trace has ended
+_MOST_HELD = 65536  # events; with more, the first do not wait
+_POLL = 0.01  # seconds
+_CONNECT = TYPES.index("connect")
+_WELL = {OUTCOMES.index(""), OUTCOMES.index("established")}
+_DROPS = enum_names("tcp_why.c", "drop")
+_PARTS = ("kind", "where", "detail", "confidence")
+
+
+def needed(options: Mapping[str, Any]) -> Sequence[Capability]:
+    """Return the capabilities to keep for the options."""
+    return EXAMINING if options.get("why") else ()
+
+
+@contextmanager
+def explaining(
+    options: Mapping[str, Any], sink: Sink, index: Index, source: Source
+) -> Iterator[Explained | None]:
+    """Yield the sink that adds causes before another, None if the options do not ask for it.
+
+    At the end, what it could not see is reported.
+    """
+    if not options.get("why"):
+        yield None
+        return
+    if missing := [each.name for each in EXAMINING if not holds(each)]:
+        say(f"warning: --why: this host cannot be looked at in full without {', '.join(missing)}")
+    causes = Causes(index.containers)
+    unsubscribe = index.subscribe(causes.on_change)
+    examiner = Examiner(causes)
+    explained = Explained(sink, examiner)
+    try:
+        yield explained
+    finally:
+        unsubscribe()
+        examiner.close()
+        explained.tell_unexamined()
+        if missed := source.missed_signals():
+            say(f"--why: the kernel skipped {missed} signals, of whatever connections")
+
+
+@dataclass(slots=True)
+class _Held:
+    batch: Batch
+    answers: dict[int, Answer]
+    """By the place of the event in the batch."""
+    due: float
+    """When it is passed on in any case."""
+
+
+class Explained:
+    """The sink that holds events until their causes are found, and passes them on in order."""
+
+    def __init__(self, sink: Sink, examiner: Examiner) -> None:
+        self._sink, self._examiner = sink, examiner
+        self.interval = sink.interval
+        self._held: deque[_Held] = deque()
+        self.unexamined = 0
+        """Attempts for which the host was not looked at: too many failed, or it took too long."""
+
+    @property
+    def held(self) -> int:
+        """The number of events that are held."""
+        return sum(len(each.batch) for each in self._held)
+
+    def open(self) -> None:
+        """Open the sink."""
+        self._sink.open()
+
+    def write(self, batch: Batch) -> None:
+        """Ask about the attempts that did not go well, and pass on what is known already."""
+        answers = {place: self._asked(batch, place) for place in _unwell(batch)}
+        self._held.append(_Held(batch, answers, time.monotonic() + _PATIENCE))
+        self.release()
+
+    def release(self) -> None:
+        """Pass on the events that wait for nothing any more. Raises ReaderGone."""
+        while self._held and self._is_due(self._held[0]):
+            first = self._held[0]
+            self._sink.write(self._with_causes(first))
+            self._held.popleft()
+
+    def tick(self, now: int) -> None:
+        """End the sink's interval."""
+        self._sink.tick(now)
+
+    def lost(self, counts: Mapping[str, int]) -> None:
+        """Pass the counts to the sink."""
+        self._sink.lost(counts)
+
+    def close(self) -> None:
+        """Pass on all events, then close the sink."""
+        ends = time.monotonic() + _AT_END
+        while self._held:
+            for each in self._held:
+                each.due = min(each.due, ends)
+            self.release()
+            if self._held:
+                time.sleep(_POLL)
+        self._sink.close()
+
+    def tell_unexamined(self) -> None:
+        """Report how many causes may be missing."""
+        if self.unexamined:
+            say(
+                f"--why: {self.unexamined} attempts were not examined: too many failed at once, or "
+                "it took too long; they have a cause only where the kernel gave a signal"
+            )
+
+    def _asked(self, batch: Batch, place: int) -> Answer:
+        signals = _signals(batch, place)
+        return self._examiner.ask(
+            _attempt(batch, place), (signals.drop_netns, signals.answer_netns)
+        )
+
+    def _is_due(self, held: _Held) -> bool:
+        if self.held > _MOST_HELD or time.monotonic() >= held.due:
+            return True
+        return all(each.ready for each in held.answers.values())
+
+    def _with_causes(self, held: _Held) -> Batch:
+        count = len(held.batch)
+        columns: dict[str, list[str]] = {f"cause_{part}": [""] * count for part in _PARTS}
+        for place, answer in held.answers.items():
+            cause = self._cause(held.batch, place, answer)
+            for part in _PARTS if cause else ():
+                columns[f"cause_{part}"][place] = getattr(cause, part)
+        return held.batch.adding(columns)
+
+    def _cause(self, batch: Batch, place: int, answer: Answer) -> Cause | None:
+        evidence = answer.evidence if answer.ready else None
+        self.unexamined += evidence is None
+        retransmits = batch.fields["retransmits"][place]
+        attempt, signals = _attempt(batch, place), _signals(batch, place)
+        return find(attempt, signals, answer.owner, evidence, retransmits)
+
+
+def _unwell(batch: Batch) -> list[int]:
+    """Return the places of the attempts that failed or are unanswered, or repeated their SYN."""
+    outcomes, retransmits = batch.fields["outcome"], batch.fields["retransmits"]
+    if not any(retransmits) and _WELL.issuperset(outcomes):
+        return []
+    return [
+        place
+        for place, (kind, outcome, repeated) in enumerate(
+            zip(batch.fields["type"], outcomes, retransmits, strict=True)
+        )
+        if kind == _CONNECT and (repeated or outcome not in _WELL)
+    ]
+
+
+def _attempt(batch: Batch, place: int) -> Attempt:
+    fields = {name: values[place] for name, values in batch.fields.items()}
+    version = fields["version"]
+    source = ADDRESSES[version, fields["saddr"]]
+    return Attempt(
+        fields["netns"],
+        ADDRESSES[version, fields["daddr"]],
+        fields["dport"],
+        OUTCOMES[fields["outcome"]],
+        fields["error"],
+        "" if source in ("0.0.0.0", "::") else source,
+        fields["sport"],
+        fields["timestamp"],
+        fields["waited"],
+        STRINGS[fields["zone"]],
+    )
+
+
+def _signals(batch: Batch, place: int) -> Signals:
+    fields = {name: values[place] for name, values in batch.fields.items()}
+    return Signals(
+        _DROPS[fields["drop"]] if fields["drop"] else "",
+        fields["dropped"],
+        bool(fields["leaving"]),
+        fields["drop_netns"],
+        fields["answer_netns"],
+        fields["server_port"],
+        (fields["icmp_type"], fields["icmp_code"]),
+        fields["reset"],
+    )
