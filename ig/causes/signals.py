@@ -141,7 +141,8 @@ def _firewall(attempt: Attempt, signals: Signals, where: str, likely: Cause | No
     kind = "firewall-drop-out" if signals.leaving else "firewall-drop-in"
     if answered:
         kind = "firewall-reject"
-    if likely and (likely.kind, likely.where) == (kind, where):
+    # The kernel limits the rate of ICMP errors: a rule that rejects may have only dropped it.
+    if likely and likely.kind in (kind, "firewall-reject") and likely.where == where:
         return replace(likely, confidence=SEEN)
     how = " and answered" if answered else ""
     detail = f"{_words(signals)}{how} by this host's firewall (NETFILTER_DROP)"

@@ -30,7 +30,7 @@ EXAMINING = (
     Capability.CAP_NET_ADMIN,  # to read the firewall's rules
 )
 """The capabilities that looking at this host takes."""
-_PATIENCE = 2.0  # seconds that an event waits for what is found about it, at most
+_PATIENCE = 4.0  # seconds that an event waits for what is found about it, at most
 _AT_END = 1.0  # the same when the trace has ended
 _MOST_HELD = 65536  # events; with more, the first do not wait
 _POLL = 0.01  # seconds

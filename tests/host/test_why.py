@@ -193,3 +193,72 @@ def test_why_alone_loads_more_programs(start_ig: Callable[..., Tracer]) -> None:
         tracer.stop()
         until(lambda: not added(before), "the programs to be unloaded")
     assert counts[0] < counts[1]
+
+
+def test_why_finds_the_kind_of_each_of_200_failures_that_are_mixed(
+    new_namespace: Callable[[], Namespace], traced: Traced
+) -> None:
+    here, there = linked(new_namespace)
+    here.peer("--answer", "reset")
+    there.peer("--answer", "nothing")
+    there.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    here.ip("route", "add", "198.51.100.128/25", "via", "192.0.2.2")
+    here.ip("route", "add", "prohibit", "203.0.113.0/24")
+    inside = there.serve("127.0.0.1")
+    full = there.serve("192.0.2.2", 0, "--deaf", "--backlog", 0)
+    assert traced.attempt(here, "192.0.2.2", full)["outcome"] == "established"
+    deny(there, "4", "INPUT", 81, "DROP")
+    deny(there, "4", "INPUT", 82, "REJECT")
+    deny(here, "4", "OUTPUT", 91, "DROP")
+    expected = {
+        ("192.0.2.2", 9): "no-listener",
+        ("192.0.2.2", inside): "listens-elsewhere",
+        ("192.0.2.2", full): "accept-queue-full",
+        ("192.0.2.2", 81): "firewall-drop-in",
+        ("192.0.2.2", 82): "firewall-reject",
+        ("192.0.2.2", 91): "firewall-drop-out",
+        ("203.0.113.1", 80): "route",
+        ("192.0.2.9", 80): "neighbour",
+        (PEER["4"], 80): "peer-refused",
+        ("198.51.100.200", 80): "closed-by-caller",
+    }
+    gives_up = "198.51.100.200"
+    targets = [f"{host}{'!' if host == gives_up else ''}:{port}:20" for host, port in expected]
+    here.start("failures", 10, *targets).finished()
+    events = traced.tracer.wait_for(
+        lambda event: (
+            event["netns_id"] == here.inode
+            and event["outcome"] not in ("established", "unanswered")
+        ),
+        200,
+    )
+    found = Counter(
+        (event["dst"]["addr"], event["dst"]["port"], event["cause"]["kind"]) for event in events
+    )
+    assert found == {(*place, kind): 20 for place, kind in expected.items()}
+
+
+def test_why_is_not_disturbed_by_a_flood_of_dropped_segments(
+    new_namespace: Callable[[], Namespace], traced: Traced
+) -> None:
+    here, flooded = new_namespace(), new_namespace()
+    deny(flooded, "4", "INPUT", 80, "DROP")
+    deny(here, "4", "INPUT", 81, "DROP")
+    port = here.serve("127.0.0.1")
+    flood = flooded.start("flood", "127.9.9.9", "127.0.0.1", 200_003)
+    here.connect("127.0.0.1", 9, "--count", 101)
+    here.connect("127.0.0.1", port, "--count", 101)
+    here.start("failures", 10, "127.0.0.1:81:11").finished()
+    (sent,) = flood.finished()
+    assert sent["sent"] == 200_003
+    events = traced.tracer.wait_for(
+        lambda event: event["netns_id"] == here.inode and event["outcome"] != "unanswered", 213
+    )
+    assert Counter(map(told, events)) == {
+        ("refused", "no-listener", SEEN): 101,
+        ("established", "", ""): 101,
+        ("timed-out", "firewall-drop-in", SEEN): 11,
+    }
+    _, stderr, code = traced.tracer.stop()
+    assert "lost" not in stderr
+    assert code == 0
