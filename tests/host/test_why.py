@@ -51,7 +51,7 @@ class Traced:
             place = event["netns_id"], event["dst"]["addr"], event["dst"]["port"]
             return place == (near.inode, host, port) and event["outcome"] != "unanswered"
 
-        until(lambda: any(map(ended, self.tracer.events[begin:])), f"the connect to {port}")
+        self.tracer.wait_for(lambda event: ended(event) and event in self.tracer.events[begin:])
         return next(filter(ended, self.tracer.events[begin:]))
 
 

@@ -15,17 +15,17 @@ import time
 def main() -> None:
     patience = float(sys.argv[1])
     wanted: list[tuple[str, int, float]] = []
-    for text in sys.argv[2:]:
-        host, port, times = text.rsplit(":", 2)
+    for target in sys.argv[2:]:
+        host, port, times = target.rsplit(":", 2)
         seconds = 0.3 if host.endswith("!") else patience
         wanted += [(host.rstrip("!"), int(port), seconds)] * int(times)
     random.shuffle(wanted)
     waiting: dict[socket.socket, float] = {}
-    for host, port, seconds in wanted:
-        opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    for address, number, seconds in wanted:
+        opened = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         opened.setblocking(False)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
-        opened.connect_ex((host, port))
+        opened.connect_ex((address, number))
         waiting[opened] = time.monotonic() + seconds
     while waiting:
         soonest = max(0.0, min(waiting.values()) - time.monotonic())
