@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from ig.causes.cause import Attempt
 from ig.causes.firewall import Denial
 from ig.causes.freezer import all_frozen
 from ig.causes.packet import Packet
-from ig.causes.places import Listener, Places, Unreachable
+from ig.causes.places import Listener, LocalPorts, Places, Unreachable
 from ig.causes.translation import Rules, Translations
 from ig.causes.way import Way, follow
 from ig.container import Container
@@ -90,6 +91,8 @@ class Evidence:
     """Whose each network namespace on the way is, in words."""
     doubt: str = ""
     """Where the destination may be translated to an unknown one, in words; "" if nowhere."""
+    ports: LocalPorts | None = None
+    """The local ports for the destination, where none was free."""
     published: bool = False
     """Whether the far end is the container that the port is published for."""
 
@@ -138,11 +141,31 @@ class Collector:
         stages = (*way.hops, *((way.end,) if way.end else ()))
         named = {attempt.netns, *(hop.netns for hop in stages), *places}
         owners = {each: self.owner(each) for each in named}
+        ports = self._ports(attempt)
         unread = tuple(dict.fromkeys((*self._unread, *self._rules.unread)))
         published = self._is_published(attempt, way)
         return Evidence(
-            near, way, far, backend, rules, former, unread, owners, guide.doubt, published
+            near,
+            way,
+            far,
+            backend,
+            rules,
+            former,
+            unread,
+            owners,
+            guide.doubt,
+            ports,
+            published,
         )
+
+    def _ports(self, attempt: Attempt) -> LocalPorts | None:
+        if attempt.error != errno.EADDRNOTAVAIL:
+            return None
+        try:
+            return self._places.local_ports(attempt.netns, attempt.address, attempt.port)
+        except (Unreachable, OSError) as error:
+            self._unread.append(f"the local ports of {self.owner(attempt.netns)}: {error}")
+            return None
 
     def owner(self, netns: int) -> str:
         """Return whose a network namespace is, in words: the same ones each time."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ig.causes import firewall
 from ig.causes.cause import LIKELY, SEEN, Attempt, Cause
 from ig.causes.evidence import Evidence, Far, Found
+from ig.causes.places import LocalPorts
 from ig.kernel.routes import REFUSALS, UNANSWERED
 
 _ERRORS = {
@@ -37,6 +38,9 @@ def _causes(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
         detail = "connect() was denied (EPERM): by a BPF program of the cgroup, or by an LSM"
         yield Cause("local-policy", evidence.near, detail, SEEN)
         return
+    if evidence.ports and evidence.ports.exhausted:
+        yield Cause("local-port-exhausted", evidence.near, _ports(evidence.ports, attempt), SEEN)
+        return
     yield from _near_route(attempt, evidence)
     yield from _firewall(attempt, evidence)
     if attempt.outcome == "refused" and evidence.backend:
@@ -48,6 +52,11 @@ def _causes(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     if attempt.outcome in ("refused", *_SILENT):
         yield from _far(attempt, evidence)
     yield from _nothing_here(attempt, evidence)
+
+
+def _ports(ports: LocalPorts, attempt: Attempt) -> str:
+    used = f"{ports.used:,} of {ports.usable:,} local ports ({ports.first} to {ports.last})"
+    return f"{used} are in use towards {attempt.address} port {attempt.port}"
 
 
 def _late(evidence: Evidence) -> Iterator[Cause]:
@@ -152,7 +161,7 @@ def _backend(backend: Far) -> Iterator[Cause]:
 
 
 def _no_listener(far: Far) -> Cause:
-    elsewhere = sorted({each.address for each in far.elsewhere})
+    elsewhere = sorted({each.place for each in far.elsewhere})
     if elsewhere:
         detail = f"port {far.port} is listened on at {', '.join(elsewhere[:_PORTS])} only"
         return Cause("listens-elsewhere", far.owner, detail, LIKELY)

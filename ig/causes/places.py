@@ -12,7 +12,7 @@ from ig.kernel.netns import Namespace
 from ig.kernel.routes import Interface
 from ig.memo import Cache
 from ig.sockets import proc, sock_diag
-from ig.sockets.proc import LISTEN
+from ig.sockets.proc import ALL_STATES, LISTEN, V6ONLY
 
 Result = TypeVar("Result")
 
@@ -34,16 +34,44 @@ class Listener:
     backlog: int
     """How many may wait."""
     inode: int
+    v6only: bool = False
+    """Whether it takes no IPv4 where its address is `::`."""
+
+    @property
+    def place(self) -> str:
+        """Its address, in words."""
+        return f"{self.address} (IPv6 only)" if self.v6only else self.address
 
     def takes(self, address: str, port: int) -> bool:
-        """Return whether it receives what is sent there; one on `::` may be of IPv6 only."""
-        every = ("::",) if ":" in address else ("0.0.0.0", "::")
+        """Return whether it receives what is sent there."""
+        both = () if self.v6only else ("::",)
+        every = ("::",) if ":" in address else ("0.0.0.0", *both)
         return self.port == port and self.address in (address, *every)
 
     @property
     def full(self) -> bool:
         """Whether no further connection may wait: sk_acceptq_is_full() of include/net/sock.h."""
         return self.waiting > self.backlog
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPorts:
+    """The local ports that the kernel chooses from for connections to one destination."""
+
+    first: int
+    last: int
+    usable: int
+    """How many of them are not reserved."""
+    used: int
+    """How many connections to the destination have."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether none may be left: of an odd number, the kernel looks for all but one.
+
+        Source: __inet_hash_connect(), net/ipv4/inet_hashtables.c.
+        """
+        return self.used >= self.usable - (self.last - self.first + 1) % 2
 
 
 class Places:
@@ -117,12 +145,36 @@ class Places:
 
     def listeners(self, identifier: int) -> tuple[Listener, ...]:
         """Return the listening TCP sockets of a namespace. Raises Unreachable, OSError."""
-        fields = self.inside(identifier, lambda: sock_diag.ask("TCP", 1 << LISTEN))
-        names = ("saddr", "sport", "recv_q", "send_q", "ino")
+        fields = self.inside(identifier, lambda: sock_diag.ask("TCP", 1 << LISTEN, more=(V6ONLY,)))
+        names = ("saddr", "sport", "recv_q", "send_q", "ino", "v6only")
         rows = zip(*(fields[name] for name in names), strict=True)
         return tuple(Listener(*row) for row in rows)
+
+    def local_ports(self, identifier: int, address: str, port: int) -> LocalPorts:
+        """Return the local ports of a namespace for a destination. Raises Unreachable, OSError."""
+        return self.inside(identifier, lambda: _local_ports(address, port))
 
     def holders(self, identifier: int, inodes: set[int]) -> list[int]:
         """Return the processes in a namespace that hold one of the sockets."""
         held = proc.holders(self.namespaces[identifier].pids, inodes)
         return sorted({pid for each in held.values() for pid, _ in each})
+
+
+def _local_ports(address: str, port: int) -> LocalPorts:
+    first, last = (int(each) for each in _setting("ip_local_port_range").split())
+    reserved: set[int] = set()
+    for part in _setting("ip_local_reserved_ports").strip().split(","):
+        low, _, high = part.partition("-")
+        if low:
+            reserved |= set(range(max(int(low), first), min(int(high or low), last) + 1))
+    fields = sock_diag.ask("TCP", ALL_STATES & ~(1 << LISTEN))
+    rows = zip(*(fields[name] for name in ("daddr", "dport", "sport")), strict=True)
+    used = {own for to, at, own in rows if (to, at) == (address, port) and first <= own <= last}
+    usable = last - first + 1 - len(reserved)
+    return LocalPorts(first, last, usable, len(used - reserved))
+
+
+def _setting(name: str) -> str:
+    """Return a setting of this thread's namespace, for both versions of IP. Raises OSError."""
+    with open(f"/proc/sys/net/ipv4/{name}", encoding="ascii") as file:
+        return file.read()

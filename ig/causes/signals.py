@@ -90,6 +90,8 @@ def find(
     if attempt.outcome == "established":
         return _slow(attempt, signals, owner, evidence, retransmits)
     likely = judge(attempt, evidence) if evidence else None
+    if likely and likely.kind == "local-port-exhausted":
+        return likely  # with figures
     return (
         _called(attempt, owner)
         or _dropped(attempt, signals, owner, likely)

@@ -30,6 +30,8 @@ INFO = ("rtt", "retransmits", "cwnd", "bytes_sent", "bytes_received")
 TRAFFIC = ("retransmits", "bytes_acked", "bytes_received", "cookie")
 """What differs between two snapshots: of tcp_info, each side's SYN and FIN counted as a byte, and
 the number by which the kernel distinguishes sockets; 0 where it is not known."""
+V6ONLY = "v6only"
+"""Whether an IPv6 socket takes no IPv4."""
 
 ESTABLISHED, SYN_RECV, TIME_WAIT, CLOSE, LISTEN = 1, 3, 6, 7, 10
 STATES = {
@@ -52,7 +54,7 @@ ALL_STATES = sum(1 << number for number in STATES)
 
 
 def empty(more: Sequence[str] = ()) -> Fields:
-    """Return the fields of no sockets; `more` are some of INFO and TRAFFIC."""
+    """Return the fields of no sockets; `more` are some of INFO, TRAFFIC and V6ONLY."""
     return {name: [] for name in (*FIELDS, *more)}
 
 

@@ -19,6 +19,7 @@ from ig.sockets.proc import (
     ADDRESSES4,
     ADDRESSES6,
     ALL_STATES,
+    V6ONLY,
     Fields,
     empty,
     extend,
@@ -31,7 +32,7 @@ _ERROR, _DONE = 2, 3
 _REQUEST_DUMP = 0x1 | 0x300
 _DUMP_INTERRUPTED = 0x10
 _HEADER, _MESSAGE = 16, 16 + 72
-_ATTRIBUTE_INFO, _ATTRIBUTE_MARK, _ATTRIBUTE_CGROUP = 2, 15, 21
+_ATTRIBUTE_INFO, _ATTRIBUTE_V6ONLY, _ATTRIBUTE_MARK, _ATTRIBUTE_CGROUP = 2, 11, 15, 21
 
 _header = struct.Struct("=IHHII")
 _request = struct.Struct("=BBBBI48s")  # inet_diag_req_v2
@@ -155,6 +156,9 @@ class Dump:
             if name == "cookie":
                 fields[name] += _joined(words[15::step].tolist(), words[16::step].tolist())
                 continue
+            if name == V6ONLY:
+                fields[name] += shape.flags(octets, _ATTRIBUTE_V6ONLY, count)
+                continue
             offset, size, unit = _INFO_FIELDS[name]
             values = shape.numbers(words, _ATTRIBUTE_INFO, offset, size, count)
             fields[name] += [value * unit for value in values] if unit != 1 else values
@@ -193,6 +197,13 @@ class _Shape:
             )
         for shape, same in groups.values():
             dump.add(shape, same)
+
+    def flags(self, octets: memoryview, attribute: int, count: int) -> list[bool]:
+        """Return an attribute of one byte as true or false; false if missing."""
+        start, room = self.attributes.get(attribute, (0, 0))
+        if room <= _attribute.size:
+            return [False] * count
+        return [value != 0 for value in octets[start + _attribute.size :: self.length].tolist()]
 
     def numbers(
         self, words: memoryview, attribute: int, offset: int, size: int, count: int

@@ -334,3 +334,43 @@ def test_without_root_it_says_so() -> None:
     done = run("127.0.0.1:9", within=ordinary_user())
     assert done.returncode == 1
     assert "Explaining a connection needs root" in done.stderr
+
+
+@pytest.mark.parametrize("version", ["4", "6"])
+def test_local_ports_that_are_all_in_use_are_counted(
+    new_namespace: Callable[[], Namespace], version: str
+) -> None:
+    here, there = linked(new_namespace)
+    here.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40005")
+    here.run("sysctl", "-qw", "net.ipv4.ip_local_reserved_ports=40001,40003-40003,50000")
+    far = f"{NETWORK[version]}2"
+    port, other = there.serve(far), there.serve(far)
+    holding = here.start("connect", far, port, "--kind", version, "--hold", "--count", 4)
+    holding.reports.matching(lambda report: report.get("error") == "", 4)
+    found = Explaining(here, end(far, port)).finished()
+    assert (found["outcome"], found["error"]) == ("failed", "EADDRNOTAVAIL")
+    assert (found["cause"]["kind"], found["cause"]["confidence"]) == (
+        "local-port-exhausted",
+        "seen",
+    )
+    assert "4 of 4 local ports (40000 to 40005) are in use" in found["cause"]["detail"]
+    assert Explaining(here, end(far, other)).finished()["outcome"] == "established"
+
+
+def test_listener_of_the_wrong_family_is_told(new_namespace: Callable[[], Namespace]) -> None:
+    here, there = linked(new_namespace)
+    both = there.serve("::")
+    only = there.serve("::", 0, "--v6only")
+    four = there.serve("0.0.0.0")
+    shared = there.serve("::", 0, "--reuseport")
+    there.serve("::", shared, "--reuseport")
+    targets = {"both": f"192.0.2.2:{both}", "shared": f"192.0.2.2:{shared}"}
+    targets |= {"only": f"192.0.2.2:{only}", "four": f"[2001:db8:2::2]:{four}"}
+    assert causes(here, targets) == {
+        "both": ("established", "", ""),
+        "shared": ("established", "", ""),
+        "only": ("refused", "listens-elsewhere", "likely"),
+        "four": ("refused", "listens-elsewhere", "likely"),
+    }
+    told = Explaining(here, f"192.0.2.2:{only}").finished()
+    assert f"port {only} is listened on at :: (IPv6 only) only" in told["cause"]["detail"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.sockets.proc import FIELDS, INFO, TRAFFIC
+from ig.sockets.proc import FIELDS, INFO, TRAFFIC, V6ONLY
 from ig.sockets.sock_diag import Dump, settled
 
 ESTABLISHED, TIME_WAIT, LISTEN = 1, 6, 10
@@ -143,6 +143,16 @@ def test_tcp_info_is_read_in_its_units() -> None:
     struct.pack_into("=Q", info, 200, 77)
     dump = answer([message(attributes=attribute(2, bytes(info))), DONE], more=INFO)
     assert rows(dump, *INFO) == [(1_500_000, 3, 10, 77, 1 << 40)]
+
+
+def test_a_listener_that_takes_no_ipv4_is_told_apart() -> None:
+    for attributes, expected in (
+        (attribute(11, b"\1"), True),
+        (attribute(11, b"\0"), False),
+        (b"", False),
+    ):
+        datagram = message("::", 80, "::", 0, LISTEN, attributes=attributes)
+        assert rows(answer([datagram, DONE], more=(V6ONLY,)), V6ONLY) == [(expected,)]
 
 
 def test_a_shorter_tcp_info_of_an_older_kernel_leaves_zeroes() -> None:

@@ -3,7 +3,8 @@
 `serve.py HOST PORT`; port 0 takes any. With `--deaf` nothing is ever accepted. With `--reset` what
 was accepted is closed with a reset, else in the ordinary way once the client has closed. With
 `--acceptors N` so many threads wait in accept(). With `--in-turn` each of them closes what it has
-accepted before it accepts again.
+accepted before it accepts again. With `--v6only` it takes no IPv4, with `--reuseport` others may
+listen there, too.
 """
 
 import argparse
@@ -45,11 +46,17 @@ def main() -> None:
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--reset", action="store_true")
     parser.add_argument("--in-turn", action="store_true")
+    parser.add_argument("--v6only", action="store_true")
+    parser.add_argument("--reuseport", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if options.v6only:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if options.reuseport:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         # A link-local address, fe80::1%eth0, has its interface in the last part; in bytes it
         # may have any name.
         listener.bind(socket.getaddrinfo(options.host.encode(), options.port, family)[0][4])
