@@ -104,6 +104,14 @@ BPF_TABLE("lru_hash", u64, u64, failed, 65536);
 #include "ends.h"
 #include "tcp_count.h"
 
+static __always_inline void read_owner_of(struct owner *owner, u64 cgroup)
+{
+	if (COUNT_EVENTS)
+		read_counted_owner(owner, cgroup);
+	else
+		read_owner(owner, cgroup);
+}
+
 static __always_inline struct tracked *tracked_of(struct sock *key)
 {
 	return sockets.lookup(&key);

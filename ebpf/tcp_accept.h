@@ -16,7 +16,7 @@ static __always_inline int report_accept(struct sock *sk, struct tracked *tracke
 	read_ends(event, sk);
 	if (!port_wanted(event->sport) && !port_wanted(event->dport))
 		return 0;
-	read_owner(&event->owner, cgroup);
+	read_owner_of(&event->owner, cgroup);
 	event->timestamp = bpf_ktime_get_ns();
 	submit(event);
 	if (CLOSES)

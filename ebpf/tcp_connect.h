@@ -20,7 +20,7 @@ static __always_inline void begin_attempt(struct sock *sk, int backup)
 	read_socket(event, &sk->__sk_common);
 	if (!port_wanted(event->dport))
 		return;
-	read_owner(&event->owner, cgroup);
+	read_owner_of(&event->owner, cgroup);
 	if (TRACE_DESCRIPTORS) {
 		struct call call = current_call();
 
@@ -274,7 +274,7 @@ static __always_inline void failed_call(struct sock *sk, struct call *call, u32 
 	event.version = set_address(event.daddr, asked.family, &asked.v4, asked.v6);
 	if (event.version == 6 && is_link_local(event.daddr) && asked.zone)
 		read_device(event.zone, (void *)READ(sk, __sk_common.skc_net.net), asked.zone);
-	read_owner(&event.owner, cgroup);
+	read_owner_of(&event.owner, cgroup);
 	event.timestamp = bpf_ktime_get_ns();
 	submit(&event);
 }

@@ -4,7 +4,9 @@
  * owner, far end, outcome and bucket (aggregate.h), so that a histogram takes room only for buckets in use.
  */
 OPTION(COUNT_EVENTS, 0)
+#ifndef MOST_KEYS
 #define MOST_KEYS (COUNT_EVENTS ? 65536 : 1)
+#endif
 #define MOST_OTHERS (COUNT_EVENTS ? 16384 : 1)
 #define OTHER_KEY(key) ((struct key){ .cgroup = (key)->cgroup, .type = (key)->type, .outcome = (key)->outcome, \
 				      .direction = (key)->direction, .bucket = (key)->bucket })
@@ -29,6 +31,17 @@ struct value {
 
 #include "aggregate.h"
 #include "buckets.h"
+
+/* What is counted needs no more of its owner. */
+static __always_inline void read_counted_owner(struct owner *owner, u64 cgroup)
+{
+	struct task_struct *task = CURRENT_TASK();
+	struct nsproxy *namespaces = LOAD(task, nsproxy);
+	struct mnt_namespace *mntns = LOAD(namespaces, mnt_ns);
+
+	owner->cgroup = cgroup;
+	owner->mntns = LOAD(mntns, ns.inum);
+}
 
 static __always_inline void count(struct event *event)
 {

@@ -14,7 +14,16 @@ from typer.core import TyperOption
 
 from ig.errors import IgError, UsageError
 from ig.gadget import CompatView, Gadget, Param
-from ig.options import EXPORT, FAMILIES, OUTPUT, RUNTIMES, WHOSE, gadget_params, replay_params
+from ig.options import (
+    EXPORT,
+    FAMILIES,
+    OUTPUT,
+    RUNTIMES,
+    SUMMARY,
+    WHOSE,
+    gadget_params,
+    replay_params,
+)
 from ig.output.stream import (
     STDOUT,
     ReaderGone,
@@ -85,6 +94,7 @@ def _gadget(
     params = [
         param if param.name not in fixed else replace(param, default=fixed[param.name])
         for param in (gadget_params(gadget) if name in arguments else ())
+        if not (view and param in SUMMARY)
     ]
     return Command(name, view.summary if view else gadget.summary, params, run)
 
@@ -94,6 +104,10 @@ def _list_columns(gadget: Gadget, view: CompatView | None, options: dict[str, An
     from ig.output import describe
 
     columns = view.columns if view else gadget.columns
+    if options.get("summary"):
+        from ig.trace.summary import summarized
+
+        gadget = summarized(gadget, options)
     if gadget.stages:
         columns = gadget.stages(options)[1]
     typer.echo(describe.table(columns, output.shown_columns(columns, options)))

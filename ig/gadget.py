@@ -168,8 +168,8 @@ class Param:
     """Its names; () for an argument."""
     kind: str
     """`flag`, `integer`, `pid`, `uid` (a user's name, too), `count`, `string`, `strings`, `port`,
-    `ports` (a list), `seconds`, `interval` (seconds, which may be left out), or `duration` (kept
-    as ns)."""
+    `ports` (a list), `seconds`, `interval` (seconds, which may be left out), `summary` (the same;
+    infinity if left out), or `duration` (kept as ns)."""
     help: str
     default: Any = None
     define: str = ""
@@ -203,6 +203,19 @@ class CompatView(NamedTuple):
     """Values of parameters that are fixed in this view."""
 
 
+class Sums(NamedTuple):
+    """What is shown instead of events with `--summary`."""
+
+    by: tuple[Column, ...]
+    """What one row is of, beside the owner, unless the user names other columns."""
+    label: Column
+    """The column that shows `by`; its name stands for it in `--by`."""
+    columns: tuple[Column, ...]
+    """What is counted."""
+    kept: frozenset[str]
+    """The fields of events that are known of what the kernel counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gadget:
     """A gadget: its command, its columns and the source of its events."""
@@ -231,6 +244,13 @@ class Gadget:
     stages: Callable[[Mapping[str, Any]], tuple[Sequence[Stage], tuple[Column, ...]]] | None = None
     """Return the stages that follow the filter, for these options, and the columns of what leaves
     them: those that are shown. `columns` are what is filtered by."""
+    sums: Sums | None = None
+    """What `--summary` shows, if its events are shown as they come."""
+
+    @property
+    def summable(self) -> bool:
+        """Whether its command has `--summary`."""
+        return bool(self.sums) and not self.stages and self.source == "program"
 
 
 GROUP = "ig.gadgets"

@@ -117,13 +117,45 @@ REPEATING = (
     ),
     Param("count", ("--count",), "count", "Stop after this many intervals."),
 )
+SUMMARY = (
+    Param(
+        "summary",
+        ("--summary",),
+        "summary",
+        "Print a table of counts and latencies at the end or, with =SECONDS, also so often.",
+        implies={"latency": True},
+    ),
+    Param(
+        "by",
+        ("--by",),
+        "strings",
+        "With --summary: a row for each value of these columns (default container,destination).",
+    ),
+    Param(
+        "sort",
+        ("--sort",),
+        "strings",
+        "With --summary: sort by these columns; -COLUMN: descending (default -attempts).",
+    ),
+    Param("top", ("--top",), "count", "With --summary: only the first NUMBER rows."),
+    Param(
+        "histogram",
+        ("--histogram",),
+        "flag",
+        "With --summary: draw the latencies below the table; with --by, those of each row.",
+    ),
+)
 MAX_ROWS = Param("max_rows", ("-m", "--max-rows"), "count", "Print at most this many rows.")
 
 
 def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
     """Return all options of a gadget's command: its own, then those that all have."""
     limits = TRACING if gadget.program else (MAX_ROWS,)
-    repeating = REPEATING if gadget.stages or gadget.source != "program" else ()
+    repeating: tuple[Param, ...] = ()
+    if gadget.stages or gadget.source != "program":
+        repeating = REPEATING
+    if gadget.summable:
+        repeating = (*SUMMARY, *(param for param in REPEATING if param.name == "count"))
     own = {flag for param in gadget.params for flag in param.flags}
     record = () if gadget.source == "rates" else (RECORD,)
     shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, *record, TIME, *repeating, *limits]
@@ -140,12 +172,16 @@ def _without(param: Param, taken: set[str]) -> Param:
 def replay_params() -> tuple[Param, ...]:
     """Return the options of `ig replay`: those that ask nothing of the kernel or a runtime."""
     live = ("ready_file", "keep_privileges", "timeout", "all_namespaces", "host")
-    shared = (*FAMILIES, *WHOSE, *OUTPUT, TIME, *TRACING, MAX_ROWS)
+    summary = (param for param in SUMMARY if param.name != "sort")
+    shared = (*FAMILIES, *WHOSE, *OUTPUT, *summary, TIME, *TRACING, MAX_ROWS)
     return (
         Param("file", (), "string", "A file that --record has written."),
         Param("resolve", ("--resolve",), "flag", "Show addresses as names."),
         Param(
-            "sort", ("--sort",), "strings", "Sort sockets by these columns; -COLUMN: descending."
+            "sort",
+            ("--sort",),
+            "strings",
+            "Sort sockets, or a summary, by these columns; -COLUMN: descending.",
         ),
         Param("all", ("--all",), "flag", "Include TIME_WAIT and Docker's DNS resolver in tables."),
         *(param for param in shared if param.name not in live),
@@ -204,6 +240,7 @@ HEADINGS = {
         ("Containers", WHOSE),
         ("Runtimes", RUNTIMES),
         ("Output", (*OUTPUT, RECORD, TIME, MAX_ROWS)),
+        ("Summary", tuple(param for param in SUMMARY if param.name != "sort")),
         ("Limits", (*REPEATING, *TRACING)),
     )
     for param in params

@@ -17,7 +17,8 @@ from ig.values import CONVERSIONS
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _SHORT_WITH_VALUE = r"(?s)(-[A-Za-z])=(.*)"
 _LONG_WITH_TRUTH = r"(?i)(--[a-z-]+)=(true|false)"
-_INTERVAL = "2"  # seconds between repetitions, where the option stands alone
+_ALONE = {"interval": "2", "summary": "end"}
+"""The values of options that may stand alone: seconds between repetitions."""
 _NUMBERS = ("integer", "pid", "count")
 _METAVARS = {
     "integer": "NUMBER",
@@ -30,6 +31,7 @@ _METAVARS = {
     "port": "PORT",
     "seconds": "SECONDS",
     "interval": "[SECONDS]",
+    "summary": "[=SECONDS]",
     "strings": "TEXT,…",
 }
 
@@ -72,9 +74,10 @@ class Command(TyperCommand):
             for name in (*param.opts, *param.secondary_opts)
         }
         optional = {
-            name
+            name: alone
+            for kind, alone in _ALONE.items()
             for param in self.params
-            if param.metavar == _METAVARS["interval"]
+            if param.metavar == _METAVARS[kind]
             for name in param.opts
         }
         own = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
@@ -94,8 +97,8 @@ class Command(TyperCommand):
                 plain += [match[1], match[2]]
             else:
                 plain.append(argument)
-                if argument in optional and following.startswith("-"):
-                    plain.append(_INTERVAL)
+                if argument in optional and not following[:1].isdigit():
+                    plain.append(optional[argument])
         return super().parse_args(ctx, plain)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -67,6 +67,19 @@ def format_milliseconds(nanoseconds: Sequence[int]) -> list[str]:
     ]
 
 
+def format_short(nanoseconds: Sequence[int]) -> list[str]:
+    """Write each in three digits and a unit, such as `81.2µs` or `1.01s`, and 0 as `-`."""
+    return [_short(n) if n else "-" for n in nanoseconds]
+
+
+def _short(nanoseconds: int) -> str:
+    for unit, name in ((1, "ns"), (MICROSECOND, "µs"), (MILLISECOND, "ms"), (SECOND, "s")):
+        number = float(f"{nanoseconds / unit:.3g}")
+        if number < 1000:  # as it is printed: 999.9 µs are 1 ms
+            return f"{number:g}{name}"
+    return format_duration(nanoseconds // SECOND * SECOND)
+
+
 def parse_duration(text: str, unit: int = 0) -> int:
     """Return the nanoseconds of a duration such as `10ms`, `1.5s`, `2m`, `1h30m` or `0`.
 
@@ -176,6 +189,11 @@ def _interval(text: str) -> float:
     return interval
 
 
+def _summary(text: str) -> float:
+    """Return the seconds of an interval; infinity for the whole."""
+    return float("inf") if text == "end" else _interval(text)
+
+
 def parse_port(text: str) -> int:
     """Return the port of a number or of a service's name (/etc/services). Raises UsageError."""
     name = text.strip()
@@ -251,5 +269,6 @@ CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "strings": lambda texts: list(texts) or None,
     "seconds": parse_seconds,
     "interval": _interval,
+    "summary": _summary,
 }
 """The parser of each kind of option."""

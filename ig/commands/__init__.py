@@ -31,8 +31,13 @@ def run(gadget: Gadget, view: CompatView | None, options: dict[str, Any]) -> Non
     rates = gadget.source == "rates"
     if rates and not options.get("interval"):
         options["interval"] = INTERVAL
+    if gadget.summable:
+        from ig.trace.summary import summarized
+
+        gadget = summarized(gadget, options)
     if options.get("count") and not (options.get("interval") or options.get("watch")):
-        raise UsageError("--count needs an interval.", remedy="Use it with --interval SECONDS.")
+        option = "--summary=SECONDS" if gadget.summable else "--interval SECONDS"
+        raise UsageError("--count needs an interval.", remedy=f"Use it with {option}.")
     check_ready_file(options.get("ready_file"))
     if rates:
         from ig.commands.top import top as carry_out

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from ig import filters, output
@@ -19,6 +20,7 @@ from ig.output.sink import Formatter, IntervalPrinter, Printer, Sink
 from ig.output.stream import Stream, say
 from ig.output.text import format_timestamps
 from ig.query import Filter, Withhold, find_column
+from ig.trace.summary import MOST_ROWS, Summarize
 from ig.values import SECOND
 
 OF_PODS = ("namespace", "podname", "podcontainer")
@@ -135,10 +137,33 @@ class DisplayOptions:
             columns = tuple(c for c in columns if c.show_if is None or c.show_if(self._options))
         array = self._sockets and not self._options.get("interval")
         printer = self.formatter(array, columns)
+        if self._options.get("histogram"):
+            printer = self._with_histograms(printer)
         return IntervalPrinter(printer, stream, structured, before, timed=self._timed)
 
+    def _with_histograms(self, table: Formatter) -> Formatter:
+        """Return the formatter of tables with histograms below. Raises UsageError for others."""
+        from ig.output.histogram import Histograms
+
+        if self.mode != "columns":
+            raise UsageError(
+                "--histogram is drawn below a table only.",
+                remedy="In JSON and YAML the buckets are there without it.",
+            )
+        buckets = [column for column in self.columns if column.members]
+        by = self._options.get("by")
+        keys = takewhile(lambda column: column.name != "attempts", self.columns)
+        titles = [column for column in keys if by and column in self.shown]
+        return Histograms(table, buckets, titles, self._screen)
+
     def tell_withheld(self) -> None:
-        """Report the number of events that matched the filter and were withheld, if any."""
+        """Report the number of events that were withheld, or had no row of their own, if any."""
+        for each in self.stages:
+            if isinstance(each, Summarize) and each.without_room:
+                say(
+                    f"warning: {each.without_room} counted as `(other)`: no room for more than "
+                    f"{MOST_ROWS} rows"
+                )
         count = sum(each.count for each in self.filters if isinstance(each, Withhold))
         if self._withheld and count and not self.mode.startswith("json"):
             say(self._withheld.message.format(count=count))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from ig.commands.display import DisplayOptions
@@ -20,6 +22,8 @@ from ig.output.sink import Chain, Sink
 from ig.output.stream import Stream, say
 from ig.query import Filter, Limit
 from ig.stop import Stop
+from ig.trace.summary import summarized
+from ig.values import SECOND
 
 _CHOICES = ("containername", "podname", "namespace", "selector", "host_only")
 
@@ -96,6 +100,8 @@ def play(
     """Print a recording; lines are written whole in the context of `uninterrupted`."""
     gadget = recorded_gadget(played.header)
     options = {**_recorded_options(gadget, played.header), **_given(options)}
+    if gadget.summable or any(map(options.get, ("summary", "by", "top", "histogram"))):
+        gadget = summarized(gadget, options, live=False)
     display = DisplayOptions(gadget, None, options)
     records = played.records()
     kind, value = next(records, ("", None))
@@ -104,8 +110,7 @@ def play(
     stages = _bounded(gadget, _shown_stages(gadget, display, options, played.header), played)
     filters = [*display.filters, *_chosen(options), limit]
     sink = Chain(filters, Chain(stages, display.sink(stream)))
-    take: Mapping[str, Callable[[Any], None]]
-    take = {"batch": sink.write, "tick": sink.tick, "lost": sink.lost}
+    take = _takers(sink, options)
     gc.enable()  # the launcher disabled it
     sink.open()
     try:
@@ -119,6 +124,43 @@ def play(
         raise
     with _checked(played):
         sink.close()
+    display.tell_withheld()
+
+
+def _takers(sink: Sink, options: Mapping[str, Any]) -> Mapping[str, Callable[[Any], None]]:
+    """Return what takes each kind of record; a summary has its own intervals."""
+    takers: dict[str, Callable[[Any], None]]
+    takers = {"batch": sink.write, "tick": sink.tick, "lost": sink.lost}
+    if options.get("summary"):
+        seconds = options.get("interval")
+        takers["batch"] = ByTime(sink, seconds).write if seconds else sink.write
+        takers["tick"] = _nothing
+    return takers
+
+
+def _nothing(_: object) -> None:
+    """Do nothing where the recording's intervals are not those that are shown."""
+
+
+class ByTime:
+    """Ends an interval of a sink whenever so many seconds of the recording have passed."""
+
+    def __init__(self, sink: Sink, seconds: float) -> None:
+        self._sink, self._length = sink, int(seconds * SECOND)
+        self._due = 0
+
+    def write(self, batch: Batch) -> None:
+        """Pass the events on, and end those intervals that have any."""
+        times = list(accumulate(batch.fields["timestamp"], max))  # those of cgroups overlap
+        start = 0
+        self._due = self._due or times[0] + self._length
+        while times[-1] >= self._due:
+            end = bisect_left(times, self._due)
+            self._sink.write(batch.part(start, end))
+            self._sink.tick(self._due)
+            start = end
+            self._due += ((times[start] - self._due) // self._length + 1) * self._length
+        self._sink.write(batch.part(start, len(batch)))
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from ig.sockets.proc import COMPAT, compat_processes
 from ig.stop import Stop
 from ig.trace.attribution import Attribution
 from ig.trace.pipeline import Pipeline, defines, program
+from ig.trace.summary import DRAIN
 
 
 def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> None:
@@ -79,6 +80,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                     holding=explained,
                     interval=options.get("interval") or shown.interval,
                     intervals=options.get("count") or 0,
+                    drain=DRAIN if options.get("summary") else 0,
                 )
                 write_ready_file(options.get("ready_file"))
                 pipeline.run(options.get("timeout"))

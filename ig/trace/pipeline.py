@@ -95,6 +95,8 @@ class Pipeline:
     """The sink, if it holds events."""
     interval: float = 0.0
     """Seconds between calls of the sink's `tick`; 0: none."""
+    drain: float = 0.0
+    """Seconds after which what is counted is read although no interval is over; 0: never."""
     intervals: int = 0
     """The number of intervals after which to end; 0: any number."""
     _waiting: list[tuple[Any, ...]] = field(default_factory=list)
@@ -110,6 +112,7 @@ class Pipeline:
     _waited: float = 0.0
     _report_due: float = 0.0
     _tick_due: float = float("inf")
+    _drain_due: float = float("inf")
     _ticks: int = 0
     _warned: str = ""
 
@@ -122,6 +125,7 @@ class Pipeline:
         ends = float("inf") if seconds is None else time.monotonic() + seconds
         self.sink.open()
         self._tick_due = time.monotonic() + (self.interval or float("inf"))
+        self._drain_due = time.monotonic() + (self.drain or float("inf"))
         try:
             while not self.stopping() and time.monotonic() < ends and not self._enough():
                 if self._step() < _MANY:
@@ -146,6 +150,9 @@ class Pipeline:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        if now >= self._drain_due:
+            self._drain_due = now + self.drain
+            self.source.collect()
         if now >= self._tick_due:
             self._tick_due += self.interval
             if self._tick_due <= now:  # late by an interval: the next one is a whole one, too

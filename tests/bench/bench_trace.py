@@ -166,6 +166,12 @@ def measure(loop: str) -> Iterator[Row]:
     yield overhead("the same to a table", 15, loop)
     what = "connect, accept and close traced to JSON"
     yield overhead(what, 15, loop, "-o", "json", command="tcp")
+    yield overhead("a connection counted by --summary", 3, loop, "--summary")
+    what = "connect, accept and close counted by --summary"
+    yield overhead(what, 6, loop, "--summary", command="tcp")
+    each, _, _ = cpu_an_event(loop, "--summary")
+    yield Row(f"{LONG} connections counted by --summary, CPU each of ig", "us", [each], 0.1)
+    yield Row("idle CPU with --summary", "%", [idle_percent("--summary")], 0.5)
     each, first, last = cpu_an_event(loop, "-o", "json")
     yield Row(f"{LONG} events to JSON, CPU each", "us", [each], 3)
     yield Row("resident before and after them", "MB", [first, last], 90)

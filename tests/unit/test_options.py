@@ -45,7 +45,7 @@ def test_columns_are_listed_with_their_keys_and_meanings(name: str) -> None:
 def test_help_has_headings_and_no_negations() -> None:
     text = run("trace", "tcp", "--help").stdout
     headings = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
-    assert headings == ["Options:", "Containers:", "Runtimes:", "Output:", "Limits:"]
+    assert headings == [*("Options:", "Containers:", "Runtimes:", "Output:", "Summary:", "Limits:")]
     assert "--no-host" not in text
     assert "--all-namespaces" not in text
 

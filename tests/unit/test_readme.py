@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ import pytest
 from ig.commands.display import DisplayOptions
 from ig.commands.list_containers import LIST
 from ig.container import Container
-from ig.gadget import Batch
+from ig.gadget import Batch, Gadget
 from ig.gadgets import declared
 from ig.output.describe import sections
+from ig.trace.summary import summarized
 
 TOP = Path(__file__).parents[2]
 README, OPTIONS, JSON = (TOP / name for name in ("README.md", "docs/options.md", "docs/json.md"))
@@ -98,11 +100,23 @@ def test_readme_describes_every_gadget_and_view() -> None:
     assert [command for command in commands if f"`ig {command}`" not in text] == []
 
 
+def with_summary(gadget: Gadget) -> list[Gadget]:
+    """Return the gadget and, if it has one, its summary as another one."""
+    if gadget.sums is None:
+        return [gadget]
+    summary = summarized(gadget, {"summary": 1.0})
+    assert summary.stages
+    verb, noun = gadget.command
+    command = (verb, f"{noun} --summary")
+    return [gadget, replace(summary, command=command, columns=summary.stages({})[1], views=())]
+
+
 def test_json_keys_of_the_docs_are_those_of_the_objects() -> None:
     begin, end = "pytest tests/unit/test_readme.py -->\n", "<!-- keys end -->"
     text = JSON.read_text()
     before, after = text.partition(begin)[0], text.partition(end)[2]
-    now = sections([*declared().values(), LIST])
+    gadgets = [each for gadget in declared().values() for each in with_summary(gadget)]
+    now = sections([*gadgets, LIST])
     check(JSON, f"{before}{begin}\n{now}\n{end}{after}")
 
 
@@ -110,6 +124,7 @@ def test_json_keys_of_the_docs_are_those_of_the_objects() -> None:
 def test_columns_all_have_a_description(name: str) -> None:
     gadget = LIST if name == "list_containers" else declared()[name]
     views = [gadget.columns, *(view.columns for view in gadget.views)]
+    views += [each.columns for each in with_summary(gadget)[1:]]
     assert [c.name for columns in views for c in columns if not c.description] == []
 
 
