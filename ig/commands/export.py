@@ -61,6 +61,7 @@ def export(options: Mapping[str, Any]) -> None:
     on_hangup(LogFile(options["log_file"]) if options.get("log_file") else None)
     listener = listen(address)
     index = make_index(options, detailed=True)
+    peers = Peers(index)
     gadget = counted(declared()[_ALL if options.get("bytes") else _CONNECTS])
     # Forks before the index starts threads.
     loading = Loading(gadget.program, defines(gadget, options), gadget.source == "aggregate")
@@ -80,7 +81,7 @@ def export(options: Mapping[str, Any]) -> None:
                 Stream(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stop),
                 lambda: stop() or server.failure is not None,
                 lambda: False,
-                peers=Peers(index).of_records,
+                peers=peers.of_records,
                 interval=metrics.interval,
             )
             with stop.noted():

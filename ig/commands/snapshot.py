@@ -63,6 +63,7 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, _tells_ends(display, options))
+    name_ends = _name_ends(display, options, chosen, index)
     with recording(gadget, options) as recorders:
         answered = follow(index, options, SNAPSHOT)
         configure_display(display, chosen, index, answered)
@@ -70,7 +71,6 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
         notes = Notes(say, again=os.isatty(1))
         stages = shown_stages(gadget, display, options, netns.host(), notes.append)
         sink = Chain(display.filters, *recorders, Chain(stages, display.sink(stream)))
-        name_ends = _name_ends(display, options, chosen, index)
 
         def take() -> None:
             now = time.time_ns()

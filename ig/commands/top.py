@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ig.commands.answers import Hint, closing
@@ -17,9 +18,7 @@ from ig.commands.setup import (
     write_ready_file,
 )
 from ig.commands.snapshot import SNAPSHOT, Notes, known_by
-from ig.containers.index import Index
 from ig.containers.peers import Peers
-from ig.containers.selection import Selection
 from ig.errors import UsageError
 from ig.gadget import CompatView, Gadget
 from ig.gadgets.top_tcp import GROUPS
@@ -46,11 +45,13 @@ def top(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> 
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, detailed=True)
+    peers = Peers(index)
     answered = follow(index, options, SNAPSHOT)
     configure_display(display, chosen, index, answered)
     gc.freeze()  # what lives until the end need not be scanned again
     notes = Notes(say, again=False)
-    sampler = _sampler(options, index, chosen, notes)
+    known = partial(known_by, index)
+    sampler = Sampler(options, known, peers.with_peers, chosen.wants, notes.append)
     tables = Tables(display, options["by"], order, options.get("max_rows"), stream)
     with closing(index), Hint(index, chosen, options):
         sampler.take()
@@ -70,11 +71,6 @@ def _order(gadget: Gadget, options: Mapping[str, Any]) -> Sequence[str]:
     for name in order:
         find_column(name.lstrip("+-"), gadget.columns)
     return order
-
-
-def _sampler(options: Mapping[str, Any], index: Index, chosen: Selection, notes: Notes) -> Sampler:
-    peers = Peers(index)
-    return Sampler(options, lambda: known_by(index), peers.with_peers, chosen.wants, notes.append)
 
 
 def _repeat(options: Mapping[str, Any], stop: Stop, show: Callable[[], None]) -> None:

@@ -26,9 +26,6 @@ _IF_PUBLISHED = Container("", "", "", image="if published")
 class Containers(Protocol):
     """What is asked of the runtimes' containers: ig.containers.index.Index."""
 
-    def containers(self, stopped: bool = False, sandboxes: bool = False) -> list[Container]:
-        """Return the containers that run now."""
-
     def subscribe(self, on_change: Callable[[Change], None]) -> Callable[[], None]:
         """Call `on_change` for each change from now on."""
 
@@ -37,12 +34,13 @@ class Peers:
     """The containers that addresses and published ports belonged to when events happened."""
 
     def __init__(self, containers: Containers, host: int = 0) -> None:
-        """`host` is the inode of the host's network namespace."""
+        """Follow changes of containers from now on: it must precede the first one.
+
+        `host` is the inode of the host's network namespace.
+        """
         self._holdings = Holdings(host or netns.host())
         self._endpoints = Endpoints(self._holdings, routes.is_on_link)
         containers.subscribe(self._holdings.on_change)
-        for container in containers.containers(sandboxes=True):
-            self._holdings.on_change(Change("exists", container))
         self._seen = -1
         self._depends = False
         """Whether any answer that is remembered depends on the port."""
@@ -148,7 +146,9 @@ class Peers:
     def _assume_namespaces(self, namespaces: Sequence[int], owners: Sequence[Container]) -> None:
         """Update from runtime changes and from namespaces of containers without addresses."""
         self._refresh()
-        unknown = {each for each in set(namespaces) if not self._endpoints.is_known(each)}
+        # 0 is none: that of counts without room for their keys.
+        distinct = set(namespaces) - {0}
+        unknown = {each for each in distinct if not self._endpoints.is_known(each)}
         if not unknown:
             return
         for namespace, owner in zip(namespaces, owners, strict=True):

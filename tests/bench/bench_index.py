@@ -57,6 +57,7 @@ def resident_megabytes() -> float:
 def measure() -> Iterator[tuple[str, str, float, float | None]]:
     """Yield (what, unit, found, target) of each measurement."""
     index = Index(runtimes.discover(["docker"], docker_socket="/nowhere"), lambda _: None)
+    peers = Peers(index, host=1)
     known = [container(number) for number in range(CONTAINERS)]
     for each in known:
         index.apply("docker", Change("exists", each))
@@ -81,7 +82,6 @@ def measure() -> Iterator[tuple[str, str, float, float | None]]:
         attribution.update([])
     what = f"a change of one container, {CGROUPS} cgroups known"
     yield what, "us", microseconds_each(began, CHANGES), 1000
-    peers = Peers(index, host=1)
     ends = [socket.inet_aton(each.addresses[0]) + bytes(12) for each in known]
     fields: dict[str, Sequence[object]] = {
         "timestamp": [time.time_ns()] * EVENTS,
