@@ -10,7 +10,8 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from itertools import compress, repeat
+from operator import itemgetter, not_
 from typing import Any, Protocol
 
 from ig.bpf.session import ring_full
@@ -235,11 +236,12 @@ class Pipeline:
                 self.holding.release()
         except ReaderGone:
             if self.stopping():
-                left = len(self._waiting) + sum(map(len, self._held.values()))
-                while records := len(list(self.source.records())):
-                    left += records
-                written = self.holding.held if self.holding else len(batch)
-                self._unread = written + left
+                left = sum(map(self._number, (self._waiting, *self._held.values())))
+                while records := list(self.source.records()):
+                    left += self._number(records)
+                counts = self._counts and "count" in batch.fields
+                written = sum(batch.fields["count"]) if counts else len(batch)
+                self._unread = (self.holding.held if self.holding else written) + left
             raise
 
     def _attributed(
@@ -255,15 +257,28 @@ class Pipeline:
                 strays.get(mntns, HOST) if owner is HOST else owner
                 for owner, mntns in zip(owners, fields["mntns"], strict=True)
             ]
-            return owners, list(map(self.attribution.wants, owners))
-        wanted = self.attribution.wanted(set(cgroups))
-        if all(wanted.values()):
-            return owners, [True] * len(owners)
-        shown = list(map(wanted.__getitem__, cgroups))
-        unsure = [cgroup for cgroup, is_wanted in wanted.items() if not is_wanted]
-        for cgroup in filter(self.attribution.unsure, unsure):
-            self._unnamed += cgroups.count(cgroup)
+            shown = list(map(self.attribution.wants, owners))
+        else:
+            wanted = self.attribution.wanted(set(cgroups))
+            if all(wanted.values()):
+                return owners, [True] * len(owners)
+            shown = list(map(wanted.__getitem__, cgroups))
+        withheld = set(compress(cgroups, map(not_, shown)))
+        unsure = set(filter(self.attribution.unsure, withheld))
+        numbers = fields["count"] if self._counts else repeat(1)
+        self._unnamed += sum(compress(numbers, map(unsure.__contains__, cgroups)))
         return owners, shown
+
+    @property
+    def _counts(self) -> bool:
+        """Whether a record stands for as many events as its field `count` says."""
+        return self.source.counts and "count" in self.source.fields
+
+    def _number(self, records: Sequence[tuple[Any, ...]]) -> int:
+        """Return the number of events of records."""
+        if not self._counts:
+            return len(records)
+        return sum(map(itemgetter(self.source.fields.index("count")), records))
 
     def _locate_strays(
         self, fields: Mapping[str, Sequence[Any]], owners: Sequence[Container]

@@ -273,6 +273,21 @@ def test_events_that_a_reader_leaves_at_the_end_are_counted(
     assert trace.lost == [{pipeline.UNREAD: 60_007}]
 
 
+def test_events_of_unknown_owners_are_counted_also_where_a_record_counts_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trace = Trace(WEB, wanted="web")
+    trace.source.fields = ("timestamp", "cgroup", "mntns", "number", "count")
+    trace.source.counts = True
+    began = time.monotonic_ns()
+    assert trace.step((began - SECOND, 2, 0, 1, 17), (began - SECOND, 2, 0, 2, 5)) == []
+    monkeypatch.setattr(pipeline, "_SUSPENDED", 9 * SECOND)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: began + 3 * SECOND)
+    assert trace.step() == []
+    trace.pipeline._report_losses(last=True)
+    assert trace.lost == [{pipeline.UNNAMED: 22}]
+
+
 def test_events_wait_for_the_runtimes_news_after_a_suspension(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
