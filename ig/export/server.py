@@ -5,6 +5,7 @@ It knows GET and HEAD, and answers one request of each connection. Source: RFC 9
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import threading
@@ -15,6 +16,8 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import NamedTuple
 
+from ig.output.stream import say
+
 MOST_CONNECTIONS = 64
 """A connection beyond these ends the oldest one that has not asked yet, or else the oldest."""
 MOST_BYTES = 8192
@@ -22,6 +25,8 @@ MOST_BYTES = 8192
 PATIENCE = 10.0
 _LINGER = 1.0  # seconds that a client may go on sending after it was answered
 _PIECE = 65536
+_PAUSE = 0.1  # seconds without accepting, after there was no room for another connection
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _BUFFER = 1 << 18  # bytes that the kernel holds of an answer; twice as many by its own count
 
 
@@ -61,6 +66,7 @@ class Server(threading.Thread):
         listener: socket.socket,
         pages: Mapping[str, Callable[[], Page]],
         patience: float = PATIENCE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serve connections to the listening socket, which it closes at the end.
 
@@ -69,7 +75,11 @@ class Server(threading.Thread):
         super().__init__(name="metrics", daemon=True)
         self.failure: BaseException | None = None
         """The error that ended it, if one did."""
-        self._listener, self._pages, self._patience = listener, pages, patience
+        self._listener, self._pages = listener, pages
+        self._patience, self._clock = patience, clock
+        self._resumes = 0.0
+        """When to accept connections again, 0 while they are accepted."""
+        self._reported = False
         self._clients: OrderedDict[int, _Client] = OrderedDict()
         self._selector = selectors.DefaultSelector()
         self._waker, self._woken = socket.socketpair()
@@ -99,15 +109,20 @@ class Server(threading.Thread):
             self._selector.close()
 
     def _serve(self) -> None:
-        now = time.monotonic()
-        for client in [each for each in self._clients.values() if each.ends <= now]:
-            self._close(client)
-        next_end = min((each.ends for each in self._clients.values()), default=now + PATIENCE)
+        now = self._clock()
+        if self._resumes and self._resumes <= now:
+            self._resumes = 0.0
+            self._selector.register(self._listener, selectors.EVENT_READ)
+        ends = [each.ends for each in self._clients.values()]
+        next_end = min([*ends, self._resumes or now + PATIENCE])
         for key, _ in self._selector.select(max(next_end - now, 0.0)):
             if key.fileobj is self._listener:
                 self._accept()
             elif key.fileobj is not self._woken:
                 self._try(key.fd)
+        # After what they had sent by then: it was in time, also where a page took long.
+        for client in [each for each in self._clients.values() if each.ends <= now]:
+            self._close(client)
 
     def _try(self, descriptor: int) -> None:
         client = self._clients.get(descriptor)
@@ -123,15 +138,14 @@ class Server(threading.Thread):
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError:  # too many open files, or it was closed again already
-            self._make_room(0)
-            return
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                self._pause(error)
+            return  # else it was closed again already
         connection.setblocking(False)
         self._make_room(MOST_CONNECTIONS - 1)
         client = self._clients[connection.fileno()] = _Client(
-            connection, time.monotonic() + self._patience
+            connection, self._clock() + self._patience
         )
         self._selector.register(connection, client.state)
 
@@ -139,6 +153,17 @@ class Server(threading.Thread):
         while len(self._clients) > most:
             clients = list(self._clients.values())
             self._close(next((each for each in clients if not each.answer), clients[0]))
+
+    def _pause(self, error: OSError) -> None:
+        """Accept none for a moment; the oldest client that has not asked makes room."""
+        if not self._reported:
+            self._reported = True
+            say(f"warning: connections to /metrics have to wait: {error.strerror}")
+        silent = (each for each in self._clients.values() if not (each.answer or each.lingers))
+        if client := next(silent, None):
+            self._close(client)
+        self._resumes = self._clock() + _PAUSE
+        self._selector.unregister(self._listener)
 
     def _advance(self, client: _Client) -> None:
         if client.lingers:
@@ -170,7 +195,7 @@ class Server(threading.Thread):
         self._watch(client, selectors.EVENT_READ, _LINGER)
 
     def _watch(self, client: _Client, state: int, seconds: float) -> None:
-        client.ends = time.monotonic() + seconds
+        client.ends = self._clock() + seconds
         self._selector.modify(client.socket, state)
 
     def _asked(self, request: bytearray) -> Page | None:

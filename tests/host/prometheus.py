@@ -16,7 +16,7 @@ import pytest
 from tests.host.waiting import PATIENCE, until
 
 CONFIGURATION = """
-global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}
+global: {{scrape_interval: 2s, scrape_timeout: 2s}}
 scrape_configs:
   - job_name: ig
     static_configs: [{{targets: ['{target}']}}]
@@ -68,8 +68,11 @@ class Prometheus:
         return [(each["metric"], float(each["value"][1])) for each in answer["data"]["result"]]
 
     def counts(self, expression: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """Return the numbers by the values of these labels, `-` for one that is missing."""
-        series = self.query(expression)
+        """Return the last numbers of a metric by the values of these labels, `-` for a missing one.
+
+        One scrape that the machine was too busy for changes nothing.
+        """
+        series = self.query(f"last_over_time({expression}[1h])")
         return {tuple(found.get(label, "-") for label in labels): n for found, n in series}
 
     def wait(self, expression: str) -> None:

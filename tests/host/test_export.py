@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -163,6 +167,19 @@ def test_service_manager_is_told_and_only_the_privilege_to_read_counts_is_kept(
     until(lambda: not added(before), "its programs to be gone")
 
 
+@contextmanager
+def no_more_files(process: int) -> Iterator[None]:
+    """Leave a process no descriptor below its limit."""
+    limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
+    used = set(map(int, os.listdir(f"/proc/{process}/fd")))
+    free = next(number for number in itertools.count() if number not in used)
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
+
+
 def test_log_file_is_json_and_opened_anew_at_a_hangup(export: Start, tmp_path: Path) -> None:
     log, old = tmp_path / "ig.log", tmp_path / "ig.log.1"
     exporter = export("--log-file", log, "--log-format", "json", "-c", "no-such")
@@ -172,7 +189,18 @@ def test_log_file_is_json_and_opened_anew_at_a_hangup(export: Start, tmp_path: P
     log.rename(old)
     exporter.process.send_signal(signal.SIGHUP)
     until(log.exists, "the log file to be opened anew")
-    assert read(f"http://{first['message'].split('/')[2]}/healthz") == "ok\n"
+    address = first["message"].split("/")[2]
+    assert read(f"http://{address}/healthz") == "ok\n"
+    host, _, port = address.rpartition(":")
+    with no_more_files(exporter.process.pid), ExitStack() as clients:
+
+        def message() -> str:
+            clients.enter_context(socket.create_connection((host, int(port)), PATIENCE))
+            return log.read_text()
+
+        until(message, "a message in the new file")
+    assert "Too many open files" in json.loads(log.read_text().splitlines()[0])["message"]
+    assert "Too many open files" not in old.read_text()
     assert exporter.stop(signal.SIGTERM)[1:] == ("", 0)
     assert log.stat().st_mode & 0o777 == 0o640
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
@@ -13,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ig.export.address import listen, parse_address
-from ig.export.server import MOST_BYTES, MOST_CONNECTIONS, Page, Server, text_page
+from ig.export.server import _PAUSE, MOST_BYTES, MOST_CONNECTIONS, Page, Server, text_page
+from tests.host.waiting import until
 
 PATIENCE = 30.0
 BODY = b"m 1\n" * 500_000
@@ -33,11 +37,11 @@ def address() -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def serving(**options: float) -> Iterator[tuple[str, int]]:
+def serving(patience: float = PATIENCE) -> Iterator[tuple[str, int]]:
     """Serve the pages meanwhile, and yield where."""
     listener = listen(parse_address("127.0.0.1:0"))
     at = listener.getsockname()
-    server = Server(listener, PAGES, **options)
+    server = Server(listener, PAGES, patience)
     server.start()
     yield at
     server.stop()
@@ -117,7 +121,7 @@ def test_garbage_is_answered_or_closed(address: tuple[str, int], request_: bytes
 
 
 def test_connections_that_never_ask_give_way_to_those_that_do(address: tuple[str, int]) -> None:
-    held = [socket.create_connection(address, PATIENCE) for _ in range(1000)]
+    held = [socket.create_connection(address, PATIENCE) for _ in range(3 * MOST_CONNECTIONS)]
     try:
         for number, each in enumerate(held):
             with_some = b"GET /metrics HTTP/1.1\r\nX: " if number % 2 else b""
@@ -187,3 +191,98 @@ def test_server_takes_many_clients_at_once(address: tuple[str, int]) -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert answers == [b"ok\n"] * 31
+
+
+def test_clients_in_time_are_answered_however_long_another_page_took() -> None:
+    """The clock is the test's: a page takes longer than clients may."""
+    now = 1000.0
+    listener = listen(parse_address("127.0.0.1:0"))
+    address = listener.getsockname()
+    with (
+        socket.create_connection(address, PATIENCE) as early,
+        socket.create_connection(address, PATIENCE) as late,
+    ):
+
+        def slow() -> Page:
+            nonlocal now
+            late.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            now += 1000
+            return text_page(HTTPStatus.OK, "slow")
+
+        # Both are accepted before the first one asks: connections are in order.
+        early.sendall(b"GET /slow HTTP/1.1\r\n")
+        server = Server(listener, {**PAGES, "/slow": slow}, clock=lambda: now)
+        server.start()
+        until(lambda: len(server._clients) == 2, "both connections to be accepted")
+        early.sendall(b"\r\n")
+        answers = [client.makefile("rb").read() for client in (early, late)]
+        server.stop()
+    assert [answer.rpartition(b"\r\n")[2] for answer in answers] == [b"slow\n", b"ok\n"]
+
+
+class Counting(socket.socket):
+    """A listener that counts how often a connection was asked of it."""
+
+    accepts = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.accepts += 1
+        return super().accept()
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Have no descriptor left above those in use."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_connections_wait_without_a_descriptor_left_and_those_that_asked_are_answered(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    made = listen(parse_address("127.0.0.1:0"))
+    listener = Counting(fileno=made.detach())
+    address = listener.getsockname()
+    server = Server(listener, PAGES)
+    server.start()
+    with socket.socket() as reader, socket.socket() as silent, socket.socket() as waiting:
+        for each in (reader, silent, waiting):
+            each.settimeout(PATIENCE)
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(address)
+        reader.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        silent.connect(address)
+        until(lambda: len(server._clients) == 2, "both connections to be accepted")
+        until(lambda: any(each.answer for each in server._clients.values()), "an answer begun")
+        with no_more_files():
+            waiting.connect(address)
+            waiting.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert silent.recv(1) == b""
+            assert waiting.makefile("rb").read().endswith(b"ok\n")
+            assert reader.makefile("rb").read().endswith(BODY)
+    server.stop()
+    assert capfd.readouterr().err.count("have to wait: Too many open files") == 1
+
+
+def test_server_without_a_descriptor_left_waits_before_it_tries_again() -> None:
+    made = listen(parse_address("127.0.0.1:0"))
+    listener = Counting(fileno=made.detach())
+    server = Server(listener, PAGES)
+    with socket.socket() as waiting:
+        waiting.settimeout(PATIENCE)
+        with no_more_files():
+            server.start()
+            began = time.monotonic()
+            waiting.connect(listener.getsockname())
+            until(lambda: listener.accepts > 1, "a second attempt to accept")
+            accepts, lasted = listener.accepts, time.monotonic() - began
+        waiting.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert waiting.makefile("rb").read().endswith(b"ok\n")
+    server.stop()
+    assert accepts <= 2 + lasted / _PAUSE
