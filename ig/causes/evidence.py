@@ -210,13 +210,13 @@ class Collector:
 
     def _backend(self, way: Way, attempt: Attempt) -> Far | None:
         """Return the far end behind a published port of the host."""
-        if way.far != self._host or way.translations:
+        if way.translations:
             return None
         every = "::" if attempt.version == 6 else "0.0.0.0"
         for each in self._containers:
             for address, port, inside in each.ports:
-                at = address in (attempt.address, every, "")
-                if at and port == attempt.port and each.netns and not each.base:
+                at = address in (attempt.address, every, "") and port == attempt.port
+                if at and each.netns and (each.base or self._host) == way.far:
                     return self._far(each.netns, each.addresses or ("",), inside)
         return None
 

@@ -64,6 +64,8 @@ def _late(evidence: Evidence) -> Iterator[Cause]:
     if far and far.paused:
         detail = "the kernel took the connection, but no process runs that would accept it"
         yield Cause("container-paused", far.owner, detail, LIKELY)
+    if evidence.backend:  # the engine's proxy took it
+        yield from _backend(evidence.backend)
 
 
 def _near_route(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:

@@ -56,7 +56,7 @@ def explain(options: Mapping[str, Any]) -> bool:
         follow(index, options, EXAMINING)
         with closing(index):
             near, container = _near(index, options)
-            found = _resolved(name, port, options, index.containers(), seconds)
+            found = _resolved(name, port, options, index.containers(stopped=True), seconds)
             causes = Causes(index.containers)
             attempt, before = _attempted(causes, near, found[0], seconds)
             evidence = causes.examine(attempt, before)
@@ -147,15 +147,18 @@ def _resolved(
     try:
         answers = _answers(name, port, family, seconds)
     except (OSError, UnicodeError) as error:
-        own = [each for each in containers if each.name == name and each.addresses]
+        named = [each for each in containers if each.name == name]
+        own = [each for each in named if each.running and each.addresses]
         addresses = [address for each in own for address in each.addresses]
         kept = [a for a in addresses if not (four and ":" in a) and not (six and ":" not in a)]
         if kept:
             return [Destination(address, port) for address in kept]
         why = error.strerror if isinstance(error, OSError) else "it is no name"
+        ended = named and not any(each.running for each in named)
+        which = "the container of this name has ended" if ended else ""
         raise IgError(
             f"Cannot resolve {name[:255]!r}.",
-            f"{why}; no running container has this name and an address.",
+            f"{why}; {which or 'no running container has this name and an address'}.",
             "Names are resolved as this host does, not as a container does: use the address.",
         ) from error
     texts = [(str(answer[4][0]).partition("%")[0], answer[4]) for answer in answers]

@@ -49,7 +49,9 @@ class PrivateEngine:
     the folder and the bridge then stay.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: Namespace | None = None) -> None:
+        """In a namespace of the tests' own it makes Docker's usual bridge and rules."""
+        self._namespace = namespace
         # /var/tmp is on a disk as a rule; a tmpfs would do too, for the vfs driver works anywhere.
         self.folder = Path(tempfile.mkdtemp(prefix="ig-", dir="/var/tmp"))
         self.socket = f"unix://{self.folder}/docker.sock"
@@ -58,8 +60,12 @@ class PrivateEngine:
 
     def start(self) -> None:
         """Start it, or start it again, and return when it answers."""
-        if not self._processes:
-            self._make_bridge()
+        network: tuple[str, ...] = ()
+        if not self._namespace:
+            off = ("iptables", "ip6tables", "ip-forward", "ip-masq")
+            network = ("--bridge", self._bridge, *(f"--{name}=false" for name in off))
+            if not self._processes:
+                self._make_bridge()
         folder = self.folder
         (folder / "containerd.toml").write_text(
             f'version = 2\nroot = "{folder}/containerd"\nstate = "{folder}/containerd-state"\n'
@@ -74,8 +80,7 @@ class PrivateEngine:
                 *("--host", self.socket, "--containerd", f"{folder}/containerd.sock"),
                 *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"),
                 *("--pidfile", f"{folder}/docker.pid", "--config-file", f"{folder}/dockerd.json"),
-                *("--storage-driver", "vfs", "--bridge", self._bridge),
-                *("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"),
+                *("--storage-driver", "vfs", *network),
             ),
         ]
         until(self._answers, f"the engine to answer; see {folder}/dockerd.log", 60)
@@ -88,9 +93,10 @@ class PrivateEngine:
         return answers(self.socket)
 
     def _daemon(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        within = self._namespace.command() if self._namespace else ()
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", name, *arguments],
+                [*within, "setpriv", "--pdeathsig", "TERM", name, *arguments],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -131,6 +137,7 @@ class PrivateEngine:
         """Stop it and take away everything that it made."""
         if self._processes:
             self.stop()
+        if self._processes and not self._namespace:
             self._forward("-D")
             subprocess.run(["ip", "link", "delete", self._bridge], check=True)
         for mount in sorted(mounts_below(self.folder), reverse=True):

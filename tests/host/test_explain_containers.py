@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ig.causes.cause import Attempt
@@ -13,14 +14,17 @@ from ig.causes.find import Causes
 from ig.causes.places import Places
 from ig.causes.probe import Destination, connect
 from ig.commands.setup import make_index
-from tests.host.engine import Engine, Running
+from tests.host.engine import Engine, PrivateEngine, Running
+from tests.host.namespace import Namespace
 from tests.host.tracer import IG
 from tests.host.waiting import PATIENCE, until
 
 
-def run(engine: Engine, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(
+    engine: Engine, *arguments: object, within: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(IG), "explain", *map(str, arguments)],
+        [*within, str(IG), "explain", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=2 * PATIENCE,
@@ -29,8 +33,8 @@ def run(engine: Engine, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def explained(engine: Engine, *arguments: object) -> dict[str, Any]:
-    done = run(engine, *arguments, "-o", "json")
+def explained(engine: Engine, *arguments: object, within: Sequence[str] = ()) -> dict[str, Any]:
+    done = run(engine, *arguments, "-o", "json", within=within)
     assert done.stdout, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == (found["outcome"] != "established")
@@ -78,16 +82,64 @@ def test_host_to_containers(engine: Engine) -> None:
     assert named["dst"] == {"addr": database.address, "port": port}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         published = taken.getsockname()[1]
-    engine.idle("hollow", ports={"7000/tcp": ("127.0.0.1", published)})
+    hollow = engine.idle("hollow", ports={"7000/tcp": ("127.0.0.1", published)})
     found = explained(engine, f"127.0.0.1:{published}")
     # The engine's proxy takes it.
-    assert kind(found) == ("established", "", "")
+    where = f"container {hollow.name}"
+    assert kind(found) == ("established", "published-port-without-backend", where)
     several = run(engine, f"{database.address}:{port}", "-c", f"{engine.prefix}-*")
     assert several.returncode == 2
     assert "Several running containers match" in several.stderr
     nobody = run(engine, f"{database.address}:{port}", "-c", "no-such-container")
     assert nobody.returncode == 2
     assert "No running container matches" in nobody.stderr
+
+
+def test_published_port_leads_to_its_container_by_the_rules_of_docker(
+    new_namespace: Callable[[], Namespace],
+) -> None:
+    host = new_namespace()
+    host.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    private = PrivateEngine(host)
+    try:
+        private.start()
+        engine = Engine(private.socket)
+        try:
+            _follow_published_ports(engine, host)
+        finally:
+            engine.close()
+    finally:
+        private.remove()
+
+
+def _follow_published_ports(engine: Engine, host: Namespace) -> None:
+    hollow = engine.idle("hollow", ports={"80/tcp": 8080})
+    ports = {"81/tcp": 8081}
+    engine.program("good", "serve", "0.0.0.0", 81, ports=ports).reports.ready()
+    (bridge,) = json.loads(host.ip("-j", "-4", "addr", "show", "docker0"))
+    address = bridge["addr_info"][0]["local"]
+    within = host.command()
+    wrong = explained(engine, f"{address}:8080", within=within)
+    where = f"container {hollow.name}"
+    assert kind(wrong) == ("refused", "published-port-without-backend", where)
+    (step,) = (each for each in wrong["steps"] if each["step"] == "translation")
+    assert f"{address}:8080 is translated to {hollow.address}:80" in step["found"]
+    assert "table ip nat, chain DOCKER" in step["found"]
+    good = explained(engine, f"{address}:8081", within=within)
+    assert kind(good) == ("established", "", "")
+    # Docker leaves what is sent to 127.0.0.1 to its proxy.
+    proxied = explained(engine, "127.0.0.1:8080", within=within)
+    assert kind(proxied) == ("established", "published-port-without-backend", where)
+    inside = explained(engine, f"{address}:8080", "-c", hollow.name, within=within)
+    assert kind(inside) == ("established", "published-port-without-backend", where)
+
+
+def test_name_of_a_container_that_has_ended_is_told(engine: Engine) -> None:
+    database, port = engine.serve("db")
+    database.container.stop(timeout=5)
+    done = run(engine, f"{database.name}:{port}")
+    assert done.returncode == 1
+    assert "the container of this name has ended" in done.stderr
 
 
 def attempted(near: Running, address: str, port: int) -> Attempt:
