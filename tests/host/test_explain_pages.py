@@ -11,18 +11,18 @@ import re
 import shlex
 import subprocess
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.host.engine import Engine, PrivateEngine, Running
 from tests.host.test_explain import nft
-from tests.host.tracer import IG
-from tests.host.waiting import PATIENCE
+from tests.host.tracer import IG, Tracer
+from tests.host.waiting import PATIENCE, until
 
 DOCS = Path(__file__).parents[2] / "docs"
-EXAMPLE = re.compile(r"(    \$ sudo ig (explain .*)\n)((?:    .*\n)*)")
+EXAMPLE = re.compile(r"(    \$ sudo ig ((?:explain|trace) .*)\n)((?:    .*\n)*)")
 NETWORK = "172.17.0"
 VARYING = (
     (r"[0-9.]+(ns|µs|ms|s)\b", "TIME"),
@@ -36,12 +36,20 @@ VARYING = (
 )
 
 
+ATTEMPTS = (
+    *(("shop-db", 5432), ("shop-cache", 6379), ("shop-mail", 25), ("shop-mail", 587)),
+    *(("shop-api", 8080), ("10.96.0.10", 80), ("203.0.113.7", 443), ("shop-db", 5433)),
+)
+
+
 class Shop:
     """The containers of the pages, and what is wrong with them."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        engine.prefix = "shop"
         self._places: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}
         self.web = self._placed(engine.idle("web"))
         database = self._serves("db", "0.0.0.0", 5433)
         self._serves("cache", "127.0.0.1", 6379)
@@ -89,6 +97,7 @@ class Shop:
         return self._placed(running)
 
     def _placed(self, running: Running) -> Running:
+        self._addresses[running.name] = running.address
         self._places[running.address] = f"{NETWORK}.{len(self._places) + 2}"
         return running
 
@@ -98,12 +107,19 @@ class Shop:
 
     def run(self, command: str) -> str:
         """Return what a command of a page prints, in the page's words."""
-        real = command.replace("shop-", f"{self._engine.prefix}-")
+        words = shlex.split(command.replace(f"{NETWORK}.", f"{self._subnet}."))
+        text = self._traced(words) if words[0] == "trace" else self._explained(words)
         for there, here in self._places.items():
-            real = re.sub(rf"\b{re.escape(here)}\b", there, real)
-        real = real.replace(f"{NETWORK}.", f"{self._subnet}.")
+            # Columns stay aligned: what an address lacks goes before the next column.
+            wider = " " * (len(there) - len(here))
+            pattern = rf"\b{re.escape(there)}\b(?:((?::\d+)?)(?=  ))?"
+            text = re.sub(pattern, lambda m: here + (m[1] + wider if m[1] else ""), text)  # noqa: B023
+        text = text.replace(f"{self._subnet}.", f"{NETWORK}.")
+        return textwrap.indent("\n".join(map(str.rstrip, text.splitlines())) + "\n", "    ")
+
+    def _explained(self, words: Sequence[str]) -> str:
         done = subprocess.run(
-            [IG, *shlex.split(real)],
+            [IG, *words],
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -111,11 +127,21 @@ class Shop:
             env={**os.environ, "DOCKER_HOST": self._engine.socket},
         )
         assert done.stdout, done.stderr
-        text = done.stdout.replace(f"{self._engine.prefix}-", "shop-")
-        for there, here in self._places.items():
-            text = re.sub(rf"\b{re.escape(there)}\b", here, text)
-        text = text.replace(f"{self._subnet}.", f"{NETWORK}.")
-        return textwrap.indent("\n".join(map(str.rstrip, text.splitlines())) + "\n", "    ")
+        return done.stdout
+
+    def _traced(self, words: Sequence[str]) -> str:
+        """Return what a trace prints of one attempt after another of the container `shop-web`."""
+        tracer = Tracer(*words, environment={"DOCKER_HOST": self._engine.socket})
+        try:
+            for count, (name, port) in enumerate(ATTEMPTS, 1):
+                address = self._addresses.get(name, name)
+                self._engine.connect(self.web, address, port, "--syn-count", 1)
+                # The heading is a line, too.
+                until(lambda: len(tracer.reports.lines) > count, f"{count} events")  # noqa: B023
+            tracer.stop()
+        finally:
+            tracer.kill()
+        return "\n".join(tracer.reports.lines)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +166,7 @@ def stable(text: str) -> str:
 
 @pytest.mark.engine
 @pytest.mark.anywhere
-@pytest.mark.parametrize(("name", "count"), [("explain", 1), ("why", 10)])
+@pytest.mark.parametrize(("name", "count"), [("explain", 1), ("why", 11)])
 def test_examples_of_the_pages_are_what_is_printed(shop: Shop, name: str, count: int) -> None:
     path = DOCS / f"{name}.md"
     text = path.read_text()
