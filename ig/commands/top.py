@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from ig.bpf.loader import Loading
+from ig.commands import answers
 from ig.commands.answers import Hint, closing
 from ig.commands.display import DisplayOptions
 from ig.commands.setup import (
+    asked_for,
     configure_display,
-    follow,
+    give_up_privileges,
     make_index,
     selection,
     split_names,
     write_ready_file,
 )
 from ig.commands.snapshot import SNAPSHOT, Notes, known_by
+from ig.commands.trace import open_source, report_compat
 from ig.containers.peers import Peers
 from ig.errors import UsageError
 from ig.gadget import CompatView, Gadget
+from ig.gadgets import declared
 from ig.gadgets.top_tcp import GROUPS
-from ig.kernel.capabilities import need_privileges
+from ig.kernel.capabilities import Capability, need_privileges
+from ig.kernel.cgroupfs import look_up
+from ig.output.layout import colored
 from ig.output.sink import Chain, Sink
 from ig.output.stream import Stream, say
 from ig.query import Sort, find_column
 from ig.stop import Stop
-from ig.top.interval import Interval, Sampler
+from ig.summary import counted
+from ig.top.interval import Interval, Intervals, Sampler
+from ig.top.live import Live
 from ig.top.objects import Objects
 from ig.top.rows import grouped
+from ig.top.view import OF_PROCESS, View
+from ig.trace.attribution import Attribution
+from ig.trace.pipeline import Pipeline, defines
 
 _ORDER = ("-new", "-open", "containername", "dst.port")
 """The default sort order."""
@@ -46,19 +59,77 @@ def top(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> 
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, detailed=True)
     peers = Peers(index)
-    answered = follow(index, options, SNAPSHOT)
-    configure_display(display, chosen, index, answered)
-    gc.freeze()  # what lives until the end need not be scanned again
-    notes = Notes(say, again=False)
-    known = partial(known_by, index)
-    sampler = Sampler(options, known, peers.with_peers, chosen.wants, notes.append)
-    tables = Tables(display, options["by"], order, options.get("max_rows"), stream)
-    with closing(index), Hint(index, chosen, options):
-        sampler.take()
-        write_ready_file(options.get("ready_file"))
-        tables.sink.open()
-        _repeat(options, stop, lambda: _print(tables, sampler.take(), notes, stop))
-        tables.sink.close()
+    counting = counted(declared()["trace_tcp" if options["accepted"] else "trace_tcpconnect"])
+    # Forks before the index starts threads.
+    loading = Loading(counting.program, defines(counting, {}), aggregate=True)
+    with closing(index), contextlib.closing(loading):
+        report_compat()
+        give_up_privileges(index, options, (Capability.CAP_BPF, *SNAPSHOT))
+        index.start()
+        with open_source(loading, index) as source, Hint(index, chosen, options):
+            configure_display(display, chosen, index, answers.of(index, asked_for(options)))
+            notes = Notes(say, again=False)
+            sampler = Sampler(
+                options, partial(known_by, index), peers.with_peers, chosen.wants, notes.append
+            )
+            live = _live(display, options, order, sampler) if _is_live(options) else None
+            tables = Tables(display, options["by"], order, options.get("max_rows"), stream)
+
+            def show(interval: Interval) -> None:
+                live.show(interval) if live else tables.print(interval)
+                notes.tell()
+
+            def ends() -> bool:
+                return stop() or (live is not None and live.ended)
+
+            ready = partial(write_ready_file, options.get("ready_file"))
+            pipeline = Pipeline(
+                source,
+                Attribution(index, chosen.wants, source, look_up),
+                Intervals(sampler, source, show, ready),
+                stream,
+                ends,
+                lambda: False,
+                peers=peers.of_records,
+                interval=options["interval"],
+                intervals=options.get("count") or 0,
+            )
+            with stop.noted():
+                live.run(pipeline.run, stream, stop) if live else pipeline.run()
+
+
+def _is_live(options: Mapping[str, Any]) -> bool:
+    """Return whether a screen is drawn: on a terminal, unless a format or a number is given."""
+    given = any(map(options.get, ("output", "count", "no_header", "wide", "time", "max_rows")))
+    terminal = os.isatty(0) and os.isatty(1) and os.environ.get("TERM", "dumb") != "dumb"
+    return terminal and not given
+
+
+def _live(
+    display: DisplayOptions, options: Mapping[str, Any], order: Sequence[str], sampler: Sampler
+) -> Live:
+    """Return the live screen; it is drawn once it is run."""
+    first = find_column(order[0].lstrip("+-"), display.columns).name.removesuffix("_rate")
+    view = View(
+        display.columns,
+        display.filters,
+        by=options["by"],
+        order="dst" if first == "client" else first,
+        descending=order[0].startswith("-"),
+    )
+    processes = [column for column in display.columns if column.name in OF_PROCESS]
+    shown = [c for c in display.shown if c.name not in ("time", *OF_PROCESS)]
+    place = next((n for n, column in enumerate(shown) if column.name == "open"), len(shown))
+
+    def by_process(wanted: bool) -> None:
+        sampler.processes = wanted
+
+    return Live(
+        view,
+        [*shown[:place], *processes, *shown[place:]],
+        no_color=not colored(options.get("color") or "auto"),
+        by_process=by_process,
+    )
 
 
 def _order(gadget: Gadget, options: Mapping[str, Any]) -> Sequence[str]:
@@ -71,22 +142,6 @@ def _order(gadget: Gadget, options: Mapping[str, Any]) -> Sequence[str]:
     for name in order:
         find_column(name.lstrip("+-"), gadget.columns)
     return order
-
-
-def _repeat(options: Mapping[str, Any], stop: Stop, show: Callable[[], None]) -> None:
-    """Call a function after each interval, as often as the options say."""
-    left = options.get("count") or 0
-    while not stop.wait(options["interval"]):
-        show()
-        left -= 1
-        if left == 0:
-            return
-
-
-def _print(tables: Tables, interval: Interval, notes: Notes, stop: Stop) -> None:
-    with stop.noted():
-        tables.print(interval)
-    notes.tell()
 
 
 class Tables:
@@ -112,7 +167,9 @@ class Tables:
         return Objects(columns, stream, lambda: self._seconds, display.mode == "jsonpretty")
 
     def print(self, interval: Interval) -> None:
-        """Print the rows of an interval in which there was something."""
+        """Print the rows of an interval in which there was something; nothing of the first."""
+        if not interval.seconds:
+            return
         self._seconds = interval.seconds
         rows = grouped([row for row in interval.rows if not row.ended], self._by)
         self.sink.write(interval.batch(rows))

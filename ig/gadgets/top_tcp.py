@@ -82,8 +82,10 @@ def _far_text(batch: Batch) -> Sequence[str]:
     ends = named_end(brackets, fields["dport"], peers(batch))
     rows = zip(ends, fields["ends"], fields["dport"], fields["other"], strict=True)
     return [
-        f"{count} ends"
-        if count != 1 or other
+        "other"
+        if other
+        else f"{count} ends"
+        if count != 1
         else end.removeprefix("r/")
         if port
         else end.removeprefix("r/").removesuffix(":0")
@@ -124,6 +126,20 @@ def _count(name: str, description: str, heading: str, drop: int) -> tuple[Column
             text=_shown_rate(name),
             description=f"{description} per second.",
         ),
+    )
+
+
+def _latency(name: str, percent: int, description: str, drop: int) -> Column:
+    return Column(
+        name,
+        name,
+        Kind.DURATION,
+        width=7,
+        right=True,
+        drop=drop,
+        hidden=False,
+        read=lambda batch: [each.quantile(percent) for each in batch.fields["latencies"]],
+        description=description,
     )
 
 
@@ -216,7 +232,12 @@ GADGET = Gadget(
             hidden=False,
             description="Connections open at the end of the interval.",
         ),
-        *_count("new", "Connections opened", "NEW/S", 0),
+        *_count("new", "Connections established, or accepted", "NEW/S", 0),
+        *_count("failed", "Attempts that ended without a connection", "FAIL/S", 0),
+        _latency(
+            "p50", 50, "Median latency of the attempts that were answered in the interval.", 8
+        ),
+        _latency("p99", 99, "Latency that 99 % of them did not exceed.", 7),
         *_count("bytes_in", "Bytes received on connections still open", "IN/S", 6),
         *_count("bytes_out", "Bytes acknowledged on connections still open", "OUT/S", 5),
         *_count("retransmits", "Segments retransmitted", "RETR/S", 4),
@@ -230,6 +251,7 @@ GADGET = Gadget(
             drop=1,
             hidden=False,
             text=_since_text,
+            style=_styles,
             description="When ig first saw the pair.",
         ),
         Column(

@@ -27,7 +27,7 @@ FIELDS = (
 bytes (of a listener: connections waiting and their limit); 0 where the kernel has no answer."""
 INFO = ("rtt", "retransmits", "cwnd", "bytes_sent", "bytes_received")
 """Of tcp_info: rtt in ns, cwnd in segments, retransmits in all."""
-TRAFFIC = ("retransmits", "bytes_acked", "bytes_received", "cookie")
+TRAFFIC = ("rtt", "retransmits", "bytes_acked", "bytes_received", "cookie")
 """What differs between two snapshots: of tcp_info, each side's SYN and FIN counted as a byte, and
 the number by which the kernel distinguishes sockets; 0 where it is not known."""
 V6ONLY = "v6only"

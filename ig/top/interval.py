@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from ig.gadget import Batch
+from ig.output.sink import report_lost
 from ig.sockets.collect import Say, Wants, collect
 from ig.sockets.owner import Known
 from ig.sockets.proc import TRAFFIC
+from ig.top.counts import rows_of
 from ig.top.rows import Pairs, Row, batch_of
 from ig.top.traffic import STATES, Meter, Traffic
 
@@ -43,22 +46,25 @@ class Sampler:
     ) -> None:
         """`options` are those of `ig top tcp`. `name_ends` adds the owners of far ends."""
         self.accepted = bool(options.get("accepted"))
-        self.processes = options.get("by") == "process"
+        self._processes = options.get("by") == "process"
         self._ports = frozenset(options.get("port") or ())
         self._version = 4 * bool(options.get("ipv4")) + 6 * bool(options.get("ipv6"))
         self._known, self._name_ends, self._wants, self._say = known, name_ends, wants, say
         self._meter, self._pairs = Meter(), Pairs()
         self._at = 0.0
 
-    def change(self, *, accepted: bool, processes: bool) -> None:
-        """Have the next intervals show the other direction, or the processes of connections."""
-        if (accepted, processes) != (self.accepted, self.processes):
-            self.accepted, self.processes = accepted, processes
-            self._meter.restart()
-            self._pairs.restart()
+    @property
+    def processes(self) -> bool:
+        """Whether rows are those of processes."""
+        return self._processes
 
-    def take(self) -> Interval:
-        """Return the interval since the last call."""
+    @processes.setter
+    def processes(self, wanted: bool) -> None:
+        if wanted != self._processes:
+            self._processes, self._pairs = wanted, Pairs()
+
+    def take(self, counted: Iterable[Batch] = ()) -> Interval:
+        """Return the interval since the last call, and what the kernel has `counted` in it."""
         known, now, at = self._known(), time.time_ns(), time.monotonic()
         asked = {"proto": "tcp", "state": STATES, "processes": self.processes}
         sockets = self._name_ends(collect(asked, known, self._wants, self._say, TRAFFIC))
@@ -72,4 +78,67 @@ class Sampler:
             ports=self._ports,
         )
         seconds, self._at = at - self._at if self._at else 0.0, at
-        return Interval(self._pairs.feed(traffic, now), traffic, now, seconds)
+        rows = self._pairs.feed(traffic, self._counts(counted), now)
+        return Interval(rows, traffic, now, seconds)
+
+    def _counts(self, batches: Iterable[Batch]) -> Iterable[Row]:
+        """Return rows of what was counted on the wanted ports and IP version."""
+        if self._version in (4, 6):
+            batches = [
+                batch.select([each == self._version for each in batch.fields["version"]])
+                for batch in batches
+            ]
+        for row in rows_of(batches, self.accepted):
+            if not self._ports or row.sport + row.dport in self._ports:
+                yield row
+
+
+class Counting(Protocol):
+    """What the kernel counts: ig.bpf.session.Source."""
+
+    def collect(self) -> None:
+        """Have what was counted until now come with the next records."""
+
+    def records(self) -> Iterator[tuple[Any, ...]]:
+        """Return what was collected."""
+
+
+class Intervals:
+    """The sink of a pipeline that counts: takes an interval at each tick, and passes it on."""
+
+    interval = 0.0
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        source: Counting,
+        show: Callable[[Interval], None],
+        ready: Callable[[], None],
+    ) -> None:
+        """`show` gets each interval; `ready` is called once what follows will be in one."""
+        self._sampler, self._source = sampler, source
+        self._show, self._ready = show, ready
+        self._counted: list[Batch] = []
+
+    def open(self) -> None:
+        """Begin the first interval."""
+        self._source.collect()
+        deque(self._source.records(), maxlen=0)  # of the time before
+        self._show(self._sampler.take())
+        self._ready()
+
+    def write(self, batch: Batch) -> None:
+        """Take what was counted."""
+        self._counted.append(batch)
+
+    def tick(self, now: int) -> None:  # noqa: ARG002 - the snapshot has its own time
+        """End an interval, and begin the next."""
+        counted, self._counted = self._counted, []
+        self._show(self._sampler.take(counted))
+
+    def lost(self, counts: Mapping[str, int]) -> None:
+        """Report losses on stderr."""
+        report_lost(counts, structured=False)
+
+    def close(self) -> None:
+        """Do nothing: an interval that is not over is not shown."""

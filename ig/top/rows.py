@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from heapq import nlargest
 from itertools import compress
 from typing import Any
 
 from ig.container import HOST, Container
 from ig.gadget import Batch
+from ig.summary import Times
 from ig.top.traffic import Traffic, identity
 from ig.values import SECOND
 
@@ -38,9 +39,11 @@ class Row:
     comm: str = ""
     open: int = 0
     new: int = 0
+    failed: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     retransmits: int = 0
+    latencies: Times = field(default_factory=Times)
     since: int = 0
     """When it was first seen, in ns since the epoch."""
     older: bool = False
@@ -64,24 +67,23 @@ class Row:
         """What distinguishes it from other rows, in this interval and later."""
         return identity(self.owner), self.accepted, self.far, self.pid, self.other
 
-    @property
-    def weight(self) -> int:
-        """How much it has of what is shown first."""
-        return self.open + self.new
-
     def emptied(self, ended: int = 0) -> Row:
         """Return the row without counts, with the time of its end."""
-        return replace(
-            self, open=0, new=0, bytes_in=0, bytes_out=0, retransmits=0, ended=self.ended or ended
-        )
+        kept = replace(self, latencies=Times(), ended=self.ended or ended)
+        for name in SUMS:
+            setattr(kept, name, 0)
+        return kept
 
     def add(self, other: Row) -> None:
         """Add the counts of another row."""
-        for name in _SUMS:
+        for name in SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        for bucket, count in other.latencies.buckets.items():
+            self.latencies.add(bucket, count, other.latencies.longest)
 
 
-_SUMS = ("open", "new", "bytes_in", "bytes_out", "retransmits")
+_OF_SOCKETS = ("open", "bytes_in", "bytes_out", "retransmits")
+SUMS = (*_OF_SOCKETS, "new", "failed")
 _FIELDS = tuple(each.name for each in fields(Row) if each.name != "owner")
 
 
@@ -93,13 +95,13 @@ class Pairs:
         self._rows: dict[Hashable, Row] = {}
         self._first = True
 
-    def restart(self) -> None:
-        """Begin anew: other rows than before follow."""
-        self._rows, self._first = {}, True
+    def feed(self, traffic: Traffic, counted: Iterable[Row], now: int) -> list[Row]:
+        """Return the rows of an interval that ended at `now` (ns since the epoch).
 
-    def feed(self, traffic: Traffic, now: int) -> list[Row]:
-        """Return the rows of an interval that ended at `now` (ns since the epoch)."""
+        `counted` are those of what the kernel has counted in it.
+        """
         found = {row.key: row for row in _of_pairs(traffic, self._most)}
+        self._merge(found, counted)
         for key, row in found.items():
             before = self._rows.get(key)
             row.since = before.since if before else now
@@ -113,19 +115,33 @@ class Pairs:
         self._rows = found | {row.key: row for row in ended[: self._most]}
         return list(self._rows.values())
 
+    def _merge(self, found: dict[Hashable, Row], counted: Iterable[Row]) -> None:
+        """Add what was counted to the rows of open connections; as many others get their own."""
+        apart = []
+        for row in counted:
+            if row.key in found:
+                found[row.key].add(row)
+            else:
+                apart.append(row)
+        apart.sort(key=lambda row: row.new + row.failed, reverse=True)
+        found |= {row.key: row for row in apart[: self._most]}
+        for row in apart[self._most :]:
+            other = Row(row.owner, row.accepted, HOST, "", 0, 0, ends=0, other=True)
+            other = found.setdefault(other.key, other)
+            other.add(row)
+            other.ends += row.ends
+
 
 def _of_pairs(traffic: Traffic, most: int) -> Iterator[Row]:
     """Yield a row for each pair with connections, `most` at most, and those of the others."""
     places, at = _numbered(traffic)
     opened = Counter(at)
     sums = [
-        _summed(at, values)
-        for values in (traffic.new, traffic.bytes_in, traffic.bytes_out, traffic.retransmits)
+        _summed(at, values) for values in (traffic.bytes_in, traffic.bytes_out, traffic.retransmits)
     ]
-    new = sums[0]
     chosen: Iterable[int] = range(len(places))
     if len(places) > most:
-        chosen = nlargest(most, chosen, key=lambda each: opened[each] + new.get(each, 0))
+        chosen = nlargest(most, chosen, key=opened.__getitem__)
     rest = set(range(len(places))).difference(chosen)
     others: dict[int, Row] = {}
     for number in chosen:
@@ -142,8 +158,8 @@ def _of_pairs(traffic: Traffic, most: int) -> Iterator[Row]:
 
 
 def _add(row: Row, counts: Sequence[Mapping[int, int]], number: int) -> None:
-    """Add the counts of a pair, in the order of _SUMS."""
-    for name, values in zip(_SUMS, counts, strict=True):
+    """Add the counts of a pair, in the order of _OF_SOCKETS."""
+    for name, values in zip(_OF_SOCKETS, counts, strict=True):
         if value := values.get(number):
             setattr(row, name, getattr(row, name) + value)
 
@@ -243,10 +259,23 @@ def _together(group: Sequence[Row]) -> Row:
     return total
 
 
+def members(traffic: Traffic, row: Row, by: str) -> list[int]:
+    """Return the places of the connections that a row sums up."""
+    places, at = _numbered(traffic)
+    wanted = {number for number, place in enumerate(places) if _same(_row(traffic, place), row, by)}
+    return [place for place, number in enumerate(at) if number in wanted]
+
+
+def _same(pair: Row, row: Row, by: str) -> bool:
+    """Return whether a pair is in a row of such a group."""
+    return pair.key == row.key if by == "pair" else _KEYS[by](pair) == _KEYS[by](row)
+
+
 def batch_of(rows: Sequence[Row], now: int, seconds: float) -> Batch:
     """Return the rows as events of columns, with the time and length of their interval."""
     fields: dict[str, Sequence[Any]] = {
         name: [getattr(row, name) for row in rows] for name in _FIELDS
     }
     fields["timestamp"], fields["seconds"] = [now] * len(rows), [seconds] * len(rows)
+    fields["row"] = rows
     return Batch(fields, [row.owner for row in rows])

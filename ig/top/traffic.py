@@ -23,7 +23,8 @@ _WILDCARDS = ("0.0.0.0", "::")
 _NOTHING = (0, 0, 0)
 _NEEDED = (
     *("version", "saddr", "sport", "daddr", "dport", "state_raw", "state", "netns_id", "ino"),
-    *("cookie", "bytes_received", "bytes_acked", "retransmits", "peer", "pid", "comm"),
+    *("cookie", "bytes_received", "bytes_acked", "retransmits", "rtt", "peer"),
+    *("pid", "comm"),
 )
 
 Key = tuple[str, str, str]
@@ -43,8 +44,6 @@ class Traffic(NamedTuple):
     """What the snapshot has of each, and the owner of its far end (`peer`)."""
     accepted: bool
     """Whether they were accepted; else they were connected."""
-    new: Sequence[bool]
-    """Whether it was not there before."""
     bytes_in: Sequence[int]
     bytes_out: Sequence[int]
     """Those that the far end has acknowledged."""
@@ -61,10 +60,6 @@ class Meter:
     def __init__(self) -> None:
         self._accepted: frozenset[int] = frozenset()
         self._known: frozenset[Key] = frozenset()
-        self.restart()
-
-    def restart(self) -> None:
-        """Take the next snapshot as the first: nothing is known to have happened before it."""
         self._before: _Volumes = {}
         self._missed: _Volumes = {}
         self._at = 0
@@ -88,13 +83,13 @@ class Meter:
         batch = self._chosen(batch, accepted, ports)
         cookies = batch.fields["cookie"]
         values = list(zip(*_volumes(batch, accepted), strict=True))
-        starts, new = self._starts(batch, values)
+        differences = _differences(values, self._starts(batch, values))
         seen = dict(zip(cookies, values, strict=True))
         seen.pop(0, None)
         self._missed = {cookie: self._before[cookie] for cookie in self._before.keys() - seen}
         self._before, self._at = seen, now
         self._known = frozenset(map(identity, known)) | set(of_each(batch.owners, identity))
-        return Traffic(batch, accepted, new, *_differences(values, starts))
+        return Traffic(batch, accepted, *differences)
 
     def _chosen(self, batch: Batch, accepted: bool, ports: Collection[int]) -> Batch:
         """Return the connections of one direction, with the fields that are needed of them.
@@ -126,18 +121,16 @@ class Meter:
 
     def _starts(
         self, batch: Batch, values: Sequence[tuple[int, int, int]]
-    ) -> tuple[list[tuple[int, int, int]], list[bool]]:
-        """Return what is to be subtracted of each connection's values, and which ones are new."""
-        cookies, owners = batch.fields["cookie"], batch.owners
-        new = [False] * len(values)
+    ) -> Sequence[tuple[int, int, int]]:
+        """Return what is to be subtracted of each connection's values."""
         if not self._at:
-            return list(values), new
+            return values
+        cookies = batch.fields["cookie"]
         found = list(map({**self._missed, **self._before}.get, cookies))
-        knew = of_each(owners, self._knew)
+        knew = of_each(batch.owners, self._knew)
         for place in [place for place, start in enumerate(found) if start is None]:
-            new[place] = bool(cookies[place]) and knew[place]
-            found[place] = _NOTHING if new[place] else values[place]
-        return [start or _NOTHING for start in found], new
+            found[place] = _NOTHING if cookies[place] and knew[place] else values[place]
+        return [start or _NOTHING for start in found]
 
     def _knew(self, owner: Container) -> bool:
         """Return whether the snapshot before had all connections of an owner."""

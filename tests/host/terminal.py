@@ -39,6 +39,8 @@ class Terminal:
         command += ["--ready-file", str(ready_file)] if ready else []
         self._ours, theirs = pty.openpty()
         self._printed = b""
+        self.mode = termios.tcgetattr(self._ours)
+        """How the terminal was set before."""
         self.resize(*size)
         kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
         self.process = subprocess.Popen(
@@ -66,6 +68,30 @@ class Terminal:
     def resize(self, columns: int, rows: int) -> None:
         """Make the terminal so large."""
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def press(self, keys: str) -> None:
+        """Type on the terminal."""
+        os.write(self._ours, keys.encode())
+
+    def is_as_before(self) -> bool:
+        """Return whether the terminal's settings are those from before the command."""
+        return termios.tcgetattr(self._ours) == self.mode
+
+    @property
+    def frame(self) -> list[str]:
+        """The lines of the last whole screen that was drawn, with colours; none at first."""
+        frames = [each for each in self.text.split("\x1b[H") if each.endswith("\x1b[J")]
+        return re.split(r"\x1b\[K\r*\n", frames[-1].removesuffix("\x1b[K\x1b[J")) if frames else []
+
+    @property
+    def screen(self) -> list[str]:
+        """The same without colours."""
+        return [_SGR.sub("", line).rstrip() for line in self.frame]
+
+    def see(self, condition: Callable[[list[str]], object]) -> list[str]:
+        """Return the screen once the condition holds for it."""
+        until(lambda: condition(self.screen), f"another screen than {self.frame}")
+        return self.screen
 
     @property
     def text(self) -> str:

@@ -74,7 +74,7 @@ def test_top_counts_what_connections_transfer(
     assert [each["timestamp_raw"] for each in intervals] == sorted(
         each["timestamp_raw"] for each in intervals
     )
-    assert all(each["interval_raw"] >= 0.3e9 for each in intervals)
+    assert all(each["interval_raw"] > 0 for each in intervals)
 
 
 def test_top_prints_a_table_and_csv_for_each_interval(start_ig: Start, load: Program) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from ig.buckets import index
 from ig.container import HOST, Container
 from ig.gadget import Batch
 from ig.gadgets.top_tcp import GADGET, age, compact
@@ -20,13 +21,21 @@ Connection = tuple[Container, Container, str, int]
 ONE: Connection = (WEB, DB, "10.0.0.9", 5432)
 
 
-def traffic(*connections: Connection, new: bool = False, volume: int = 0) -> Traffic:
+def traffic(*connections: Connection, volume: int = 0) -> Traffic:
     owners, peer, daddr, dport = (
         list(column) for column in (zip(*connections, strict=True) if connections else [()] * 4)
     )
     fields = {"peer": peer, "daddr": daddr, "dport": dport, "sport": [40000] * len(owners)}
     flat = [volume] * len(owners)
-    return Traffic(Batch(fields, owners), False, [new] * len(owners), flat, flat, flat)
+    return Traffic(Batch(fields, owners), False, flat, flat, flat)
+
+
+def counted(new: int, latencies: dict[int, int], failed: int = 0, last: int = 9) -> Row:
+    row = Row(WEB, False, HOST if last != 9 else DB, f"10.0.0.{last}", 0, 5432)
+    row.new, row.failed = new, failed
+    for latency, count in latencies.items():
+        row.latencies.add(index(latency), count, latency)
+    return row
 
 
 def counts(rows: Sequence[Row]) -> list[tuple[str, str, int, int]]:
@@ -40,39 +49,59 @@ def shown(rows: Sequence[Row], name: str, now: int = 0, seconds: float = 2.0) ->
 def test_pairs_sum_up_connections_to_one_container_whatever_its_address() -> None:
     other: Connection = (WEB, DB, "10.1.0.9", 5432)
     far: Connection = (WEB, HOST, "198.51.100.7", 443)
-    rows = Pairs().feed(traffic(ONE, ONE, other, far, new=True, volume=5), 10)
+    rows = Pairs().feed(traffic(ONE, ONE, other, far, volume=5), (), 10)
     assert counts(rows) == [("a", "db", 5432, 3), ("a", "198.51.100.7", 443, 1)]
-    assert [(row.new, row.bytes_in, row.retransmits) for row in rows] == [(3, 15, 15), (1, 5, 5)]
+    assert [(row.bytes_in, row.retransmits) for row in rows] == [(15, 15), (5, 5)]
     assert shown(rows, "dst") == ["c/db:5432", "198.51.100.7:443"]
 
 
 def test_rows_that_ended_stay_for_five_seconds_without_counts() -> None:
     pairs = Pairs()
-    pairs.feed(traffic(ONE, volume=9), 0)
+    pairs.feed(traffic(ONE, volume=9), (), 0)
     for now in (1, LINGER):
-        (row,) = pairs.feed(traffic(), now)
+        (row,) = pairs.feed(traffic(), (), now)
         assert (row.open, row.bytes_in, row.ended) == (0, 0, 1)
-    assert pairs.feed(traffic(), LINGER + 1) == []
+    assert pairs.feed(traffic(), (), LINGER + 1) == []
 
 
 def test_rows_know_since_when_and_whether_they_may_be_older() -> None:
     pairs = Pairs()
     later: Connection = (API, DB, "10.0.0.9", 5432)
-    pairs.feed(traffic(ONE), 10)
-    rows = pairs.feed(traffic(ONE, later), 10 + 61 * 10**9)
+    pairs.feed(traffic(ONE), (), 10)
+    rows = pairs.feed(traffic(ONE, later), (), 10 + 61 * 10**9)
     assert [(row.since, row.older) for row in rows] == [(10, True), (10 + 61 * 10**9, False)]
     assert shown(rows, "since", 10 + 63 * 10**9) == [">1m", "2s"]
 
 
 def test_pairs_beyond_the_most_are_summed_up_by_container() -> None:
     many: list[Connection] = [(WEB, HOST, f"192.0.2.{last}", 80) for last in range(7)]
-    rows = Pairs(most=2).feed(traffic(*many, *many[3:5], (API, HOST, "192.0.2.1", 80)), 0)
+    rows = Pairs(most=2).feed(traffic(*many, *many[3:5], (API, HOST, "192.0.2.1", 80)), (), 0)
     assert counts(rows) == [
         *(("a", "192.0.2.3", 80, 2), ("a", "192.0.2.4", 80, 2)),
         *(("a", "", 0, 5), ("b", "", 0, 1)),
     ]
     assert [(row.other, row.ends) for row in rows] == [(False, 1)] * 2 + [(True, 5), (True, 1)]
-    assert shown(rows, "dst")[2:] == ["5 ends", "1 ends"]
+    assert shown(rows, "dst")[2:] == ["other", "other"]
+
+
+def test_rows_have_what_the_kernel_counted_also_without_open_connections() -> None:
+    both = [counted(7, {1000: 99, 5_000_000: 1}), counted(0, {}, failed=3, last=1)]
+    rows = Pairs().feed(traffic(ONE), both, 0)
+    assert [(row.open, row.new, row.failed) for row in rows] == [(1, 7, 0), (0, 0, 3)]
+    batch = batch_of(rows, 0, 2.0)
+    p50, p99 = (batch.read(find_column(name, GADGET.columns)) for name in ("p50", "p99"))
+    assert [index(each[0]) for each in (p50, p99)] == [index(1000)] * 2
+    assert (p50[1], p99[1]) == (0, 0)
+    (total,) = grouped(rows, "container")
+    assert (total.new, total.failed, total.latencies.longest) == (7, 3, 5_000_000)
+    assert rows[0].latencies.buckets == {index(1000): 99, index(5_000_000): 1}
+
+
+def test_counted_pairs_beyond_the_most_are_summed_up() -> None:
+    rows = Pairs(most=1).feed(traffic(), [counted(1, {}, last=n) for n in (1, 2, 3)], 0)
+    assert [(row.address, row.new, row.other) for row in rows] == [
+        *(("10.0.0.1", 1, False), ("", 2, True))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +115,9 @@ def test_pairs_beyond_the_most_are_summed_up_by_container() -> None:
     ],
 )
 def test_groups_sum_rows_up(by: str, wanted: list[tuple[str, str, int]]) -> None:
-    rows = Pairs().feed(traffic(ONE, (WEB, HOST, "192.0.2.1", 80), (API, DB, "10.0.0.9", 5432)), 0)
+    rows = Pairs().feed(
+        traffic(ONE, (WEB, HOST, "192.0.2.1", 80), (API, DB, "10.0.0.9", 5432)), (), 0
+    )
     groups = grouped(rows, by)
     opened = [row.open for row in groups]
     assert wanted == list(
@@ -98,12 +129,12 @@ def test_groups_of_a_pod_have_its_name() -> None:
     one, two = (
         Container(name, name, "cri", pod_namespace="shop", pod_name="p") for name in ("x", "y")
     )
-    (row,) = grouped(Pairs().feed(traffic((one, *ONE[1:]), (two, *ONE[1:])), 0), "pod")
+    (row,) = grouped(Pairs().feed(traffic((one, *ONE[1:]), (two, *ONE[1:])), (), 0), "pod")
     assert (row.owner.pod_name, row.owners, row.ends) == ("p", 2, 1)
 
 
 def test_rates_are_per_second_and_at_least_one_if_there_was_any() -> None:
-    rows = Pairs().feed(traffic(ONE, new=True, volume=3_000_001), 0)
+    rows = Pairs().feed(traffic(ONE, volume=3_000_001), [counted(1, {})], 0)
     batch = batch_of(rows, 0, 4.0)
     values = [find_column(name, GADGET.columns) for name in ("new_rate", "bytes_in_rate")]
     assert [list(batch.read(each)) for each in values] == [[1], [750_000]]

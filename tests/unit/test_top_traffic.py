@@ -25,17 +25,16 @@ def sockets(*rows: Sequence[int], owner: Container = WEB, **more: object) -> Bat
     return Batch(fields, [owner] * len(rows))
 
 
-def told(traffic: Traffic) -> list[tuple[bool, int, int, int]]:
-    rows = zip(traffic.new, traffic.bytes_in, traffic.bytes_out, traffic.retransmits, strict=True)
-    return list(rows)
+def told(traffic: Traffic) -> list[tuple[int, int, int]]:
+    return list(zip(traffic.bytes_in, traffic.bytes_out, traffic.retransmits, strict=True))
 
 
 def test_traffic_is_what_was_added_since_the_snapshot_before() -> None:
     meter = Meter()
-    assert told(meter.feed(sockets(FIRST), 10)) == [(False, 0, 0, 0)]
+    assert told(meter.feed(sockets(FIRST), 10)) == [(0, 0, 0)]
     later = (*FIRST[:5], 150, 1201)
-    assert told(meter.feed(sockets(later, retransmits=2), 20)) == [(False, 50, 1000, 2)]
-    assert told(meter.feed(sockets(later, retransmits=2), 30)) == [(False, 0, 0, 0)]
+    assert told(meter.feed(sockets(later, retransmits=2), 20)) == [(50, 1000, 2)]
+    assert told(meter.feed(sockets(later, retransmits=2), 30)) == [(0, 0, 0)]
 
 
 def test_traffic_of_a_new_connection_is_all_of_it_without_syn_and_fin() -> None:
@@ -45,7 +44,7 @@ def test_traffic_of_a_new_connection_is_all_of_it_without_syn_and_fin() -> None:
     half = (3, 40002, 80, FIN_WAIT2, 9, 5, 9)
     closed = (4, 40003, 80, CLOSE_WAIT, 9, 6, 8)
     found = meter.feed(sockets(FIRST, new, half, closed), 20)
-    assert told(found)[1:] == [(True, 5, 7, 0)] * 3
+    assert told(found)[1:] == [(5, 7, 0)] * 3
 
 
 def test_traffic_before_a_container_was_known_is_not_counted() -> None:
@@ -54,18 +53,18 @@ def test_traffic_before_a_container_was_known_is_not_counted() -> None:
     old = Container("b" * 64, "old", "docker", started=9)
     fresh = Container("c" * 64, "fresh", "docker", started=15)
     one, two = ((cookie, 40000, 80, ESTABLISHED, 7, 100, 201) for cookie in (2, 3))
-    assert told(meter.feed(sockets(one, owner=old), 20)) == [(False, 0, 0, 0)]
-    assert told(meter.feed(sockets(two, owner=fresh), 21)) == [(False, 0, 0, 0)]
+    assert told(meter.feed(sockets(one, owner=old), 20)) == [(0, 0, 0)]
+    assert told(meter.feed(sockets(two, owner=fresh), 21)) == [(0, 0, 0)]
     three = (4, *one[1:])
-    assert told(meter.feed(sockets(three, owner=old), 30)) == [(False, 0, 0, 0)]
-    assert told(meter.feed(sockets((5, *one[1:]), owner=old), 40)) == [(True, 100, 200, 0)]
+    assert told(meter.feed(sockets(three, owner=old), 30)) == [(0, 0, 0)]
+    assert told(meter.feed(sockets((5, *one[1:]), owner=old), 40)) == [(100, 200, 0)]
 
 
 def test_traffic_of_a_known_container_without_connections_is_counted_at_once() -> None:
     meter = Meter()
     meter.feed(sockets(FIRST, owner=HOST), 10, [WEB])
     new = (2, *FIRST[1:])
-    assert told(meter.feed(sockets(new), 20, [WEB])) == [(True, 100, 200, 0)]
+    assert told(meter.feed(sockets(new), 20, [WEB])) == [(100, 200, 0)]
 
 
 def test_connections_that_one_snapshot_lacks_are_not_new_in_the_next() -> None:
@@ -74,7 +73,7 @@ def test_connections_that_one_snapshot_lacks_are_not_new_in_the_next() -> None:
     meter.feed(sockets(FIRST, other), 10)
     meter.feed(sockets(other), 20)
     more = (*FIRST[:5], 107, 201)
-    assert told(meter.feed(sockets(more, other), 30)) == [(False, 7, 0, 0), (False, 0, 0, 0)]
+    assert told(meter.feed(sockets(more, other), 30)) == [(7, 0, 0), (0, 0, 0)]
 
 
 def test_connections_of_a_listener_are_accepted_also_when_it_is_closed() -> None:
@@ -84,7 +83,7 @@ def test_connections_of_a_listener_are_accepted_also_when_it_is_closed() -> None
     (accepted,) = [meter.feed(sockets(listener, came, FIRST), 10, accepted=True)]
     assert accepted.sockets.fields["sport"] == [80]
     more = (*came[:6], 300)
-    assert told(meter.feed(sockets(more), 20, accepted=True)) == [(False, 0, 100, 0)]
+    assert told(meter.feed(sockets(more), 20, accepted=True)) == [(0, 100, 0)]
     assert told(meter.feed(sockets(more), 30, accepted=False)) == []
 
 
@@ -109,4 +108,4 @@ def test_sockets_without_a_cookie_are_counted_without_rates() -> None:
     meter = Meter()
     meter.feed(sockets(FIRST), 10)
     none = (0, *FIRST[1:])
-    assert told(meter.feed(sockets(none, none), 20)) == [(False, 0, 0, 0)] * 2
+    assert told(meter.feed(sockets(none, none), 20)) == [(0, 0, 0)] * 2
