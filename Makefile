@@ -40,6 +40,7 @@ ifdef BASE
 else
 	$(VENV)/bin/python -m tests.bench.bench_trace
 	$(VENV)/bin/python -m tests.bench.bench_snapshot
+	$(VENV)/bin/python -m tests.bench.bench_top
 	$(VENV)/bin/python -m tests.bench.bench_index
 endif
 

@@ -77,6 +77,37 @@ def test_top_counts_what_connections_transfer(
     assert all(each["interval_raw"] > 0 for each in intervals)
 
 
+def test_top_counts_attempts_that_fail_and_their_latency(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    address, refused, served = "127.77.1.12", 11, 7
+    port = namespace.serve(address)
+    tracer = start_ig(*TOP, "-o", "json", "-F", f"dst.addr=={address}")
+    for _ in range(refused):
+        namespace.connect(address, 9)
+    namespace.connect(address, port, "--count", served)
+
+    def of(number: int) -> Rows:
+        return [row for row in rows(tracer) if row["dst"]["port"] == number]
+
+    tracer.wait_for(
+        lambda _: total(of(9), "failed") == refused and total(of(port), "new") == served
+    )
+    assert tracer.stop()[1:] == ("", 0)
+    assert total(of(port), "failed") == total(of(9), "new") == 0
+    assert all(0 < row["p50_raw"] <= row["p99_raw"] for row in rows(tracer) if row["new"])
+
+
+def test_top_latencies_are_those_of_the_answers(start_ig: Start, namespace: Namespace) -> None:
+    namespace.peer("--delay", 100)
+    tracer = start_ig(*TOP, "-o", "json", "-F", "dst.addr==198.51.100.2")
+    namespace.connect("198.51.100.2", 80, "--count", 3)
+    tracer.wait_for(lambda _: total(rows(tracer), "new") == 3)
+    assert tracer.stop()[1:] == ("", 0)
+    slow = [row for row in rows(tracer) if row["new"]]
+    assert all(100e6 * 0.94 <= row["p50_raw"] <= row["p99_raw"] for row in slow)
+
+
 def test_top_prints_a_table_and_csv_for_each_interval(start_ig: Start, load: Program) -> None:
     port = load.reports.ready()["port"]
     chosen = (*TOP, "--count", 2, "--port", port)
@@ -85,9 +116,10 @@ def test_top_prints_a_table_and_csv_for_each_interval(start_ig: Start, load: Pro
     heading, row, again, _ = table.reports.lines
     assert heading == again
     assert heading.split() == [
-        *("TIME", "CONTAINER", "DESTINATION", "OPEN", "NEW/S", "IN/S", "OUT/S", "RETR/S", "SINCE")
+        *("TIME", "CONTAINER", "DESTINATION", "OPEN", "NEW/S", "FAIL/S"),
+        *("P50", "P99", "IN/S", "OUT/S", "RETR/S", "SINCE"),
     ]
-    assert row.split()[1:8] == ["host", f"{HOST}:{port}", str(COUNT), "-", "-", "-", "-"]
+    assert row.split()[1:-1] == ["host", f"{HOST}:{port}", str(COUNT), *"-------"]
     assert re.fullmatch(r">\d+s", row.split()[-1])
     parsed = list(csv.DictReader(io.StringIO("\n".join(text.reports.lines))))
     assert [each["open"] for each in parsed] == [str(COUNT)] * 2

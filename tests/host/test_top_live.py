@@ -10,15 +10,17 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from ig.output.text import display_width
-from tests.host.engine import Engine
+from tests.host.engine import Engine, PrivateEngine
 from tests.host.namespace import Namespace, Program, program
 from tests.host.terminal import Terminal
 from tests.host.tracer import IG
 from tests.host.waiting import until
+from tests.picture import picture
 
 Start = Callable[..., Terminal]
 HOST, COUNT = "127.77.1.10", 3
@@ -175,6 +177,7 @@ def test_live_terminal_is_given_back_while_stopped(top: Start) -> None:
     terminal.press("\x03")  # Ctrl-C
     assert terminal.process.wait() == 0
     assert terminal.is_as_before()
+    terminal.finished()
 
 
 def test_live_colours_are_those_of_16_and_none_if_so_asked(
@@ -215,3 +218,16 @@ def test_live_screen_needs_a_terminal_to_type_on(load: Program) -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout
     assert f"{HOST}:{port}" in done.stdout
+
+
+def test_live_picture_of_the_readme_can_be_drawn_again(
+    private_engine: PrivateEngine,
+) -> None:
+    private_engine.start()
+    engine = Engine(private_engine.socket)
+    try:
+        text = "".join(ElementTree.fromstring(picture(engine)).itertext()).replace("\xa0", " ")
+    finally:
+        engine.close()
+    assert re.search(r"shop-web +c/shop-api:8081 +0 +- ", text)
+    assert re.search(r"shop-worker +c/shop-db:5432 +24 ", text)
