@@ -70,7 +70,9 @@ def build(arguments: Sequence[str]) -> Group:
     root.add_command(Command("replay", "Show a recording.", replay_params(), _replay))
     root.add_command(_doctor())
     root.add_command(_explain())
-    root.add_command(Command("export", "Export metrics to Prometheus.", EXPORT, _export))
+    root.add_command(
+        Command("export", "Export metrics to Prometheus or OpenTelemetry.", EXPORT, _export)
+    )
     root.add_command(Command("version", "Print the version.", (), _version))
     for group in (*verbs.values(), run):
         root.add_command(group)
@@ -232,9 +234,14 @@ def main() -> NoReturn:
         code = 1
     else:
         code = _interrupted(sys.argv[1:])
-        # A signal, or its repetition, may come when the command has just ended.
-        with suppress(Stopped):
-            code = _guarded(sys.argv[1:])
+        # A signal, or its repetition, may come when the command has just ended, also within the
+        # end of suppress().
+        try:
+            with suppress(Stopped):
+                code = _guarded(sys.argv[1:])
+            Stop.over()
+        except Stopped:
+            pass
     Stop.over()
     streams.drain(_LAST_WORDS)
     os._exit(code)  # threads of runtimes' clients could hang the interpreter's own end

@@ -196,6 +196,12 @@ EXPORT = (
         "Serve /metrics and /healthz on this address: 127.0.0.1:9435.",
     ),
     Param(
+        "otlp",
+        ("--otlp",),
+        "string",
+        "Send metrics to this OpenTelemetry Collector by OTLP over HTTP: http://127.0.0.1:4318.",
+    ),
+    Param(
         "cidr",
         ("--cidr",),
         "strings",

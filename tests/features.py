@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import os
 import socket
 import subprocess
 import uuid
@@ -66,6 +67,11 @@ def counts_mptcp() -> bool:
     return found is not None and any(name == "bytes_sent" for name, *_ in btf.members(found))
 
 
+def collector() -> Path:
+    """Return the OpenTelemetry Collector that scripts/setup builds where Go is."""
+    return Path(os.environ.get("PREFIX", "/usr/local")) / "lib" / "ig" / "otelcol" / "otelcol"
+
+
 FEATURES: Mapping[str, Callable[[], bool]] = {
     "netem": has_netem,
     "io_uring": has_io_uring,
@@ -73,6 +79,7 @@ FEATURES: Mapping[str, Callable[[], bool]] = {
     "MPTCP that counts bytes": counts_mptcp,
     "confidentiality": partial(is_locked_down, "confidentiality"),
     "integrity": partial(is_locked_down, "integrity"),
+    "OpenTelemetry Collector": lambda: collector().exists(),  # no Go, or no modules
     "hidden BTF": lambda: not Path("/sys/kernel/btf/vmlinux").exists(),
     "unmounted tracefs": lambda: not has_mounted("tracefs"),
     "clock to set": lambda: Path("/run/second-init").exists(),  # a guest's (see tests/kernels)

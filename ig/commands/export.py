@@ -1,10 +1,10 @@
-"""`ig export`: metrics of TCP connections, for Prometheus."""
+"""`ig export`: metrics of TCP connections, for Prometheus and OpenTelemetry."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,11 +26,13 @@ from ig.containers.index import Index
 from ig.containers.peers import Peers
 from ig.containers.selection import Selection
 from ig.errors import UsageError
-from ig.export.address import listen, parse_address
+from ig.export.address import Address, listen, parse_address
 from ig.export.connections import OpenConnections
 from ig.export.destinations import Destinations, parse_networks
 from ig.export.metrics import Metrics
-from ig.export.pages import Pages, serving
+from ig.export.otlp import Sender, parse_endpoint
+from ig.export.pages import make_server
+from ig.export.server import Server
 from ig.export.service import LogFile, notify, on_hangup
 from ig.gadgets import declared
 from ig.kernel.capabilities import Capability, need_privileges
@@ -50,8 +52,8 @@ _CONNECTS, _ALL = "trace_tcpconnect", "trace_tcp"
 
 
 def export(options: Mapping[str, Any]) -> None:
-    """Serve metrics until the user stops it. Raises IgError."""
-    address = parse_address(options.get("prometheus") or "")
+    """Export metrics until the user stops it. Raises IgError."""
+    address, endpoint = _targets(options)
     destinations = Destinations(parse_networks(options.get("cidr") or ()))
     chosen = selection(options)
     check_ready_file(options.get("ready_file"))
@@ -59,37 +61,68 @@ def export(options: Mapping[str, Any]) -> None:
     need_privileges()
     stop = Stop()
     on_hangup(LogFile(options["log_file"]) if options.get("log_file") else None)
-    listener = listen(address)
     index = make_index(options, detailed=True)
     peers = Peers(index)
+    metrics = _metrics(options, destinations, chosen, index)
+    outputs = _outputs(address, endpoint, metrics)
     gadget = counted(declared()[_ALL if options.get("bytes") else _CONNECTS])
-    # Forks before the index starts threads.
+    # Forks before there are threads.
     loading = Loading(gadget.program, defines(gadget, options), gadget.source == "aggregate")
     with closing(index), contextlib.closing(loading):
         report_compat()
-        opened = bool(options.get("open_connections"))
-        give_up_privileges(index, options, (Capability.CAP_BPF, *(SNAPSHOT if opened else ())))
-        metrics = _metrics(options, destinations, index)
-        pages = Pages(metrics, _connections(options, chosen, index) if opened else None)
-        index.start()
-        with serving(listener, pages) as server, open_source(loading, index) as source:
+        snapshots = SNAPSHOT if options.get("open_connections") else ()
+        give_up_privileges(index, options, (Capability.CAP_BPF, *snapshots))
+        for each in (index, *outputs):
+            each.start()
+        with open_source(loading, index) as source:
             report_answers(chosen, index, answers.of(index, asked_for(options)))
             pipeline = Pipeline(
                 source,
                 Attribution(index, chosen.wants, source, look_up),
                 Chain((), metrics),
                 Stream(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stop),
-                lambda: stop() or server.failure is not None,
+                lambda: stop() or any(each.failure for each in outputs),
                 lambda: False,
                 peers=peers.of_records,
                 interval=metrics.interval,
             )
             with stop.noted():
                 metrics.open()
-                write_ready_file(options.get("ready_file"))
-                notify("READY=1")
-                pipeline.run()
-                notify("STOPPING=1")
+                _run(pipeline, outputs, options)
+
+
+def _outputs(address: Address | None, endpoint: str, metrics: Metrics) -> list[Server | Sender]:
+    """Return the threads that serve metrics at an address and send them to a URL."""
+    outputs: list[Server | Sender] = []
+    if address:
+        outputs.append(make_server(listen(address), metrics))
+    if endpoint:
+        outputs.append(Sender(endpoint, metrics.reading))
+    return outputs
+
+
+def _run(
+    pipeline: Pipeline, outputs: Sequence[Server | Sender], options: Mapping[str, Any]
+) -> None:
+    """Count until the user stops it. Raises what has ended one of the outputs."""
+    write_ready_file(options.get("ready_file"))
+    notify("READY=1")
+    pipeline.run()
+    notify("STOPPING=1")
+    for each in outputs:
+        each.stop()
+        if each.failure:
+            raise each.failure
+
+
+def _targets(options: Mapping[str, Any]) -> tuple[Address | None, str]:
+    """Return the address to serve metrics on, and the URL to send them to."""
+    address, url = options.get("prometheus"), options.get("otlp")
+    if not (address or url):
+        raise UsageError(
+            "Nothing to export to.", "", "Use --prometheus 127.0.0.1:9435 or --otlp URL."
+        )
+    return (parse_address(address) if address else None, parse_endpoint(url) if url else "")
 
 
 def _set_log_format(name: str) -> None:
@@ -99,11 +132,12 @@ def _set_log_format(name: str) -> None:
         log_json()
 
 
-def _metrics(options: Mapping[str, Any], destinations: Destinations, index: Index) -> Metrics:
+def _metrics(
+    options: Mapping[str, Any], destinations: Destinations, chosen: Selection, index: Index
+) -> Metrics:
     interval, most = options.get("interval") or INTERVAL, options.get("series") or SERIES
-    return Metrics(interval, most, destinations, index.containers)
-
-
-def _connections(options: Mapping[str, Any], chosen: Selection, index: Index) -> OpenConnections:
-    known = partial(known_by, index)
-    return OpenConnections(known, chosen.wants, say, options.get("series") or SERIES)
+    metrics = Metrics(interval, most, destinations, index.containers)
+    if options.get("open_connections"):
+        connections = OpenConnections(partial(known_by, index), chosen.wants, say, most)
+        metrics.more = lambda: (connections.metric(),)
+    return metrics

@@ -33,8 +33,6 @@ def parse_address(text: str) -> Address:
             return Address(ip_address(match[1] or match[2]), int(match[3]))
     except ValueError:
         pass
-    if not text:
-        raise UsageError("Nothing to export to.", "", "Use --prometheus 127.0.0.1:9435.")
     found = "The address is missing." if text.lstrip()[:1] == ":" else ""
     raise UsageError(f"Invalid address {text[:64]!r}.", found, _REMEDY)
 

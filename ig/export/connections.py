@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +34,7 @@ class OpenConnections:
         self._known, self._wants, self._say, self._most = known, wants, say, most
         self._said: set[str] = set()
         self._due = 0.0
+        self._lock = threading.Lock()
         self._metric = Metric(
             "ig_tcp_open_connections",
             "gauge",
@@ -41,13 +43,17 @@ class OpenConnections:
         )
 
     def metric(self) -> Metric:
-        """Return the metric, counted anew if the last count is some seconds old."""
-        began = time.monotonic()
-        if began >= self._due:
-            self._metric.set(self._count())
-            ended = time.monotonic()
-            self._due = ended + max(_LEAST, _SHARE * (ended - began))
-        return self._metric
+        """Return the metric, counted anew if the last count is some seconds old.
+
+        Any thread may call it.
+        """
+        with self._lock:
+            began = time.monotonic()
+            if began >= self._due:
+                self._metric.set(self._count())
+                ended = time.monotonic()
+                self._due = ended + max(_LEAST, _SHARE * (ended - began))
+            return self._metric
 
     def _count(self) -> dict[tuple[str, ...], int]:
         options = {"proto": "tcp", "state": _STATES}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 
 from ig import buckets
@@ -89,8 +90,8 @@ class _Own:
 class Metrics:
     """The sink that adds up what the kernel has counted.
 
-    Any thread may call `exposition` and read `updated`; all else is for the thread that reads the
-    kernel's counts.
+    Any thread may call `reading` and `exposition`, and read `updated`; all else is for the thread
+    that reads the kernel's counts.
     """
 
     def __init__(
@@ -108,6 +109,8 @@ class Metrics:
         self.interval = interval
         self.updated = 0.0
         """When counts were last read, by the clock; 0 before the first time."""
+        self.more: Callable[[], Sequence[Metric]] = tuple
+        """Return metrics that are counted when they are read."""
         self._most, self._destinations, self._running = most, destinations, running
         self._clock = clock
         self._lock = threading.Lock()
@@ -195,10 +198,17 @@ class Metrics:
     def close(self) -> None:
         """End: nothing more is counted."""
 
-    def exposition(self, more: Iterable[Metric] = ()) -> bytes:
-        """Return all metrics, and `more`, in Prometheus' text format."""
+    @contextmanager
+    def reading(self) -> Iterator[Sequence[Metric]]:
+        """Yield all metrics, which stay as they are meanwhile."""
+        more = self.more()
         with self._lock:
-            return exposition((*self._counted.all, *more, *self._own.all))
+            yield (*self._counted.all, *more, *self._own.all)
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        with self.reading() as metrics:
+            return exposition(metrics)
 
 
 def owner_labels(container: Container) -> Labels:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http import HTTPStatus
 
-from ig.export.connections import OpenConnections
 from ig.export.metrics import Metrics
 from ig.export.prometheus import CONTENT_TYPE
 from ig.export.server import Page, Server, text_page
@@ -19,9 +16,8 @@ _LATE = 30.0  # seconds between reads of the kernel's counts that are too many
 class Pages:
     """Makes the pages; `/metrics` anew only when counts have been read since."""
 
-    def __init__(self, metrics: Metrics, connections: OpenConnections | None) -> None:
-        """Make pages of these metrics, and of `connections` unless None."""
-        self._metrics, self._connections = metrics, connections
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._made = 0.0
         self._page = text_page(HTTPStatus.SERVICE_UNAVAILABLE, "starting")
 
@@ -29,8 +25,7 @@ class Pages:
         """Return all metrics; before the start, that there are none yet."""
         updated = self._metrics.updated
         if updated > self._made:
-            more = (self._connections.metric(),) if self._connections else ()
-            body = self._metrics.exposition(more)
+            body = self._metrics.exposition()
             self._made, self._page = updated, Page(HTTPStatus.OK, CONTENT_TYPE, body)
         return self._page
 
@@ -47,14 +42,7 @@ class Pages:
         return text_page(HTTPStatus.OK, "ok")
 
 
-@contextmanager
-def serving(listener: socket.socket, pages: Pages) -> Iterator[Server]:
-    """Serve the pages meanwhile. Raises what has ended the server."""
-    server = Server(listener, {"/metrics": pages.metrics, "/healthz": pages.health})
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-    if server.failure:
-        raise server.failure
+def make_server(listener: socket.socket, metrics: Metrics) -> Server:
+    """Return a server of the pages, not started yet."""
+    pages = Pages(metrics)
+    return Server(listener, {"/metrics": pages.metrics, "/healthz": pages.health})

@@ -6,6 +6,7 @@ exists.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ class Sample(NamedTuple):
     labels: Labels
     values: Sequence[int]
     """One number; of a histogram those of its buckets, not cumulative, then the sum."""
+    since: int
+    """When the series began, in ns since the epoch; 0 if it was set as a whole."""
 
 
 class Metric:
@@ -47,6 +50,7 @@ class Metric:
         self._width = len(bounds) + 2 if kind == "histogram" else 1
         self._series: dict[Labels, list[int]] = {}
         self._other: dict[Labels, list[int]] = {}
+        self._since: dict[Labels, int] = {}
         self.overflowed = 0
         """How much was counted as `other` so far."""
 
@@ -74,20 +78,22 @@ class Metric:
         """Yield the series, in the order in which they began; `other` last."""
         for series in (self._series, self._other):
             for labels, values in series.items():
-                yield Sample(labels, values)
+                yield Sample(labels, values, self._since.get(labels, 0))
 
     def expire(self, gone: Callable[[Labels], bool]) -> None:
         """Remove the series for whose label values `gone` returns true."""
         for labels in list(filter(gone, self._series)):
-            del self._series[labels]
+            del self._series[labels], self._since[labels]
 
     def _of(self, labels: Labels, amount: int, most: int) -> list[int]:
         series = self._series.get(labels)
         if series is None and len(self._series) < most:
             series = self._series[labels] = [0] * self._width
+            self._since[labels] = time.time_ns()
         if series is None:
             self.overflowed += amount
             pairs = zip(labels, self._kept, strict=True)
             labels = tuple(value if kept else OTHER for value, kept in pairs)
+            self._since.setdefault(labels, time.time_ns())
             series = self._other.setdefault(labels, [0] * self._width)
         return series

@@ -16,6 +16,7 @@ from ig.errors import UsageError
 from ig.export.address import parse_address
 from ig.export.destinations import Destinations, parse_networks, port_name
 from ig.export.metrics import BOUNDS, EXPIRY, Metrics
+from ig.export.otlp import attributes, parse_endpoint
 from ig.export.prometheus import exposition
 from ig.export.series import Metric
 from ig.gadget import Batch
@@ -248,7 +249,7 @@ def test_addresses_to_listen_on_are_taken_as_they_are_written(text: str) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        *("", ":9435", "9435", "localhost:9435", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536"),
+        *(":9435", "9435", "localhost:9435", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536"),
         *("::1:9435", "[127.0.0.1]:x", "[::1%lo]:9435", "1.2.3:80", "127.0.0.1:9435 x", "[]:1"),
     ],
 )
@@ -291,4 +292,51 @@ def test_networks_are_found_by_their_longest_prefix_in_both_families() -> None:
 def test_ports_that_kernels_choose_are_one() -> None:
     assert [port_name(port) for port in (0, 1, 32767, 32768, 65535)] == [
         *("0", "1", "32767", "ephemeral", "ephemeral"),
+    ]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:4318", "https://collector", "http://[::1]:1/a/"])
+def test_urls_of_collectors_get_the_path_of_metrics(url: str) -> None:
+    assert parse_endpoint(url) == url.rstrip("/") + "/v1/metrics"
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:4318", "ftp://x", "http://", "http://x:y", "http://x:0", "http://[::1"]
+)
+def test_urls_that_are_none_are_refused(url: str) -> None:
+    with pytest.raises(UsageError):
+        parse_endpoint(url)
+
+
+def test_attributes_are_those_of_the_conventions() -> None:
+    labels = ("container", "pod", "namespace", "destination", "port", "outcome")
+    metric = Metric("m", "counter", "", labels)
+    for values in (
+        ("app", "shop-0", "prod", "external", "443", "timed-out"),
+        ("", "", "", "loopback", "ephemeral", "failed"),
+        ("web\x1b", "", "", "c/db", "1", "established"),
+    ):
+        metric.add(values, 1, 100)
+    assert [attributes(metric, sample) for sample in metric.samples()] == [
+        {
+            "k8s.container.name": "app",
+            "k8s.pod.name": "shop-0",
+            "k8s.namespace.name": "prod",
+            "ig.destination": "external",
+            "server.port": 443,
+            "ig.outcome": "timed-out",
+            "error.type": "timed_out",
+        },
+        {
+            "ig.destination": "loopback",
+            "ig.port": "ephemeral",
+            "ig.outcome": "failed",
+            "error.type": "_OTHER",
+        },
+        {
+            "container.name": "web\\x1b",
+            "ig.destination": "c/db",
+            "server.port": 1,
+            "ig.outcome": "established",
+        },
     ]
