@@ -24,7 +24,7 @@ def test_questions_all_have_an_answer(start_ig: Callable[..., Tracer], engine: E
         for command in QUESTION.findall(README.read_text())
         if not command.startswith("export")  # it answers over HTTP: test_export.py
     ]
-    assert len(commands) == 13
+    assert len(commands) == 14
     database = engine.program("db", "serve", "0.0.0.0", 5432)
     database.reports.ready()
     web = engine.idle("web")
@@ -64,13 +64,14 @@ def test_questions_all_have_an_answer(start_ig: Callable[..., Tracer], engine: E
         answers[command] = tracer.reports.lines
     for command, (heading, *rows) in answers.items():
         assert rows, f"ig {command} shows nothing under {heading}"
-    failures, one, slow, of_database, needs, volumes, again, binds, *others = (
+    failures, one, summary, slow, of_database, needs, volumes, again, binds, *others = (
         "\n".join(lines[1:]) for lines in answers.values()
     )
     listeners, connections, pairs, containers = others
     assert "refused" in failures
     assert "established" not in failures
     assert "ECONNREFUSED" in one
+    assert f"{database.address}:5432" in summary or f"{database.name}:5432" in summary
     assert "198.51.100.2:80" in slow
     assert "5432" in of_database
     assert f"{database.address},5432" in needs
