@@ -49,11 +49,12 @@ struct signals {
 	u8 reset;		/* 1: a reset was received, 2: this host's kernel sent one, 3: both */
 };
 
-/* What is written to the ring. */
+/* What is written to the ring; few events have signals, so they are one field. */
 struct reported {
 	struct event event;
-	struct signals signals;
+	u8 signals[16];	/* struct signals */
 };
+_Static_assert(sizeof(struct signals) == sizeof(((struct reported *)0)->signals), "signals do not fit");
 
 struct signal {
 	struct signals signals;
@@ -287,9 +288,9 @@ static __always_inline int report(struct sock *sk, struct event *event)
 	if (sk && (event->outcome != DONE || event->retransmits))
 		signals = find_signals(sk, event);
 	if (signals)
-		reported->signals = *signals;
+		*(struct signals *)reported->signals = *signals;
 	else
-		__builtin_memset(&reported->signals, 0, sizeof(reported->signals));
+		__builtin_memset(reported->signals, 0, sizeof(reported->signals));
 	events.ringbuf_submit(reported, BPF_RB_NO_WAKEUP);
 	return 0;
 }

@@ -47,6 +47,17 @@ _DROPS = {
 """By the kernel's reason, the kind of the cause, and who dropped it."""
 
 
+SEEN_BY = {
+    "kfree_skb": (
+        *("no-listener", "firewall-drop-in", "firewall-drop-out", "firewall-reject"),
+        *("local-policy", "dropped", "accept-queue-full", "neighbour"),
+    ),
+    "icmp_send": ("firewall-reject (IPv4)",),
+    "tcp_send_reset": ("no-listener",),
+}
+"""Kinds of causes that are seen by what is reported at a tracepoint; else they are likely."""
+
+
 class Signals(NamedTuple):
     """What the kernel did to the segments of an attempt: struct signals in signals.h."""
 

@@ -65,6 +65,7 @@ def _findings(options: Mapping[str, Any], results: dict[str, str]) -> Iterator[F
         finding = _tried(f"gadget {gadget.name}", partial(_gadget, gadget, tracepoints))
         results[gadget.name] = finding[1]
         yield finding
+    yield _tried("causes of failures (--why)", partial(_causes, tracepoints))
     yield from _self_test()
     yield _tried("tracefs", partial(_tracefs, tracepoints))
     yield from _tracepoints(tracepoints)
@@ -118,6 +119,25 @@ def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
     if probes.refused:
         return "degraded", "; ".join(sorted(set(probes.refused)))
     return "yes", f"{gadget.program} loaded, {hooks} hooks attached"
+
+
+def _causes(tracepoints: dict[str, bool]) -> tuple[str, str]:
+    """Check which causes are seen by signals of the kernel; add the tracepoints of these."""
+    from ig.bpf.loader import Loading
+    from ig.causes.signals import SEEN_BY
+
+    need_privileges()
+    probes = Loading("tcp_why.c", {"TRACE_CONNECT": 1}).result()
+    probes.close()
+    attached = {hook: probes.tracepoints.get(hook, False) for hook in SEEN_BY}
+    tracepoints.update(attached)
+    kinds = dict.fromkeys(kind for each in SEEN_BY.values() for kind in each)
+    shown = {kind for hook, each in SEEN_BY.items() if attached[hook] for kind in each}
+    seen, likely = list(filter(shown.__contains__, kinds)), [k for k in kinds if k not in shown]
+    found = f"signals show {', '.join(seen) or 'none'}"
+    if likely:
+        return "degraded", f"{found}; only likely are {', '.join(likely)}"
+    return "yes", found
 
 
 def _compat() -> tuple[str, str]:

@@ -19,8 +19,7 @@ from ig.causes.places import Places, Unreachable
 from ig.causes.probe import Destination, connect
 from ig.commands.answers import closing
 from ig.commands.explained import OBJECT, STEPS, Explained
-from ig.commands.setup import follow, make_index, selection
-from ig.commands.why import EXAMINING
+from ig.commands.setup import EXAMINING, follow, make_index, selection
 from ig.container import Container
 from ig.containers.index import Index
 from ig.errors import IgError, KernelRefused, UsageError

@@ -22,6 +22,13 @@ from ig.kernel import monitor
 from ig.kernel.capabilities import Capability, Use, drop, obstacle
 from ig.output.stream import say
 
+EXAMINING = (
+    Capability.CAP_SYS_ADMIN,  # to enter network namespaces
+    Capability.CAP_SYS_PTRACE,  # to find them, and who holds a socket
+    Capability.CAP_DAC_READ_SEARCH,  # the same
+    Capability.CAP_NET_ADMIN,  # to read the firewall's rules
+)
+"""The capabilities that looking at this host takes."""
 SYNC_TIMEOUT = 2.0  # seconds for the runtimes to list their containers
 
 

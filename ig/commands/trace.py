@@ -15,6 +15,7 @@ from ig.commands.answers import Hint, closing
 from ig.commands.display import DisplayOptions
 from ig.commands.replay import recording
 from ig.commands.setup import (
+    EXAMINING,
     SYNC_TIMEOUT,
     asked_for,
     configure_display,
@@ -23,7 +24,6 @@ from ig.commands.setup import (
     selection,
     write_ready_file,
 )
-from ig.commands.why import explaining, needed
 from ig.containers.index import Index
 from ig.containers.peers import Peers
 from ig.gadget import CompatView, Gadget
@@ -55,7 +55,8 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
     recorded = recording(gadget, options)
     with closing(index), contextlib.closing(loading), recorded as recorders:
         report_compat()
-        give_up_privileges(index, options, (Capability.CAP_BPF, *needed(options)))
+        examining = EXAMINING if options.get("why") else ()
+        give_up_privileges(index, options, (Capability.CAP_BPF, *examining))
         if not chosen.choosy:
             index.batch()
         index.start()
@@ -68,7 +69,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
             limit = Limit(options.get("max_events") or 0)
             shown = Chain(display.stages, display.sink(stream))
             sink = Chain([*display.filters, limit], *recorders, shown)
-            with explaining(options, sink, index, source) as explained, stop.noted(), hint:
+            with _explaining(options, sink, index, source) as explained, stop.noted(), hint:
                 pipeline = Pipeline(
                     source,
                     Attribution(index, chosen.wants, source, look_up),
@@ -86,6 +87,20 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                 pipeline.run(options.get("timeout"))
                 hint.give_at_end(limit.passed)
                 display.tell_withheld()
+
+
+@contextmanager
+def _explaining(
+    options: Mapping[str, Any], sink: Chain, index: Index, source: Source
+) -> Iterator[Any]:
+    """Yield the sink that adds causes before another, None if the options do not ask for it."""
+    if not options.get("why"):
+        yield None
+        return
+    from ig.commands.why import explaining
+
+    with explaining(sink, index, source) as explained:
+        yield explained
 
 
 def report_compat() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
+from ig import c_text
 from ig.attempts import OUTCOMES, TYPES
 from ig.bpf.session import Source
 from ig.causes.cause import Attempt, Cause
@@ -16,20 +17,14 @@ from ig.causes.examiner import Answer, Examiner
 from ig.causes.find import Causes
 from ig.causes.signals import Signals, find
 from ig.columns import STRINGS, enum_names
+from ig.commands.setup import EXAMINING
 from ig.containers.index import Index
 from ig.ends import ADDRESSES
 from ig.gadget import Batch
-from ig.kernel.capabilities import Capability, holds
+from ig.kernel.capabilities import holds
 from ig.output.sink import Sink
 from ig.output.stream import say
 
-EXAMINING = (
-    Capability.CAP_SYS_ADMIN,  # to enter network namespaces
-    Capability.CAP_SYS_PTRACE,  # to find them, and who holds a socket
-    Capability.CAP_DAC_READ_SEARCH,  # the same
-    Capability.CAP_NET_ADMIN,  # to read the firewall's rules
-)
-"""The capabilities that looking at this host takes."""
 _PATIENCE = 4.0  # seconds that an event waits for what is found about it, at most
 _AT_END = 1.0  # the same when the trace has ended
 _MOST_HELD = 65536  # events; with more, the first do not wait
@@ -37,25 +32,14 @@ _POLL = 0.01  # seconds
 _CONNECT = TYPES.index("connect")
 _WELL = {OUTCOMES.index(""), OUTCOMES.index("established")}
 _DROPS = enum_names("tcp_why.c", "drop")
+_LAYOUT = c_text.parse(c_text.read("tcp_why.c"), "signals")
+_UNPACK = struct.Struct(f"={_LAYOUT.format}").unpack
 _PARTS = ("kind", "where", "detail", "confidence")
 
 
-def needed(options: Mapping[str, Any]) -> Sequence[Capability]:
-    """Return the capabilities to keep for the options."""
-    return EXAMINING if options.get("why") else ()
-
-
 @contextmanager
-def explaining(
-    options: Mapping[str, Any], sink: Sink, index: Index, source: Source
-) -> Iterator[Explained | None]:
-    """Yield the sink that adds causes before another, None if the options do not ask for it.
-
-    At the end, what it could not see is reported.
-    """
-    if not options.get("why"):
-        yield None
-        return
+def explaining(sink: Sink, index: Index, source: Source) -> Iterator[Explained]:
+    """Yield the sink that adds causes before another; report at the end what it could not see."""
     if missing := [each.name for each in EXAMINING if not holds(each)]:
         say(f"warning: --why: this host cannot be looked at in full without {', '.join(missing)}")
     causes = Causes(index.containers)
@@ -201,7 +185,8 @@ def _attempt(batch: Batch, place: int) -> Attempt:
 
 
 def _signals(batch: Batch, place: int) -> Signals:
-    fields = {name: values[place] for name, values in batch.fields.items()}
+    values = _UNPACK(batch.fields["signals"][place])
+    fields = dict(zip(_LAYOUT.names, values, strict=True))
     return Signals(
         _DROPS[fields["drop"]] if fields["drop"] else "",
         fields["dropped"],

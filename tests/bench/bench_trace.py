@@ -82,6 +82,25 @@ def overhead(
     return Row(what, "%", [median], at_most, f"{number(low)} to {number(high)}")
 
 
+def of_causes(loop: str) -> Iterator[Row]:
+    """Yield by how many percent --why makes a good connection, and its event, cost more CPU."""
+    percents: dict[str, list[float]] = {"a good connection": [], "its event to JSON": []}
+    for number_of_round in range(ROUNDS):
+        costs = {}
+        for why in ((), ("--why",))[:: 1 if number_of_round % 2 else -1]:
+            with running("-o", "json", *why) as (pid, _):
+                before = cpu_seconds(pid)
+                costs[why] = [connect(loop, SHORT)]
+                time.sleep(1)
+                costs[why].append((cpu_seconds(pid) - before) / SHORT)
+        for name, with_it, without in zip(percents, costs["--why",], costs[()], strict=True):
+            percents[name].append((with_it / without - 1) * 100)
+    for name, found in percents.items():
+        low, median, high = statistics.quantiles(found, n=4)
+        detail = f"{number(low)} to {number(high)}"
+        yield Row(f"--why: {name}, more CPU", "%", [median], 5, detail)
+
+
 def connect(loop: str, count: int) -> float:
     """Return the CPU ns of a connection, of so many."""
     return float(subprocess.run([loop, str(count)], check=True, capture_output=True).stdout)
@@ -172,6 +191,7 @@ def measure(loop: str) -> Iterator[Row]:
     each, _, _ = cpu_an_event(loop, "--summary")
     yield Row(f"{LONG} connections counted by --summary, CPU each of ig", "us", [each], 0.1)
     yield Row("idle CPU with --summary", "%", [idle_percent("--summary")], 0.5)
+    yield from of_causes(loop)
     each, first, last = cpu_an_event(loop, "-o", "json")
     yield Row(f"{LONG} events to JSON, CPU each", "us", [each], 3)
     yield Row("resident before and after them", "MB", [first, last], 90)

@@ -1,17 +1,21 @@
 """`ig trace tcpconnect --why`: the cause of every attempt that did not go well, and no other."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from ig.bpf.btf import Btf
-from tests.host.attached import added, loaded
+from ig.commands.setup import EXAMINING
+from ig.kernel.capabilities import Capability
+from tests.host.engine import Engine
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
-from tests.host.waiting import until
 
 NETWORK = {"4": "192.0.2.", "6": "2001:db8:2::"}
 ROUTED = {"4": "203.0.113.", "6": "2001:db8:113::"}
@@ -184,15 +188,29 @@ def test_why_says_nothing_of_good_connections(namespace: Namespace, traced: Trac
     assert traced.tracer.stop()[1:] == ("", 0)
 
 
-def test_why_alone_loads_more_programs(start_ig: Callable[..., Tracer]) -> None:
-    before = loaded()
-    counts = []
-    for options in ((), ("--why",)):
-        tracer = start_ig("trace", "tcpconnect", "--host", *options)
-        counts.append(len(added(before)["prog"]))
-        tracer.stop()
-        until(lambda: not added(before), "the programs to be unloaded")
-    assert counts[0] < counts[1]
+LOADED = """
+import sys
+from ig.bpf.loader import Loading
+print(*Loading(sys.argv[1], {"TRACE_CONNECT": 1}).result().tracepoints)
+"""
+
+
+def test_why_alone_loads_the_programs_of_signals() -> None:
+    hooks = [
+        set(subprocess.check_output([sys.executable, "-c", LOADED, each], text=True).split())
+        for each in ("tcp.c", "tcp_why.c")
+    ]
+    assert not {"kfree_skb", "icmp_send", "tcp_send_reset", "tcp_receive_reset"} & hooks[0]
+    assert hooks[0] < hooks[1]
+    assert {"tcp_receive_reset", *(("kfree_skb",) if REASONS else ())} <= hooks[1]
+
+
+def test_why_keeps_the_privileges_that_looking_at_this_host_takes(traced: Traced) -> None:
+    kept = (Capability.CAP_BPF, *EXAMINING)
+    threads = Path(f"/proc/{traced.tracer.process.pid}/task").iterdir()
+    texts = [(thread / "status").read_text() for thread in threads]
+    held = {int(text.partition("CapPrm:\t")[2].split()[0], 16) for text in texts}
+    assert held == {sum(1 << each for each in kept)}
 
 
 def test_why_finds_the_kind_of_each_of_200_failures_that_are_mixed(
@@ -262,3 +280,33 @@ def test_why_is_not_disturbed_by_a_flood_of_dropped_segments(
     _, stderr, code = traced.tracer.stop()
     assert "lost" not in stderr
     assert code == 0
+
+
+def test_why_names_containers(ig: Callable[..., Tracer], engine: Engine) -> None:
+    web = engine.idle("web")
+    database, port = engine.serve("db")
+    slow = engine.program("slow", "serve", "0.0.0.0", 0, "--deaf", "--backlog", 0)
+    full = slow.reports.ready()["port"]
+    tracer = ig("trace", "tcpconnect", "-c", web.name, "--why")
+
+    def cause(address: str, number: int, *options: object) -> tuple[str, str]:
+        engine.connect(web, address, number, *options)
+        (event,) = tracer.wait_for(
+            lambda event: (
+                (event["dst"]["addr"], event["dst"]["port"]) == (address, number)
+                and event["outcome"] not in ("established", "unanswered")
+            )
+        )
+        return event["cause"]["kind"], event["cause"]["where"]
+
+    far, address = f"container {database.name}", database.address
+    assert cause(address, port % 60000 + 1) == ("no-listener", far)
+    engine.connect(web, slow.address, full)
+    slow.container.pause()
+    try:
+        found = cause(slow.address, full, "--syn-count", 1)
+    finally:
+        slow.container.unpause()
+    assert found == ("container-paused", f"container {slow.name}")
+    database.container.remove(force=True)
+    assert cause(address, port, "--syn-count", 1) == ("container-gone", far)

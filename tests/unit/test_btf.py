@@ -46,6 +46,13 @@ def test_a_field_that_the_kernel_does_not_have_is_left_out(btf: Btf) -> None:
     assert set(offsets(said, "sock_common")) == {"skc_num"}
 
 
+def test_cases_are_of_the_values_that_the_kernel_has(btf: Btf) -> None:
+    said = btf.declare("KERNEL_CASES(bpf_func_id, BPF_FUNC_, map_lookup_elem, no_such_thing)")
+    assert "#define CASES_bpf_func_id case 1: return map_lookup_elem;\n" in said
+    assert "#define HAVE_enum_bpf_func_id 1" in said
+    assert "#define HAVE_enum_no_such_enum 0" in btf.declare("KERNEL_CASES(no_such_enum, A_, b)")
+
+
 def test_a_struct_that_the_kernel_does_not_have_is_refused_by_name(btf: Btf) -> None:
     with pytest.raises(KernelRefused, match="no struct no_such_thing"):
         btf.declare("KERNEL_STRUCT(no_such_thing, field)")
@@ -56,7 +63,7 @@ def test_a_struct_that_stands_inside_another_comes_before_it(btf: Btf) -> None:
     assert said.index("struct sock_common { ") < said.index("struct sock { ")
 
 
-@pytest.mark.parametrize("program", ["tcp.c", "bind.c"])
+@pytest.mark.parametrize("program", ["tcp_why.c", "bind.c"])
 def test_libbpf_before_1_0_gets_kinds_that_it_knows_and_finds_the_same(
     btf: Btf, program: str
 ) -> None:
