@@ -18,6 +18,7 @@ from ig.causes.find import Causes
 from ig.causes.signals import Signals, find
 from ig.columns import STRINGS, enum_names
 from ig.commands.setup import EXAMINING
+from ig.container import Change
 from ig.containers.index import Index
 from ig.ends import ADDRESSES
 from ig.gadget import Batch
@@ -44,6 +45,8 @@ def explaining(sink: Sink, index: Index, source: Source) -> Iterator[Explained]:
         say(f"warning: --why: this host cannot be looked at in full without {', '.join(missing)}")
     causes = Causes(index.containers)
     unsubscribe = index.subscribe(causes.on_change)
+    for container in index.containers():
+        causes.on_change(Change("exists", container))
     examiner = Examiner(causes)
     explained = Explained(sink, examiner)
     try:
