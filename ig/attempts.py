@@ -145,6 +145,7 @@ WHY = Param(
     "flag",
     "Find why each attempt failed, or was slow; keeps more privileges (see SECURITY.md).",
     program="tcp_why.c",
+    excludes=("summary",),
 )
 
 

@@ -205,6 +205,14 @@ def test_why_alone_loads_the_programs_of_signals() -> None:
     assert {"tcp_receive_reset", *(("kfree_skb",) if REASONS else ())} <= hooks[1]
 
 
+def test_why_and_summary_exclude_each_other(start_ig: Callable[..., Tracer]) -> None:
+    tracer = start_ig("trace", "tcpconnect", "--why", "--summary", ready=False)
+    _, stderr, code = tracer.finished()
+    assert code == 2
+    assert "--why" in stderr
+    assert "--summary" in stderr
+
+
 def test_why_keeps_the_privileges_that_looking_at_this_host_takes(traced: Traced) -> None:
     kept = (Capability.CAP_BPF, *EXAMINING)
     threads = Path(f"/proc/{traced.tracer.process.pid}/task").iterdir()
