@@ -11,11 +11,13 @@ import pytest
 
 from ig.bpf.btf import Btf
 from ig.commands.setup import EXAMINING
+from ig.kernel import netns
 from ig.kernel.capabilities import Capability
 from tests.host.engine import Engine
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
+from tests.host.waiting import until
 
 NETWORK = {"4": "192.0.2.", "6": "2001:db8:2::"}
 ROUTED = {"4": "203.0.113.", "6": "2001:db8:113::"}
@@ -55,7 +57,7 @@ class Traced:
             place = event["netns_id"], event["dst"]["addr"], event["dst"]["port"]
             return place == (near.inode, host, port) and event["outcome"] != "unanswered"
 
-        self.tracer.wait_for(lambda event: ended(event) and event in self.tracer.events[begin:])
+        until(lambda: any(map(ended, self.tracer.events[begin:])), f"the connect to {port}")
         return next(filter(ended, self.tracer.events[begin:]))
 
 
@@ -66,8 +68,9 @@ def told(event: Report) -> Cause:
 
 @pytest.fixture
 def traced(start_ig: Callable[..., Tracer]) -> Traced:
-    """Trace all connects of the host, with their causes."""
-    return Traced(start_ig("trace", "tcpconnect", "--host", "--why", "-o", "json"))
+    """Trace all connects of other network namespaces than the host's, with their causes."""
+    others = f"netns!={netns.own()}"
+    return Traced(start_ig("trace", "tcpconnect", "--host", "--why", "-o", "json", "-F", others))
 
 
 def deny(namespace: Namespace, version: str, chain: str, port: int, *target: object) -> None:
