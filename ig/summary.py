@@ -308,8 +308,9 @@ def sums(connects_only: bool) -> Sums:
         ),
     )
     label = Column(
+        "dst",  # so that tables shorten names in it, but no address or port
         "destination",
-        "destination",
+        heading="DESTINATION",
         width=18,
         least=14,
         hidden=False,
@@ -331,7 +332,6 @@ def _count_columns(connects_only: bool) -> Iterator[Column]:
         "Attempts to connect that ended.",
         hidden=False,
         width=8,
-        drop=0 if connects_only else 7,
     )
     yield from _outcome_columns()
     yield _count(
@@ -352,7 +352,7 @@ def _count_columns(connects_only: bool) -> Iterator[Column]:
         width=11,
         drop=1,
     )
-    shown = {"p50": 0, "p90": 3, "p99": 0, "max": 4} if connects_only else {"p50": 8, "p99": 8}
+    shown = {"p50": 0, "p90": 3, "p99": 0, "max": 4} if connects_only else {"p50": 4, "p99": 8}
     yield from _times("", "latency", lambda counts: counts.latencies, "answers to SYNs", **shown)
     yield from () if connects_only else _connection_columns()
     yield Column(
@@ -373,7 +373,7 @@ def _connection_columns() -> Iterator[Column]:
     }
     for name, (read, description) in numbers.items():
         yield _count(name, name, read, description, hidden=name == "unaccepted", width=7)
-    shown = {"p50": 0, "p99": 9}
+    shown = {"p50": 7, "p99": 1}
     yield from _times(
         "duration.", "duration", lambda counts: counts.durations, "connections", **shown
     )

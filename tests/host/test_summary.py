@@ -368,6 +368,7 @@ def test_summary_fits_a_terminal_and_draws_histograms_below(
     namespace.connect("127.0.0.1", port, "--count", 1009)
     lines, _, code = terminal.stop()
     assert code == 0
+    assert not any("…" in line for line in lines)
     heading = next(line for line in lines if line.startswith("CONTAINER"))
     assert heading.split()[:3] == ["CONTAINER", "DESTINATION", "ATTEMPTS"]
     assert {"REFUSED", "TIMED-OUT", "P50", "P99"} <= set(heading.split())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from ig.commands.replay import ByTime
 from ig.container import HOST, Container
 from ig.errors import UsageError
 from ig.gadget import Batch
 from ig.gadgets import declared
 from ig.output.histogram import draw
+from ig.output.sink import Chain
 from ig.summary import Counts, Measure
 from ig.trace.summary import Summarize, summarized
-from ig.values import format_short
+from ig.values import SECOND, format_short
 
 WHOLE = float("inf")
 CONNECT = declared()["trace_tcpconnect"]
@@ -145,3 +148,40 @@ def test_histogram_has_a_bar_for_each_line_within_the_width() -> None:
     plain = draw({100: 1, 140: 2000}, 60, blocks=False)
     assert "#" in plain
     assert "█" not in plain
+
+
+class Collected:
+    """A sink that keeps what it takes: times of events, and ends of intervals in brackets."""
+
+    interval = 0.0
+
+    def __init__(self) -> None:
+        self.taken: list[object] = []
+
+    def open(self) -> None:
+        pass
+
+    def write(self, batch: Batch) -> None:
+        self.taken += batch.fields["timestamp"]
+
+    def tick(self, now: int) -> None:
+        self.taken.append([now])
+
+    def lost(self, counts: Mapping[str, int]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_recorded_events_are_in_the_intervals_of_their_time_and_empty_ones_are_left_out() -> None:
+    sink = Collected()
+    by_time = ByTime(Chain([], sink), 10.0)
+    for times in ([100, 101, 109], [110, 111, 108], [112, 155, 156], [171]):
+        nanoseconds = [time * SECOND for time in times]
+        by_time.write(Batch({"timestamp": nanoseconds}, [HOST] * len(times)))
+    taken = [
+        [each[0] // SECOND] if isinstance(each, list) else int(str(each)) // SECOND
+        for each in sink.taken
+    ]
+    assert taken == [100, 101, 109, [110], 110, 111, 108, 112, [120], 155, 156, [160], 171]
