@@ -211,7 +211,8 @@ EXPORT = (
         "series",
         ("--series",),
         "count",
-        "Series of each metric (default 2000); what comes beyond is counted as `other`.",
+        "Label combinations of each metric (default 2000), in a histogram with 21 lines each; "
+        "what comes beyond is counted as `other`.",
     ),
     Param(
         "bytes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ig import c_text
@@ -25,6 +25,9 @@ from ig.kernel.cgroupfs import Paths, decode
 
 _MOST_SOCKETS = 131072  # the size of sockets in tcp.h
 _PATH = struct.Struct("=Q8x")  # struct cgroup_path in ig.h, up to its text
+
+
+_MISSES = "BPF recursion misses (upper bound)"
 
 
 @functools.cache
@@ -120,8 +123,13 @@ class Source:
         if self._refused or self._preemptible:
             hidden = sum(map(recursion_misses, self._probes.primaries))
             skipped += max(hidden - self._counter("BACKUP_HANDLED"), 0)
-        counts["BPF recursion misses (upper bound)"] = skipped
+        counts[_MISSES] = skipped
         return {cause: count for cause, count in counts.items() if count}
+
+    @property
+    def causes(self) -> Sequence[str]:
+        """The causes by which events can be lost."""
+        return [*filter(None, self._losses.values()), _MISSES]
 
     def missed_signals(self) -> int:
         """Return how often the kernel has skipped a program of signals (see SIGNAL_HOOK)."""

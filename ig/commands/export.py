@@ -26,7 +26,7 @@ from ig.containers.index import Index
 from ig.containers.peers import Peers
 from ig.containers.selection import Selection
 from ig.errors import UsageError
-from ig.export.address import Address, listen, parse_address
+from ig.export.address import Address, listen, parse_address, report
 from ig.export.connections import OpenConnections
 from ig.export.destinations import Destinations, parse_networks
 from ig.export.metrics import Metrics
@@ -42,12 +42,13 @@ from ig.output.stream import Stream, log_json, say
 from ig.stop import Stop
 from ig.summary import counted
 from ig.trace.attribution import Attribution
-from ig.trace.pipeline import Pipeline, defines
+from ig.trace.pipeline import UNNAMED, Pipeline, defines
 
 INTERVAL = 5.0
 """Seconds between reads of the kernel's counts, where the user does not say."""
 SERIES = 2000
 """The number of series of each metric, in the same way."""
+Output = Server | Sender
 _CONNECTS, _ALL = "trace_tcpconnect", "trace_tcp"
 
 
@@ -63,14 +64,15 @@ def export(options: Mapping[str, Any]) -> None:
     on_hangup(LogFile(options["log_file"]) if options.get("log_file") else None)
     index = make_index(options, detailed=True)
     peers = Peers(index)
-    metrics = _metrics(options, destinations, chosen, index)
+    connections = _connections(options, chosen, index)
+    metrics = _metrics(options, destinations, index, connections)
     outputs = _outputs(address, endpoint, metrics)
     gadget = counted(declared()[_ALL if options.get("bytes") else _CONNECTS])
     # Forks before there are threads.
     loading = Loading(gadget.program, defines(gadget, options), gadget.source == "aggregate")
     with closing(index), contextlib.closing(loading):
         report_compat()
-        snapshots = SNAPSHOT if options.get("open_connections") else ()
+        snapshots = SNAPSHOT if connections else ()
         give_up_privileges(index, options, (Capability.CAP_BPF, *snapshots))
         for each in (index, *outputs):
             each.start()
@@ -87,13 +89,15 @@ def export(options: Mapping[str, Any]) -> None:
                 interval=metrics.interval,
             )
             with stop.noted():
+                # A series that begins with its first number would seem not to have grown then.
+                metrics.lost(dict.fromkeys((*source.causes, UNNAMED), 0))
                 metrics.open()
-                _run(pipeline, outputs, options)
+                _run(pipeline, outputs, connections, options)
 
 
-def _outputs(address: Address | None, endpoint: str, metrics: Metrics) -> list[Server | Sender]:
+def _outputs(address: Address | None, endpoint: str, metrics: Metrics) -> list[Output]:
     """Return the threads that serve metrics at an address and send them to a URL."""
-    outputs: list[Server | Sender] = []
+    outputs: list[Output] = []
     if address:
         outputs.append(make_server(listen(address), metrics))
     if endpoint:
@@ -102,13 +106,23 @@ def _outputs(address: Address | None, endpoint: str, metrics: Metrics) -> list[S
 
 
 def _run(
-    pipeline: Pipeline, outputs: Sequence[Server | Sender], options: Mapping[str, Any]
+    pipeline: Pipeline,
+    outputs: Sequence[Output],
+    connections: OpenConnections | None,
+    options: Mapping[str, Any],
 ) -> None:
     """Count until the user stops it. Raises what has ended one of the outputs."""
+    if connections:
+        connections.start()  # the runtimes have answered: owners are known
+    for each in outputs:
+        if isinstance(each, Server):
+            report(each.listener)
     write_ready_file(options.get("ready_file"))
     notify("READY=1")
     pipeline.run()
     notify("STOPPING=1")
+    if connections:
+        connections.stop()
     for each in outputs:
         each.stop()
         if each.failure:
@@ -133,11 +147,22 @@ def _set_log_format(name: str) -> None:
 
 
 def _metrics(
-    options: Mapping[str, Any], destinations: Destinations, chosen: Selection, index: Index
+    options: Mapping[str, Any],
+    destinations: Destinations,
+    index: Index,
+    connections: OpenConnections | None,
 ) -> Metrics:
     interval, most = options.get("interval") or INTERVAL, options.get("series") or SERIES
-    metrics = Metrics(interval, most, destinations, index.containers)
-    if options.get("open_connections"):
-        connections = OpenConnections(partial(known_by, index), chosen.wants, say, most)
-        metrics.more = lambda: (connections.metric(),)
+    metrics = Metrics(interval, most, destinations, index.containers, runtimes=list(index.sources))
+    if connections:
+        metrics.more = connections.metrics
     return metrics
+
+
+def _connections(
+    options: Mapping[str, Any], chosen: Selection, index: Index
+) -> OpenConnections | None:
+    if not options.get("open_connections"):
+        return None
+    most = options.get("series") or SERIES
+    return OpenConnections(partial(known_by, index), chosen.wants, say, most)

@@ -38,10 +38,7 @@ def parse_address(text: str) -> Address:
 
 
 def listen(address: Address) -> socket.socket:
-    """Return a socket that listens there, and say where; port 0 is any that is free.
-
-    Warns if other hosts can reach it. Raises IgError.
-    """
+    """Return a socket that listens there; port 0 is any that is free. Raises IgError."""
     family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -57,8 +54,13 @@ def listen(address: Address) -> socket.socket:
             error.strerror or str(error),
             "Use --prometheus with another address or port.",
         ) from error
-    bound = address._replace(port=listener.getsockname()[1])
-    say(f"serving http://{bound}/metrics")
-    if not address.ip.is_loopback:
-        say(f"warning: {bound} can be reached from other hosts, without encryption or password")
     return listener
+
+
+def report(listener: socket.socket) -> None:
+    """Say where metrics are served; warn if other hosts can reach that."""
+    host, port, *_ = listener.getsockname()
+    bound = Address(ip_address(host), port)
+    say(f"serving http://{bound}/metrics")
+    if not bound.ip.is_loopback:
+        say(f"warning: {bound} can be reached from other hosts, without encryption or password")

@@ -1,11 +1,12 @@
-"""The connections that are open now, counted by container when they are asked for."""
+"""The connections that are open now, counted by container every few seconds."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ig.container import Container
 from ig.export.metrics import OWNER, owner_labels
@@ -16,12 +17,17 @@ from ig.sockets.owner import Known
 
 _STATES = ("established", "close_wait")
 """The states in which this end can still send."""
-_LEAST = 5.0  # seconds that a count is used
+INTERVAL = 5.0
+"""Seconds between counts."""
 _SHARE = 20  # of the time, at most one in so many parts is spent on counting
+_LAST = 1.0  # seconds to end; the thread is a daemon and holds nothing that outlives the process
 
 
-class OpenConnections:
-    """The metric `ig_tcp_open_connections`."""
+class OpenConnections(threading.Thread):
+    """The metric `ig_tcp_open_connections`, counted in this thread: no reader waits for it.
+
+    A count that fails is reported, and the next one tried.
+    """
 
     def __init__(
         self,
@@ -29,12 +35,14 @@ class OpenConnections:
         wants: Callable[[Container], bool],
         say: Callable[[str], None],
         most: int,
+        interval: float = INTERVAL,
     ) -> None:
         """`known` returns the containers, `say` gets each limitation once; `most` series."""
+        super().__init__(name="connections", daemon=True)
         self._known, self._wants, self._say, self._most = known, wants, say, most
+        self._interval = interval
         self._said: set[str] = set()
-        self._due = 0.0
-        self._lock = threading.Lock()
+        self._stopping = threading.Event()
         self._metric = Metric(
             "ig_tcp_open_connections",
             "gauge",
@@ -42,18 +50,27 @@ class OpenConnections:
             (*OWNER, "state"),
         )
 
-    def metric(self) -> Metric:
-        """Return the metric, counted anew if the last count is some seconds old.
+    def metrics(self) -> Sequence[Metric]:
+        """Return the metric as last counted, without series if that failed. For any thread."""
+        return (self._metric,)
 
-        Any thread may call it.
-        """
-        with self._lock:
+    def run(self) -> None:
+        """Count until `stop`."""
+        pause = 0.0
+        while not self._stopping.wait(pause):
             began = time.monotonic()
-            if began >= self._due:
+            try:
                 self._metric.set(self._count())
-                ended = time.monotonic()
-                self._due = ended + max(_LEAST, _SHARE * (ended - began))
-            return self._metric
+            except Exception as error:
+                self._metric.set({})  # not known now
+                self._limit(f"warning: open connections cannot be counted: {error!r}")
+            finally:
+                pause = max(self._interval, _SHARE * (time.monotonic() - began))
+
+    def stop(self) -> None:
+        """End it, soon."""
+        self._stopping.set()
+        self.join(_LAST)
 
     def _count(self) -> dict[tuple[str, ...], int]:
         options = {"proto": "tcp", "state": _STATES}
@@ -63,11 +80,12 @@ class OpenConnections:
         counts = Counter((*owner, state) for owner, state in zip(owners, states, strict=True))
         shown = dict(counts.most_common(self._most))
         for (*_, state), count in counts.most_common()[self._most :]:
-            labels = (OTHER, OTHER, OTHER, state)
+            labels = (*(OTHER for _ in OWNER), state)
             shown[labels] = shown.get(labels, 0) + count
         return shown
 
     def _limit(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
+        kind = re.sub(r"\d+", "", line)  # its numbers change with each count
+        if kind not in self._said:
+            self._said.add(kind)
             self._say(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -20,14 +20,15 @@ from ig.gadget import Batch, of_each
 from ig.summary import CONNECT, Measure, measures
 
 EXPIRY = 600.0
-"""Seconds that series stay after their container was last there."""
+"""Seconds that series stay after their container was last there; of a metric that is full, after
+they have last grown."""
 BOUNDS = tuple((1 << power) - 1 for power in (*range(16, 31), 32, 34, 36))
 """The largest number of ns in each bucket, 65 µs to 69 s. Some of the kernel's buckets end at each
 power of two, so that the counts are exact."""
 
-OWNER = ("container", "pod", "namespace")
-_HOST = ("", "", "")
-_UNKNOWN = ("unknown", "unknown", "unknown")
+OWNER = ("container", "pod", "namespace", "runtime")
+_HOST = ("",) * len(OWNER)
+_UNKNOWN = ("unknown",) * len(OWNER)
 _ENDS = (*OWNER, "destination", "port")
 _ESTABLISHED = OUTCOMES.index("established")
 
@@ -75,11 +76,13 @@ class _Own:
             "ig_events_lost_total", "counter", "Events that were not counted.", ("cause",)
         )
         self.containers = Metric("ig_containers", "gauge", "Running containers.", ("runtime",))
-        self.series = Metric("ig_series", "gauge", "Series of a metric.", ("metric",))
+        self.series = Metric(
+            "ig_series", "gauge", "Combinations of label values of a metric.", ("metric",)
+        )
         self.overflow = Metric(
             "ig_series_overflow_total",
             "counter",
-            "Events that a metric has counted in its series `other`.",
+            "Events that a metric has counted with labels `other` for want of room.",
             ("metric",),
         )
         self.build = Metric("ig_build_info", "gauge", "The version of ig; always 1.", ("version",))
@@ -100,11 +103,13 @@ class Metrics:
         most: int,
         destinations: Destinations,
         running: Callable[[], Sequence[Container]],
+        *,
+        runtimes: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take counts every `interval` seconds, for at most `most` series of each metric.
 
-        `running` returns the containers that run now.
+        `running` returns the containers that run now, `runtimes` are the engines that are followed.
         """
         self.interval = interval
         self.updated = 0.0
@@ -112,10 +117,11 @@ class Metrics:
         self.more: Callable[[], Sequence[Metric]] = tuple
         """Return metrics that are counted when they are read."""
         self._most, self._destinations, self._running = most, destinations, running
-        self._clock = clock
+        self._runtimes, self._clock = runtimes, clock
         self._lock = threading.Lock()
         self._counted, self._own = _Counted(), _Own()
         self._lost: Counter[str] = Counter()
+        self._overflow: Counter[str] = Counter()
         self._seen: dict[Labels, float] = {}
         """When each container was last seen, by its labels as an owner and as a destination."""
 
@@ -136,9 +142,12 @@ class Metrics:
                 destination, port = self._end(*end)
                 self._note(owner, destination, now)
                 if measure.type == CONNECT:
-                    self._add((*owner, destination, port), measure, total)
+                    added = self._add((*owner, destination, port), measure, total, now)
                 else:
-                    self._add_bytes((*owner, destination), measure)
+                    added = self._add_bytes((*owner, destination), measure, now)
+                for metric, has_room in added.items():
+                    if not has_room or destination == OTHER:
+                        self._overflow[metric.name] += measure.number
 
     def _end(
         self, peer: Container, ip: int, address: bytes, port: int, other: int
@@ -147,20 +156,28 @@ class Metrics:
             return OTHER, OTHER
         return self._destinations.name(peer, ADDRESSES[ip, address]), port_name(port)
 
-    def _add(self, labels: Labels, measure: Measure, total: int) -> None:
-        counted, most = self._counted, self._most
-        counted.connects.add((*labels, OUTCOMES[measure.outcome]), measure.number, most)
+    def _add(self, labels: Labels, measure: Measure, total: int, now: float) -> dict[Metric, bool]:
+        """Add attempts; return the metrics that have counted them, and whether in own series."""
+        connects, retransmits = self._counted.connects, self._counted.retransmits
+        durations, room = self._counted.durations, (self._most, now)
+        outcome = OUTCOMES[measure.outcome]
+        added = {connects: connects.add((*labels, outcome), measure.number, *room)}
         if measure.retransmits:
-            counted.retransmits.add((*labels, "syn"), measure.retransmits, most)
+            added[retransmits] = retransmits.add((*labels, "syn"), measure.retransmits, *room)
         if measure.bucket and measure.outcome == _ESTABLISHED:
             low, _ = buckets.bounds(measure.bucket)
-            numbers = measure.number, total
-            counted.durations.observe(labels, low, numbers, most)
+            added[durations] = durations.observe(labels, low, (measure.number, total), *room)
+        return added
 
-    def _add_bytes(self, labels: Labels, measure: Measure) -> None:
-        for direction, count in (("transmit", measure.sent), ("receive", measure.received)):
-            if count:
-                self._counted.bytes.add((*labels, direction), count, self._most)
+    def _add_bytes(self, labels: Labels, measure: Measure, now: float) -> dict[Metric, bool]:
+        metric = self._counted.bytes
+        numbers = ("transmit", measure.sent), ("receive", measure.received)
+        rooms = [
+            metric.add((*labels, direction), number, self._most, now)
+            for direction, number in numbers
+            if number
+        ]
+        return {metric: all(rooms)} if rooms else {}
 
     def tick(self, now: int) -> None:
         """Update what the kernel does not count, and remove series of containers that are gone."""
@@ -170,9 +187,13 @@ class Metrics:
             for container in running:
                 self._note(owner_labels(container), shown_end(container), moment)
             self._expire(moment)
-            self._own.containers.set(Counter((each.runtime,) for each in running))
+            counts = Counter(each.engine for each in running)
+            engines = dict.fromkeys((*self._runtimes, *counts))
+            self._own.containers.set({(name,): counts[name] for name in engines})
             self._own.series.set({(each.name,): len(each) for each in self._counted.all})
-            self._own.overflow.set({(each.name,): each.overflowed for each in self._counted.all})
+            self._own.overflow.set(
+                {(each.name,): self._overflow[each.name] for each in self._counted.all}
+            )
             self.updated = moment
 
     def _note(self, owner: Labels, destination: str, now: float) -> None:
@@ -186,13 +207,17 @@ class Metrics:
         gone = {labels for labels, seen in self._seen.items() if now - seen > EXPIRY}
         for labels in gone:
             del self._seen[labels]
-        for metric in self._counted.all if gone else ():
-            metric.expire(lambda labels: labels[:3] in gone or labels[3:4] in gone)
+        owner = len(OWNER)
+        for metric in self._counted.all:
+            if gone:
+                metric.expire(lambda labels: labels[:owner] in gone or labels[owner:][:1] in gone)
+            metric.make_room(now - EXPIRY)
 
     def lost(self, counts: Mapping[str, int]) -> None:
         """Take the number of lost events by cause; each only grows."""
         with self._lock:
-            self._lost |= Counter(counts)
+            for cause, count in counts.items():
+                self._lost[cause] = max(self._lost[cause], count)
             self._own.lost.set({(cause,): count for cause, count in self._lost.items()})
 
     def close(self) -> None:
@@ -212,8 +237,11 @@ class Metrics:
 
 
 def owner_labels(container: Container) -> Labels:
-    """Return the labels container, pod and namespace: empty for the host, `unknown` for unknown."""
+    """Return the labels `OWNER`: empty for the host, `unknown` for unknown.
+
+    That of the runtime tells apart engines of one kind: of root, of users.
+    """
     if container.runtime == UNKNOWN_RUNTIME and container.id.startswith(("cgroup:", "unknown")):
         return _UNKNOWN
     name = container.pod_container or container.name
-    return name, container.pod_name, container.pod_namespace
+    return name, container.pod_name, container.pod_namespace, container.engine

@@ -1,7 +1,7 @@
 """Metrics with a bounded number of series.
 
 A series is what has one combination of label values. Counters never go backwards while their series
-exists.
+exists; one that comes again after it was removed begins at 0 anew.
 """
 
 from __future__ import annotations
@@ -51,24 +51,36 @@ class Metric:
         self._series: dict[Labels, list[int]] = {}
         self._other: dict[Labels, list[int]] = {}
         self._since: dict[Labels, int] = {}
-        self.overflowed = 0
-        """How much was counted as `other` so far."""
+        self._grown: dict[Labels, float] = {}
+        self._lacks = False
+        """Whether there was no room for a series."""
 
     def __len__(self) -> int:
         """Return the number of series, those of `other` not counted."""
         return len(self._series)
 
-    def add(self, labels: Labels, amount: int, most: int) -> None:
-        """Add to the counter with these label values, if that makes no more than `most` series."""
-        self._of(labels, amount, most)[0] += amount
+    def add(self, labels: Labels, amount: int, most: int, now: float = 0.0) -> bool:
+        """Add to the counter with these label values, if that makes no more than `most` series.
 
-    def observe(self, labels: Labels, value: int, numbers: tuple[int, int], most: int) -> None:
-        """Add numbers of the bucket of `value` to a histogram: how many they are, and their sum."""
+        Else add to `other`, and return false.
+        """
+        series, has_room = self._of(labels, most, now)
+        series[0] += amount
+        return has_room
+
+    def observe(
+        self, labels: Labels, value: int, numbers: tuple[int, int], most: int, now: float = 0.0
+    ) -> bool:
+        """Add numbers of the bucket of `value` to a histogram: how many they are, and their sum.
+
+        Return whether that is in a series of its own, as `add` does.
+        """
         count, total = numbers
-        series = self._of(labels, count, most)
+        series, has_room = self._of(labels, most, now)
         place = next((at for at, bound in enumerate(self.bounds) if value <= bound), -2)
         series[place] += count
         series[-1] += total
+        return has_room
 
     def set(self, values: Mapping[Labels, int]) -> None:
         """Replace all series of a gauge or counter."""
@@ -83,17 +95,24 @@ class Metric:
     def expire(self, gone: Callable[[Labels], bool]) -> None:
         """Remove the series for whose label values `gone` returns true."""
         for labels in list(filter(gone, self._series)):
-            del self._series[labels], self._since[labels]
+            del self._series[labels], self._since[labels], self._grown[labels]
 
-    def _of(self, labels: Labels, amount: int, most: int) -> list[int]:
+    def make_room(self, before: float) -> None:
+        """If there was none, remove the series to which nothing was added since `before`."""
+        if self._lacks:
+            self._lacks = False
+            self.expire(lambda labels: self._grown[labels] < before)
+
+    def _of(self, labels: Labels, most: int, now: float) -> tuple[list[int], bool]:
         series = self._series.get(labels)
         if series is None and len(self._series) < most:
             series = self._series[labels] = [0] * self._width
             self._since[labels] = time.time_ns()
-        if series is None:
-            self.overflowed += amount
-            pairs = zip(labels, self._kept, strict=True)
-            labels = tuple(value if kept else OTHER for value, kept in pairs)
-            self._since.setdefault(labels, time.time_ns())
-            series = self._other.setdefault(labels, [0] * self._width)
-        return series
+        if series is not None:
+            self._grown[labels] = now
+            return series, True
+        self._lacks = True
+        pairs = zip(labels, self._kept, strict=True)
+        labels = tuple(value if kept else OTHER for value, kept in pairs)
+        self._since.setdefault(labels, time.time_ns())
+        return self._other.setdefault(labels, [0] * self._width), False

@@ -75,7 +75,7 @@ class Server(threading.Thread):
         super().__init__(name="metrics", daemon=True)
         self.failure: BaseException | None = None
         """The error that ended it, if one did."""
-        self._listener, self._pages = listener, pages
+        self.listener, self._pages = listener, pages
         self._patience, self._clock = patience, clock
         self._resumes = 0.0
         """When to accept connections again, 0 while they are accepted."""
@@ -105,18 +105,18 @@ class Server(threading.Thread):
         finally:
             for client in list(self._clients.values()):
                 self._close(client)
-            self._listener.close()
+            self.listener.close()
             self._selector.close()
 
     def _serve(self) -> None:
         now = self._clock()
         if self._resumes and self._resumes <= now:
             self._resumes = 0.0
-            self._selector.register(self._listener, selectors.EVENT_READ)
+            self._selector.register(self.listener, selectors.EVENT_READ)
         ends = [each.ends for each in self._clients.values()]
         next_end = min([*ends, self._resumes or now + PATIENCE])
         for key, _ in self._selector.select(max(next_end - now, 0.0)):
-            if key.fileobj is self._listener:
+            if key.fileobj is self.listener:
                 self._accept()
             elif key.fileobj is not self._woken:
                 self._try(key.fd)
@@ -137,7 +137,7 @@ class Server(threading.Thread):
 
     def _accept(self) -> None:
         try:
-            connection, _ = self._listener.accept()
+            connection, _ = self.listener.accept()
         except OSError as error:
             if error.errno in _NO_ROOM:
                 self._pause(error)
@@ -163,7 +163,7 @@ class Server(threading.Thread):
         if client := next(silent, None):
             self._close(client)
         self._resumes = self._clock() + _PAUSE
-        self._selector.unregister(self._listener)
+        self._selector.unregister(self.listener)
 
     def _advance(self, client: _Client) -> None:
         if client.lingers:

@@ -57,7 +57,11 @@ def test_collector_has_exactly_the_counts_of_what_containers_did(
     engine.connect(web, db.address, port, "--count", 13)
     engine.connect(web, db.address, 9, "--count", 7)
     until(lambda: total(collector.points("ig.tcp.connections")) >= 20, "the counts")
-    near = {"container.name": web.name, "ig.destination": f"c/{db.name}"}
+    near = {
+        "container.name": web.name,
+        "container.runtime.name": "docker",
+        "ig.destination": f"c/{db.name}",
+    }
     done = {**near, "ig.port": "ephemeral", "ig.outcome": "established"}
     refused = {**near, "server.port": "9", "ig.outcome": "refused", "error.type": "refused"}
     connects = collector.points("ig.tcp.connections")

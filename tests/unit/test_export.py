@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,7 +69,8 @@ def metrics(
     running: list[Container] | None = None, most: int = 100, networks: tuple[str, ...] = ()
 ) -> tuple[Metrics, Clock]:
     clock = Clock()
-    made = Metrics(1.0, most, Destinations(parse_networks(networks)), lambda: running or [], clock)
+    found = Destinations(parse_networks(networks))
+    made = Metrics(1.0, most, found, lambda: running or [], runtimes=("docker",), clock=clock)
     made.open()
     return made, clock
 
@@ -81,8 +83,10 @@ def samples(made: Metrics, name: str) -> dict[str, float]:
 
 
 def ends(container: str, destination: str, port: object, **more: str) -> str:
-    named = {"container": container, "pod": "", "namespace": "", "destination": destination}
-    labels = {**named, "port": str(port), **more}
+    named = {"container": container, "pod": "", "namespace": "", "runtime": "docker"}
+    if not container:
+        named["runtime"] = ""
+    labels = {**named, "destination": destination, "port": str(port), **more}
     return ",".join(f'{name}="{value}"' for name, value in labels.items())
 
 
@@ -108,7 +112,7 @@ def test_bytes_are_counted_at_closes_by_owner_destination_and_direction() -> Non
     for kind in map(TYPES.index, ("close", "unknown")):
         made.write(counted(WEB, DB, type=kind, count=3, dport=0, sent=100, received=7))
     made.write(counted(WEB, type=TYPES.index("close"), sent=11))
-    labels = 'container="web1",pod="",namespace="",destination="{}",direction="{}"'
+    labels = 'container="web1",pod="",namespace="",runtime="docker",destination="{}",direction="{}"'
     assert samples(made, "ig_tcp_bytes_total") == {
         labels.format("c/db01", "transmit"): 200,
         labels.format("c/db01", "receive"): 14,
@@ -127,8 +131,9 @@ def test_labels_of_pods_are_those_of_kubernetes_and_unknown_owners_are_one_serie
     assert samples(made, CONNECTS) == {
         ends("app", "p/prod/shop-0", 443, outcome="established")
         .replace('pod=""', 'pod="shop-0"')
-        .replace('namespace=""', 'namespace="prod"'): 1,
-        unknown.replace('=""', '="unknown"'): 2,
+        .replace('namespace=""', 'namespace="prod"')
+        .replace('"docker"', '"containerd"'): 1,
+        unknown.replace('=""', '="unknown"').replace('"docker"', '"unknown"'): 2,
     }
 
 
@@ -146,7 +151,7 @@ def test_series_beyond_the_most_are_counted_as_other_by_outcome() -> None:
         made.write(counted(WEB, dport=port, count=10 * port, outcome=refused))
     made.write(counted(WEB, dport=1, count=100))
     made.tick(0)
-    other = dict.fromkeys(("pod", "namespace"), "other")
+    other = dict.fromkeys(("pod", "namespace", "runtime"), "other")
     assert samples(made, CONNECTS) == {
         ends("web1", "external", 1, outcome="established"): 101,
         ends("web1", "external", 1, outcome="refused"): 10,
@@ -160,7 +165,74 @@ def test_series_beyond_the_most_are_counted_as_other_by_outcome() -> None:
 def test_counts_without_room_in_the_kernel_have_their_owner_alone() -> None:
     made, _ = metrics()
     made.write(counted(WEB, count=5, dport=0, address="0.0.0.0", other=1))
+    made.tick(0)
     assert samples(made, CONNECTS) == {ends("web1", "other", "other", outcome="established"): 5}
+    assert samples(made, "ig_series_overflow_total")[f'metric="{CONNECTS}"'] == 5
+
+
+def test_overflow_counts_events_in_each_metric_not_bytes_or_segments() -> None:
+    made, _ = metrics(most=1)
+    close = TYPES.index("close")
+    for peer in (DB, HOST):
+        made.write(counted(WEB, peer, count=3, retransmits=11, bucket=300, total_latency=1))
+        made.write(counted(WEB, peer, type=close, count=2, sent=1000, received=500))
+    made.tick(0)
+    assert samples(made, "ig_series_overflow_total") == {
+        f'metric="{CONNECTS}"': 3,
+        'metric="ig_tcp_connect_duration_seconds"': 3,
+        'metric="ig_tcp_retransmits_total"': 3,
+        'metric="ig_tcp_bytes_total"': 4,  # of the first two, those that were received
+    }
+
+
+def test_full_metric_removes_series_that_do_not_grow_and_lets_them_begin_again() -> None:
+    running = [WEB]
+    made, clock = metrics(running, most=2)
+    for port in (1, 2):
+        made.write(counted(WEB, dport=port, count=5))
+    clock.now += EXPIRY + 1
+    made.write(counted(WEB, dport=2, count=5))
+    made.tick(0)
+    assert len(samples(made, CONNECTS)) == 2  # there was room so far
+    made.write(counted(WEB, dport=3))
+    made.tick(0)
+    made.write(counted(WEB, dport=3, count=7))
+    other = ends(*["other"] * 3, outcome="established").replace('""', '"other"')
+    lasting = {
+        ends("web1", "external", 2, outcome="established"): 10.0,
+        ends("web1", "external", 3, outcome="established"): 7.0,
+        other.replace("docker", "other"): 1.0,
+    }
+    assert samples(made, CONNECTS) == lasting
+    made.write(counted(WEB, dport=1))
+    clock.now += EXPIRY + 1
+    made.tick(0)
+    made.write(counted(WEB, dport=1, count=3))
+    assert samples(made, CONNECTS)[ends("web1", "external", 1, outcome="established")] == 3
+
+
+def test_containers_of_the_same_name_of_different_engines_are_apart() -> None:
+    made, _ = metrics()
+    of_user = "podman /run/user/1000/podman/podman.sock"
+    for each in (
+        WEB,
+        replace(WEB, id="c" * 64, runtime="podman"),
+        replace(WEB, id="d" * 64, runtime="podman", source=of_user),
+    ):
+        made.write(counted(each))
+    found = samples(made, CONNECTS)
+    assert [re.findall('runtime="([^"]*)"', labels)[0] for labels in found] == [
+        *("docker", "podman", of_user),
+    ]
+
+
+def test_containers_are_counted_by_engine_from_none_on() -> None:
+    running: list[Container] = []
+    made, _ = metrics(running)
+    assert samples(made, "ig_containers") == {'runtime="docker"': 0}
+    running += [WEB, DB, POD]
+    made.tick(0)
+    assert samples(made, "ig_containers") == {'runtime="docker"': 2, 'runtime="containerd"': 1}
 
 
 def test_series_of_containers_go_ten_minutes_after_them() -> None:
@@ -223,9 +295,14 @@ def test_bounds_of_the_histogram_are_bounds_of_the_buckets() -> None:
 
 def test_losses_never_become_fewer() -> None:
     made, _ = metrics()
+    made.lost({"ring": 0, "late": 0})
     made.lost({"ring": 5, "slow": 1})
     made.lost({"ring": 3})
-    assert samples(made, "ig_events_lost_total") == {'cause="ring"': 5, 'cause="slow"': 1}
+    assert samples(made, "ig_events_lost_total") == {
+        'cause="ring"': 5,
+        'cause="late"': 0,
+        'cause="slow"': 1,
+    }
 
 
 @given(st.lists(st.text(), max_size=3))
