@@ -39,7 +39,7 @@ from ig.summary import counted
 from ig.top.interval import Interval, Intervals, Sampler
 from ig.top.live import Live
 from ig.top.objects import Objects
-from ig.top.rows import grouped
+from ig.top.rows import Row, grouped
 from ig.top.view import OF_PROCESS, View
 from ig.trace.attribution import Attribution
 from ig.trace.pipeline import Pipeline, defines
@@ -158,7 +158,8 @@ class Tables:
         self._by = by
         self._seconds = 0.0
         sort = Sort(display.columns, order, most)
-        self.sink: Sink = Chain([*display.filters, sort], self._printer(display, stream))
+        self._filters = display.filters
+        self.sink: Sink = Chain([sort], self._printer(display, stream))
 
     def _printer(self, display: DisplayOptions, stream: Stream) -> Sink:
         if display.mode not in _JSON:
@@ -171,6 +172,9 @@ class Tables:
         if not interval.seconds:
             return
         self._seconds = interval.seconds
-        rows = grouped([row for row in interval.rows if not row.ended], self._by)
-        self.sink.write(interval.batch(rows))
+        batch = interval.batch([row for row in interval.rows if not row.ended])
+        for stage in self._filters:
+            batch = stage.feed(batch)
+        rows: list[Row] = list(batch.fields.get("row", ()))
+        self.sink.write(interval.batch(grouped(rows, self._by)))
         self.sink.tick(interval.now)

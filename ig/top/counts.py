@@ -9,7 +9,7 @@ from ig.container import HOST
 from ig.ends import ADDRESSES
 from ig.gadget import Batch
 from ig.summary import ACCEPT, CONNECT, UNANSWERED, measures
-from ig.top.rows import Row
+from ig.top.rows import Row, distinct
 
 _ESTABLISHED = OUTCOMES.index("established")
 
@@ -42,14 +42,4 @@ def rows_of(batches: Iterable[Batch], accepted: bool) -> list[Row]:
                 row.failed += measure.number
             if not accepted:
                 row.latencies.add(measure.bucket, measure.number, measure.longest)
-    return _distinct(rows.values())
-
-
-def _distinct(rows: Iterable[Row]) -> list[Row]:
-    """Return one row for each pair: what is known of a container may have changed meanwhile."""
-    found: dict[Hashable, Row] = {}
-    for row in rows:
-        first = found.setdefault(row.key, row)
-        if first is not row:
-            first.add(row)
-    return list(found.values())
+    return list(distinct(rows.values()).values())

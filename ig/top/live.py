@@ -78,7 +78,10 @@ class Live:
             if not self._view.paused or self._drawn is None:
                 self._drawn = self._interval
             if self._drawn:
-                size = os.get_terminal_size(1)
+                try:
+                    size = os.get_terminal_size(1)
+                except OSError:  # the terminal has hung up
+                    return
                 said = messages.last if messages else ""
                 stream.write(
                     self._screen.frame(self._view, self._drawn, said, (size.columns, size.lines))

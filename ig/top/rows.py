@@ -100,7 +100,7 @@ class Pairs:
 
         `counted` are those of what the kernel has counted in it.
         """
-        found = {row.key: row for row in _of_pairs(traffic, self._most)}
+        found = distinct(_of_pairs(traffic, self._most))
         self._merge(found, counted)
         for key, row in found.items():
             before = self._rows.get(key)
@@ -130,6 +130,18 @@ class Pairs:
             other = found.setdefault(other.key, other)
             other.add(row)
             other.ends += row.ends
+
+
+def distinct(rows: Iterable[Row]) -> dict[Hashable, Row]:
+    """Return one row for each pair: what is known of a container may have changed meanwhile."""
+    found: dict[Hashable, Row] = {}
+    for row in rows:
+        first = found.setdefault(row.key, row)
+        if first is not row:
+            first.add(row)
+            if row.other:
+                first.ends += row.ends
+    return found
 
 
 def _of_pairs(traffic: Traffic, most: int) -> Iterator[Row]:

@@ -55,6 +55,12 @@ def test_pairs_sum_up_connections_to_one_container_whatever_its_address() -> Non
     assert shown(rows, "dst") == ["c/db:5432", "198.51.100.7:443"]
 
 
+def test_pairs_of_a_container_that_changed_meanwhile_are_one() -> None:
+    changed: Connection = (WEB.copy(), DB.copy(image="postgres:16"), "10.0.0.9", 5432)
+    rows = Pairs().feed(traffic(ONE, ONE, changed, volume=5), (), 10)
+    assert [(row.open, row.bytes_in) for row in rows] == [(3, 15)]
+
+
 def test_rows_that_ended_stay_for_five_seconds_without_counts() -> None:
     pairs = Pairs()
     pairs.feed(traffic(ONE, volume=9), (), 0)
