@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _FRESH = 1.0  # seconds for which an answer serves attempts that are alike
 _MOST = 256  # questions that wait
 _MOST_KEPT = 4096  # answers
 _POLL = 0.2  # seconds in which the thread notices that it is to end
+_AT_END = 1.0  # seconds that the last question may still take
 
 
 @dataclass(slots=True)
@@ -47,7 +49,8 @@ class Examiner:
         self._questions: Queue[Answer] = Queue(_MOST)
         self._answers: OrderedDict[object, Answer] = OrderedDict()
         self._ending = threading.Event()
-        self._failure: Exception | None = None
+        self.bug = ""
+        """The first error that is a bug, in words; "" if there was none. Answers go on."""
         self._thread = threading.Thread(target=self._run, name="ig-causes", daemon=True)
         self._thread.start()
 
@@ -56,8 +59,6 @@ class Examiner:
 
         One about an attempt to the same destination, with the same outcome, serves for a moment.
         """
-        if self._failure:
-            raise self._failure
         wanted = tuple(sorted({attempt.netns, *places} - {0}))
         key = (attempt.address, attempt.port, attempt.outcome, attempt.error, wanted)
         now = time.monotonic()
@@ -77,9 +78,9 @@ class Examiner:
         return answer
 
     def close(self) -> None:
-        """End the thread after the question that it is at."""
+        """End the thread after the question that it is at, or leave it at that after a second."""
         self._ending.set()
-        self._thread.join()
+        self._thread.join(_AT_END)
 
     def _run(self) -> None:
         while not self._ending.is_set():
@@ -92,8 +93,15 @@ class Examiner:
             except (OSError, IgError, Unreachable):
                 pass  # it stays without evidence, which is counted
             except Exception as error:
-                self._failure = error
+                self.bug = self.bug or _words(error)
             answer.ready = True
 
     def _answer(self, answer: Answer) -> None:
         answer.evidence = self._causes.examine(answer.attempt, places=answer.places)
+
+
+def _words(error: Exception) -> str:
+    """Return an error, and where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
+    return f"{type(error).__name__}: {error} ({place})"

@@ -49,6 +49,12 @@ def _family(columns: Sequence[Column], options: Mapping[str, Any]) -> list[str]:
     return [f"{name}=={4 if four else 6}"] if name else []
 
 
+def _of_causes(expression: str, columns: Sequence[Column]) -> bool:
+    """Return whether a filter looks at the cause of an attempt, known later than the rest."""
+    names = (column.name for column in filters.filtered([expression], columns))
+    return any(name.partition(".")[0] == "cause" for name in names)
+
+
 class DisplayOptions:
     """How events are displayed: columns, output mode, filter."""
 
@@ -81,8 +87,11 @@ class DisplayOptions:
         expressions = [*(self._options.get("filter") or ())]
         expressions += _family(gadget.columns, self._options)
         self._filtered = filters.filtered(expressions, gadget.columns)
-        keep = filters.parse(expressions, gadget.columns)
-        self.filters: list[Stage] = [Filter(keep)] if keep else []
+        first = [each for each in expressions if not _of_causes(each, gadget.columns)]
+        parts = (first, [each for each in expressions if each not in first])
+        found = [filters.parse(part, gadget.columns) for part in parts]
+        self.filters: list[Stage] = [Filter(keep) for keep in found if keep]
+        self._first = int(found[0] is not None)
         self._withheld = gadget.withheld
         if gadget.withheld and self._options.get(gadget.withheld.option):
             self.filters.append(Withhold(find_column(gadget.withheld.column, gadget.columns)))
@@ -155,6 +164,10 @@ class DisplayOptions:
         keys = takewhile(lambda column: column.name != "attempts", self.columns)
         titles = [column for column in keys if by and column in self.shown]
         return Histograms(table, buckets, titles, self._screen)
+
+    def around_causes(self) -> tuple[Sequence[Stage], Sequence[Stage]]:
+        """Return the filters that look at no cause, and those that follow them."""
+        return self.filters[: self._first], self.filters[self._first :]
 
     def tell_withheld(self) -> None:
         """Report the number of events that were withheld, or had no row of their own, if any."""

@@ -62,18 +62,22 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
         index.start()
         with open_source(loading, index, gadget.keep_counts) as source:
             hint = Hint(index, chosen, options)
-            answered = answers.of(index, asked_for(options))
             configure_display(
-                display, chosen, index, answered, " yet; new containers are shown as they start"
+                display,
+                chosen,
+                index,
+                answers.of(index, asked_for(options)),
+                " yet; new containers are shown as they start",
             )
             limit = Limit(options.get("max_events") or 0)
             shown = Chain(display.stages, display.sink(stream))
-            sink = Chain([*display.filters, limit], *recorders, shown)
-            with _explaining(options, sink, index, source) as explained, stop.noted(), hint:
+            before, after = display.around_causes()
+            sink = Chain([*after, limit], *recorders, shown)
+            with stop.noted(), _explaining(options, sink, index, source) as explained, hint:
                 pipeline = Pipeline(
                     source,
                     Attribution(index, chosen.wants, source, look_up),
-                    explained or sink,
+                    Chain(before, explained or sink),
                     stream,
                     stop,
                     limit.reached,

@@ -75,8 +75,9 @@ class Explained:
         self._sink, self._examiner = sink, examiner
         self.interval = sink.interval
         self._held: deque[_Held] = deque()
+        self._bug_reported = False
         self.unexamined = 0
-        """Attempts for which the host was not looked at: too many failed, or it took too long."""
+        """Attempts for which the host was not looked at: too many failed, for example."""
 
     @property
     def held(self) -> int:
@@ -108,8 +109,8 @@ class Explained:
         """Pass the counts to the sink."""
         self._sink.lost(counts)
 
-    def close(self) -> None:
-        """Pass on all events, then close the sink."""
+    def finish(self) -> None:
+        """Pass on all events; wait a second at most for what is found. Raises ReaderGone."""
         ends = time.monotonic() + _AT_END
         while self._held:
             for each in self._held:
@@ -117,14 +118,17 @@ class Explained:
             self.release()
             if self._held:
                 time.sleep(_POLL)
+
+    def close(self) -> None:
+        """Close the sink."""
         self._sink.close()
 
     def tell_unexamined(self) -> None:
         """Report how many causes may be missing."""
         if self.unexamined:
             say(
-                f"--why: {self.unexamined} attempts were not examined: too many failed at once, or "
-                "it took too long; they have a cause only where the kernel gave a signal"
+                f"--why: {self.unexamined} attempts were not examined: too many failed at once, it "
+                "took too long or failed; they have a cause only where the kernel gave a signal"
             )
 
     def _asked(self, batch: Batch, place: int) -> Answer:
@@ -150,6 +154,9 @@ class Explained:
     def _cause(self, batch: Batch, place: int, answer: Answer) -> Cause | None:
         evidence = answer.evidence if answer.ready else None
         self.unexamined += evidence is None
+        if self._examiner.bug and not self._bug_reported:
+            self._bug_reported = True
+            say(f"warning: --why: this host was not looked at: {self._examiner.bug}")
         retransmits = batch.fields["retransmits"][place]
         attempt, signals = _attempt(batch, place), _signals(batch, place)
         return find(attempt, signals, answer.owner, evidence, retransmits)

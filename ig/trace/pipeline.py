@@ -10,6 +10,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import compress, repeat
 from operator import itemgetter, not_
 from typing import Any, Protocol
@@ -79,6 +80,9 @@ class Holding(Protocol):
     def release(self) -> None:
         """Pass on the events that are due. Raises ReaderGone."""
 
+    def finish(self) -> None:
+        """Pass on all events. Raises ReaderGone."""
+
 
 @dataclass
 class Pipeline:
@@ -135,6 +139,8 @@ class Pipeline:
                 self._tick()
             if not self._enough():
                 self._finish()
+            if self.holding:
+                self._passing(self.holding.finish)
         finally:
             self._report_losses(last=True)
         self.sink.close()
@@ -189,7 +195,7 @@ class Pipeline:
             if ready:
                 self._pass_on(ready)
         if self.holding:
-            self._write(NOTHING)
+            self._passing(self.holding.release)
         return len(records)
 
     def _ready(self, due: list[tuple[Any, ...]], now: int) -> list[tuple[Any, ...]]:
@@ -225,15 +231,12 @@ class Pipeline:
         if not all(shown):
             batch = batch.select(shown)
         if len(batch):
-            self._write(batch)
+            self._passing(partial(self.sink.write, batch), batch)
 
-    def _write(self, batch: Batch) -> None:
-        """Pass the events on; count those that were not read when the reader was given up."""
+    def _passing(self, write: Callable[[], None], batch: Batch = NOTHING) -> None:
+        """Pass events on; count those that were not read when the reader was given up."""
         try:
-            if len(batch):
-                self.sink.write(batch)
-            elif self.holding:
-                self.holding.release()
+            write()
         except ReaderGone:
             if self.stopping():
                 left = sum(map(self._number, (self._waiting, *self._held.values())))

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -319,3 +320,50 @@ def test_interval_after_a_late_one_is_a_whole_one(monkeypatch: pytest.MonkeyPatc
         trace.pipeline._tick()
         ticks += [now] * (trace.pipeline._ticks - before)
     assert ticks == [1.1, 2.1, 4.5, 5.6, 6.6]
+
+
+class Held:
+    """A sink that passes events on only at the end."""
+
+    interval = 0.0
+
+    def __init__(self, sink: Chain) -> None:
+        self._sink, self._batches = sink, list[Batch]()
+        self.open, self.tick, self.lost, self.close = sink.open, sink.tick, sink.lost, sink.close
+
+    @property
+    def held(self) -> int:
+        return sum(map(len, self._batches))
+
+    def write(self, batch: Batch) -> None:
+        self._batches.append(batch)
+
+    def release(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        while self._batches:
+            self._sink.write(self._batches[0])
+            self._batches.pop(0)
+
+
+def test_events_that_a_sink_holds_at_the_end_are_passed_on_or_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "_PATIENCE", 0.1)
+    for big, printed, lost in (
+        (0, ["number,owner", "1,web"], []),
+        (1, ["number,owner"], [{pipeline.UNREAD: 60_001}]),
+    ):
+        trace = Trace(WEB)
+        sink = trace.pipeline.sink
+        assert isinstance(sink, Chain)
+        trace.pipeline.sink = trace.pipeline.holding = Held(sink)
+        trace.path(1, WEB)
+        events = [(ago(2), 1, 0, 10**20 + number) for number in range(60_000 * big)]
+        trace.source.coming.append([*events, (ago(1), 1, 0, 1)])
+        trace.stopped = True
+        with pytest.raises(ReaderGone) if lost else nullcontext():
+            trace.pipeline.run()
+        assert trace.printed()[: len(printed)] == printed
+        assert trace.lost == lost
