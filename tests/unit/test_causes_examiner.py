@@ -1,19 +1,25 @@
 """Questions about attempts: which are answered, when, and what ends them."""
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NoReturn
 
 import pytest
 
 from ig.causes import examiner
 from ig.causes.cause import Attempt
+from ig.causes.evidence import Evidence
 from ig.causes.examiner import Answer, Examiner
 from ig.causes.find import Causes
+from ig.causes.packet import Packet
+from ig.causes.way import Hop, Way
 from ig.container import Container
 from ig.kernel import netns
-from tests.host.waiting import until
+from ig.kernel.routes import Route
+from tests.host.waiting import PATIENCE, until
 
 ATTEMPT = Attempt(netns.own(), "127.0.0.1", 9, "refused")
 
@@ -60,3 +66,61 @@ def test_examiner_ends_although_a_question_does_not(monkeypatch: pytest.MonkeyPa
     finally:
         ending.set()
     answered(answer)
+
+
+class Given(Causes):
+    """Gives the evidence of the test, once it lets it go; notes the local ports asked about."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        super().__init__(tuple, 1)
+        self.evidence, self.asked, self.go = evidence, list[int](), threading.Event()
+
+    def examine(self, attempt: Attempt, *_: object, **__: object) -> Evidence:
+        self.asked.append(attempt.source_port)
+        self.go.wait(PATIENCE)
+        return self.evidence
+
+
+SENT = Packet("192.0.2.1", 0, "192.0.2.2", 80)
+HOP = Hop(1, Route("unicast"), "", went=SENT)
+PLAIN = Evidence("this host", Way((HOP,)))
+TRANSLATED = Evidence("this host", Way((replace(HOP, by="this host, by nftables"),)))
+
+
+@pytest.mark.parametrize(
+    ("evidence", "asked"),
+    [(PLAIN, [1]), (TRANSLATED, [1, 2, 3, 4]), (replace(PLAIN, doubt="by IPVS"), [1, 2, 3, 4])],
+)
+def test_examiner_shares_answers_unless_the_destination_is_translated(
+    evidence: Evidence, asked: list[int]
+) -> None:
+    causes = Given(evidence)
+    with examining(causes) as running:
+        answers = [running.ask(replace(ATTEMPT, source_port=port), ()) for port in (1, 2, 3)]
+        causes.go.set()
+        assert [answered(answer).evidence for answer in answers] == [evidence] * 3
+        last = running.ask(replace(ATTEMPT, source_port=4), ())
+        assert answered(last).evidence == evidence
+    assert causes.asked == asked
+
+
+def test_examiner_shares_no_answer_between_sources_and_interfaces() -> None:
+    causes = Given(PLAIN)
+    causes.go.set()
+    with examining(causes) as running:
+        other = replace(ATTEMPT, source="192.0.2.9")
+        for port, each in enumerate((ATTEMPT, other, replace(ATTEMPT, interface="eth1"))):
+            answered(running.ask(replace(each, source_port=port), ()))
+    assert causes.asked == [0, 1, 2]
+
+
+def test_examiner_keeps_answers_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    causes = Given(PLAIN)
+    causes.go.set()
+    with examining(causes) as running:
+        for port in range(1, 6):
+            answered(running.ask(replace(ATTEMPT, port=port), ()))
+        later = time.monotonic() + examiner._FRESH
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        running.ask(ATTEMPT, ())
+        assert len(running._answers) == 1
