@@ -72,11 +72,17 @@ def collector() -> Path:
     return Path(os.environ.get("PREFIX", "/usr/local")) / "lib" / "ig" / "otelcol" / "otelcol"
 
 
+def has_drop_reasons() -> bool:
+    """Say whether the kernel says why it drops a segment: since Linux 5.17."""
+    return bool(Btf().enum("skb_drop_reason"))
+
+
 FEATURES: Mapping[str, Callable[[], bool]] = {
     "netem": has_netem,
     "io_uring": has_io_uring,
     "MPTCP": has_mptcp,
     "MPTCP that counts bytes": counts_mptcp,
+    "drop reasons": has_drop_reasons,
     "confidentiality": partial(is_locked_down, "confidentiality"),
     "integrity": partial(is_locked_down, "integrity"),
     "OpenTelemetry Collector": lambda: collector().exists(),  # no Go, or no modules

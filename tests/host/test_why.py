@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ig.bpf.btf import Btf
 from ig.commands.setup import EXAMINING
 from ig.kernel import netns
 from ig.kernel.capabilities import Capability
+from tests.features import has_drop_reasons
 from tests.host.engine import Engine
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
@@ -24,7 +24,7 @@ ROUTED = {"4": "203.0.113.", "6": "2001:db8:113::"}
 PEER = {"4": "198.51.100.7", "6": "2001:db8:51::7"}
 PREFIX = {"4": "/32", "6": "/128"}
 TABLES = {"4": "iptables", "6": "ip6tables"}
-REASONS = bool(Btf().enum("skb_drop_reason"))
+REASONS = has_drop_reasons()
 """Whether this kernel says why it drops a segment, so that causes are seen."""
 SEEN = "seen" if REASONS else "likely"
 
@@ -93,7 +93,7 @@ def test_why_shows_what_the_far_end_and_firewalls_on_this_host_did(
         deny(here, version, "OUTPUT", port + 10, *target)
     deny(there, version, "INPUT", 83, "REJECT", "--reject-with", "tcp-reset")
     silent = "abandoned" if how else "timed-out"
-    ways = ("--syn-count", 1, *how)
+    ways = how or ("--syn-count", 1)
     expected = {
         good: ("established", "", "", ""),
         9: ("refused", "no-listener", SEEN, there),
@@ -224,13 +224,14 @@ def test_why_keeps_the_privileges_that_looking_at_this_host_takes(traced: Traced
     assert held == {sum(1 << each for each in kept)}
 
 
+@pytest.mark.needs("drop reasons")
 def test_why_finds_the_kind_of_each_of_200_failures_that_are_mixed(
     new_namespace: Callable[[], Namespace], traced: Traced
 ) -> None:
     here, there = linked(new_namespace)
     here.peer("--answer", "reset")
     there.peer("--answer", "nothing")
-    there.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    there.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0")
     here.ip("route", "add", "198.51.100.128/25", "via", "192.0.2.2")
     here.ip("route", "add", "prohibit", "203.0.113.0/24")
     inside = there.serve("127.0.0.1")
