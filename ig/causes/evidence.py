@@ -11,7 +11,7 @@ from ig.causes import firewall, hooks
 from ig.causes.cause import Attempt
 from ig.causes.firewall import Denial
 from ig.causes.freezer import all_frozen
-from ig.causes.packet import Packet
+from ig.causes.packet import SYN, Packet
 from ig.causes.places import Listener, LocalPorts, Places, Unreachable
 from ig.causes.translation import Rules, Translations
 from ig.causes.way import Way, follow
@@ -65,6 +65,9 @@ class Found:
     """Whose network namespace it is in, in words."""
     rose: bool
     """Whether its counter rose while the attempt was made."""
+    netns: int = 0
+    answer: bool = False
+    """Whether the segment is the answer, not the SYN."""
 
     @property
     def where(self) -> str:
@@ -235,10 +238,11 @@ class Collector:
         rules = self._rules
         for at in hooks.of(attempt, way, self._host, published):
             ruleset = rules.of(at.netns)
-            verdicts = firewall.denials(ruleset, at.hook, at.packet, at.before)
+            verdicts = firewall.denials(ruleset, at.hook, at.packet, at.before, rules.budget)
             for line in verdicts.unread:
                 rules.note(at.netns, line)
             earlier, now = (before or {}).get(at.netns, {}), ruleset.counters()
             for denial, rose in firewall.rising(verdicts.denials, earlier, now):
-                certain = denial.certain and not self._doubt
-                yield Found(replace(denial, certain=certain), at.hook, self.owner(at.netns), rose)
+                told = replace(denial, certain=denial.certain and not self._doubt)
+                answer = at.packet.flags != SYN
+                yield Found(told, at.hook, self.owner(at.netns), rose, at.netns, answer)

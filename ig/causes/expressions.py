@@ -23,12 +23,12 @@ from ig.kernel.nftables_sets import Element
 NEW, ESTABLISHED = 8, 2  # NF_CT_STATE_BIT of IP_CT_NEW and IP_CT_ESTABLISHED
 _DROP, _ACCEPT, _BREAK, _JUMP, _GOTO, _RETURN = 0, 1, -2, -3, -4, -5
 _VERDICTS = {_DROP: "drop", _ACCEPT: "accept", _JUMP: "jump", _GOTO: "goto", _RETURN: "return"}
-_DNAT = 1  # NFT_NAT_DNAT
+_DNAT, _INET = 1, 1  # NFT_NAT_DNAT; NFPROTO_INET: of both versions
 _TARGETS = {
     "REJECT": "reject",
     "DROP": "drop",
     "ACCEPT": "accept",
-    "TPROXY": "accept",
+    "TPROXY": "unknown",  # it accepts, or drops where there is no such socket
     "NFQUEUE": "unknown",
     "DNAT": "translate",
     "REDIRECT": "translate",
@@ -36,15 +36,19 @@ _TARGETS = {
     "SNAT": "mask",
     "MASQUERADE": "mask",
 }
-_ENDS = {"reject": "reject", "queue": "unknown", "tproxy": "accept", "synproxy": "accept"}
+_ENDS = {"reject": "reject", "queue": "unknown", "synproxy": "accept"}
 _OPERATORS: Mapping[int, Callable[[bytes, bytes], bool]] = dict(
     enumerate((operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge))
 )
-_NEUTRAL = frozenset({"counter", "log", "notrack", "dup", "last", "objref", "dynset"})
+_NEUTRAL = frozenset({"counter", "log", "notrack", "dup", "last", "nat"})
 """Expressions that do not decide whether a rule matches, and store nothing."""
-_DECIDING = frozenset({"limit", "quota", "connlimit", "socket"})
+_DECIDING = frozenset({"limit", "quota", "connlimit", "socket", "tproxy"})
+_NEUTRAL_OBJECTS = frozenset({1, 3, 7, 8})
+"""Kinds of objects that a rule names and that never end it: counter, ct helper, ct timeout, secmark
+(NFT_OBJECT_…). Others may: a limit, a quota, a number of connections."""
+_SYNPROXY = 10  # NFT_OBJECT_SYNPROXY
+_DELETE = 2  # NFT_DYNSET_OP_DELETE: what adds to a set ends the rule where the set is full
 _LOADING = frozenset({"meta", "payload", "ct", "fib", "numgen"})
-_DYNSET_EXPRESSIONS = (7, 10)
 _MOST = 64
 """The elements of a verdict map that are followed where the key is not known."""
 _LOCAL, _UNICAST = 2, 1  # RTN_LOCAL, RTN_UNICAST
@@ -71,11 +75,30 @@ def is_notrack(expression: Expression) -> bool:
     return expression.name == "notrack" or target in ("CT", "NOTRACK")
 
 
+class Budget:
+    """How many rules, and elements of sets, are still looked at: anybody may have made many."""
+
+    def __init__(self, most: int = 100_000) -> None:
+        self._left = most
+
+    def spend(self, count: int) -> bool:
+        """Return whether so many may still be looked at."""
+        self._left -= count
+        return self._left >= 0
+
+
 class Evaluation:
     """Evaluates rules for one segment at one hook."""
 
-    def __init__(self, ruleset: Ruleset, packet: Packet, tracked: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        ruleset: Ruleset,
+        packet: Packet,
+        tracked: Callable[[], bool],
+        budget: Budget | None = None,
+    ) -> None:
         """`tracked` returns whether connection tracking surely sees the segment."""
+        self._budget = budget or Budget()
         self.unread: dict[str, None] = {}
         """The sets that rules look something up in and that are not known, in words."""
         self._ruleset = ruleset
@@ -87,6 +110,8 @@ class Evaluation:
 
     def decisions(self, chain: Chain, rule: Rule) -> list[Decision]:
         """Return what a rule decides, several where any of them may be; none if it goes on."""
+        if not self._spend(1):
+            return [Decision(None, "unknown")]
         self._registers = Registers()
         self._chain = chain
         understood = True
@@ -104,8 +129,21 @@ class Evaluation:
             understood &= matches is True
         return []
 
+    @property
+    def ended(self) -> bool:
+        """Whether no further rule is looked at."""
+        return not self._budget.spend(0)
+
+    def _spend(self, count: int) -> bool:
+        if self._budget.spend(count):
+            return True
+        self.unread["there are too many rules to look at"] = None
+        return False
+
     def may_match(self, chain: Chain, rule: Rule) -> bool:
         """Return whether a rule may match, whatever it decides."""
+        if not self._spend(1):
+            return True
         self._registers, self._chain = Registers(), chain
         return all(self._matched(each) is not False for each in rule.expressions)
 
@@ -120,8 +158,10 @@ class Evaluation:
                 to = xtables.destination(target, data, self._packet.version)
             if verdict:
                 yield Decision(True, verdict, to=to)
-        elif name in _ENDS:
-            yield Decision(True, _ENDS[name])
+        elif name in _ENDS or (name == "objref" and number.get(1) == _SYNPROXY):
+            yield Decision(True, _ENDS.get(name, _ENDS["synproxy"]))
+        elif name == "nat" and not self._is_translated(number):
+            return
         elif name == "redir":
             ports = self._ports(number, 1, 2)
             yield Decision(True, "translate", to=To("", ports, True) if ports is not None else None)
@@ -159,6 +199,8 @@ class Evaluation:
             what = f"set {name[2]} of table {name[0]} {name[1]}"
             self.unread[f"{what} {found.unread if found else 'is not there'}"] = None
             return None
+        if not self._spend(len(found.elements)):
+            return None
         return registers.find(found, self._registers.load(number.get(2, 0), found.length))
 
     def _ports(self, number: Mapping[int, int], first: int, last: int) -> int | None:
@@ -174,13 +216,17 @@ class Evaluation:
         first, *others = (self._registers.certain(each, size) for each in used)
         return first if all(each == first for each in others) else None
 
+    def _is_translated(self, number: Mapping[int, int]) -> bool:
+        """Return whether a translation is for this version of IP: nft_nat_inet_eval()."""
+        own = socket.AF_INET6 if self._packet.version == 6 else socket.AF_INET
+        return number.get(2, own) in (own, _INET)
+
     def _destination(self, number: Mapping[int, int]) -> To | None:
-        version = 6 if number.get(2) == socket.AF_INET6 else 4
-        if version != self._packet.version or number.get(7, 0) & ~0x1F:  # NF_NAT_RANGE_NETMAP, …
+        if number.get(7, 0) & ~0x1F:  # NF_NAT_RANGE_NETMAP, …
             return None
         port, address = self._ports(number, 5, 6), ""
         if number.get(3):
-            only = self._only(number, (3, 4), 16 if version == 6 else 4)
+            only = self._only(number, (3, 4), 16 if self._packet.version == 6 else 4)
             if only is None:
                 return None
             address = str(ip_address(only))
@@ -195,7 +241,9 @@ class Evaluation:
             return self._looked_up(data, number)
         if name == "match":
             return xtables.holds(netlink.text(data.get(1, b"")), data, self._packet, self._state)
-        if name in _DECIDING or (name == "dynset" and any(map(data.get, _DYNSET_EXPRESSIONS))):
+        if name == "socket":
+            self._registers.forget(number.get(2, 0))
+        if name in _DECIDING or _may_end(name, number):
             return None
         if name in _LOADING:
             self._load(name, number)
@@ -203,7 +251,7 @@ class Evaluation:
             self._mask(data, number)
         elif name == "immediate":
             self._registers.store(number.get(1, 0), _constant(data.get(2, b"")))
-        elif name not in _NEUTRAL and name != "target":
+        elif name not in _NEUTRAL and name not in ("target", "objref", "dynset"):
             # What it computes is not known; where that is compared, neither is the result.
             for register in (number.get(1, 0), number.get(2, 0)):
                 self._registers.forget(register)
@@ -316,6 +364,13 @@ class Evaluation:
                 elif index or not name:
                     value = struct.pack("=I", index)
         return None if value is None else (value, b"\xff" * len(value))
+
+
+def _may_end(name: str, number: Mapping[int, int]) -> bool:
+    """Return whether a rule may end at an expression that does not compare anything."""
+    if name == "objref":
+        return number.get(1, 0) not in _NEUTRAL_OBJECTS
+    return name == "dynset" and number.get(3, 0) != _DELETE
 
 
 def _counted(number: Mapping[int, int]) -> Partial | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ig.causes import expressions
-from ig.causes.expressions import Decision, Evaluation
+from ig.causes.expressions import Budget, Decision, Evaluation
 from ig.causes.packet import Packet
 from ig.causes.xtables import To
 from ig.kernel.nftables import Chain, Key, Rule, Ruleset
@@ -20,6 +20,7 @@ HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 _MOST_JUMPS = 16  # NFT_JUMP_STACK_SIZE
 _TRANSLATED = {PREROUTING: -100, OUTPUT: -100, INPUT: 100, POSTROUTING: 100}
 """The priority at which an address is translated at each hook: NF_IP_PRI_NAT_DST, _SRC."""
+_CONNTRACK = -200  # NF_IP_PRI_CONNTRACK, at prerouting and output
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,14 @@ class Verdicts:
     """The sets that were looked something up in, and are not known."""
 
 
-def translations(ruleset: Ruleset, hook: int, packet: Packet) -> Verdicts:
-    """Return which rules may translate an address of a segment, the first of a connection."""
-    walk = _Walk(ruleset, packet)
+def translations(
+    ruleset: Ruleset, hook: int, packet: Packet, budget: Budget | None = None
+) -> Verdicts:
+    """Return which rules may translate an address of a segment, the first of a connection.
+
+    No more are looked at than `budget` has; what they do is then unknown.
+    """
+    walk = _Walk(ruleset, packet, budget or Budget())
     for chain in _bases(ruleset, hook, packet, nat=True):
         walk.through(chain, 0)
         if walk.translations and walk.translations[-1].certain:
@@ -104,13 +110,21 @@ def _bases(ruleset: Ruleset, hook: int, packet: Packet, nat: bool) -> list[Chain
     return sorted(bases, key=lambda each: each.priority)
 
 
-def denials(ruleset: Ruleset, hook: int, packet: Packet, before: Packet | None = None) -> Verdicts:
+def denials(
+    ruleset: Ruleset,
+    hook: int,
+    packet: Packet,
+    before: Packet | None = None,
+    budget: Budget | None = None,
+) -> Verdicts:
     """Return what may drop or reject a segment at a hook.
 
-    `before` is the segment before its addresses were translated there, if they were.
+    `before` is the segment before its addresses were translated there, if they were; `budget` is
+    that of `translations`.
     """
     found: list[Denial] = []
-    walks = [_Walk(ruleset, each) for each in (before or packet, packet)]
+    budget = budget or Budget()
+    walks = [_Walk(ruleset, each, budget) for each in (before or packet, packet)]
     for chain in _bases(ruleset, hook, packet, nat=False):
         walk = walks[chain.priority > _TRANSLATED.get(hook, -(1 << 31))]
         verdict = walk.through(chain, 0)
@@ -127,7 +141,7 @@ def denials(ruleset: Ruleset, hook: int, packet: Packet, before: Packet | None =
 class _Walk:
     """The way of a segment through chains."""
 
-    def __init__(self, ruleset: Ruleset, packet: Packet) -> None:
+    def __init__(self, ruleset: Ruleset, packet: Packet, budget: Budget) -> None:
         self.certain = True
         """Whether no rule of this chain before, or of those it led to, may have ended the way."""
         self._sure = True
@@ -138,8 +152,10 @@ class _Walk:
         self._tracked: bool | None = None
         self._ruleset = ruleset
         self._packet = packet
-        self._evaluation = Evaluation(ruleset, packet, self._is_tracked)
-        self._found: list[Denial] = []
+        self._budget = budget
+        self._evaluation = Evaluation(ruleset, packet, self._is_tracked, budget)
+        self._found: dict[tuple[Key, bool], Denial] = {}
+        self._base: Chain | None = None
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -148,13 +164,13 @@ class _Walk:
 
     def taken(self) -> list[Denial]:
         """Return what was found since the last call."""
-        found, self._found = self._found, []
-        return found
+        found, self._found = self._found, {}
+        return list(found.values())
 
     def through(self, chain: Chain, depth: int) -> str:
         """Return how a chain ends: `accepted`, `denied`, or `continued` after its last rule."""
         if depth == 0:
-            self.certain = True
+            self.certain, self._base = True, chain
         for rule in chain.rules:
             certain = self._sure and self.certain
             for decision in self._evaluation.decisions(chain, rule):
@@ -163,6 +179,8 @@ class _Walk:
                     return "continued" if ended == "returned" else ended
                 if decision.matches is None and (ended or decision.verdict == "unknown"):
                     self.certain = False
+            if self._evaluation.ended:
+                break
         return "continued"
 
     def _applied(
@@ -172,10 +190,10 @@ class _Walk:
         sure = certain and decision.matches is True
         verdict = decision.verdict
         if verdict in ("drop", "reject"):
-            self._found.append(Denial(verdict == "reject", chain, rule, sure))
+            self._find(Denial(verdict == "reject", chain, rule, sure))
             return "denied"
         if verdict == "unknown":
-            self._found.append(Denial(False, chain, rule, False, elsewhere=True))
+            self._find(Denial(False, chain, rule, False, elsewhere=True))
             self.translations.append(Translation(chain, rule, None, False))
             self.masks, self.certain = True, False
             return ""
@@ -189,6 +207,9 @@ class _Walk:
             return ended
         return "returned" if verdict == "return" else "accepted"
 
+    def _find(self, denial: Denial) -> None:
+        self._found.setdefault((denial.key, denial.certain), denial)
+
     def _entered(self, chain: Chain, target: str, depth: int, certain: bool) -> str:
         there = self._ruleset.chains.get((chain.family, chain.table, target))
         if there is None or depth == _MOST_JUMPS:
@@ -201,17 +222,20 @@ class _Walk:
         return ended
 
     def _is_tracked(self) -> bool:
-        """Return whether no rule may turn connection tracking off for the segment."""
+        """Return whether connection tracking has surely seen the segment."""
+        base = self._base
+        if base and base.hook in (PREROUTING, OUTPUT) and base.priority <= _CONNTRACK:
+            return False  # it comes later
         if self._tracked is None:
-            self._tracked = not _untracked(self._ruleset, self._packet)
+            self._tracked = not _untracked(self._ruleset, self._packet, self._budget)
         return self._tracked
 
 
-def _untracked(ruleset: Ruleset, packet: Packet) -> bool:
+def _untracked(ruleset: Ruleset, packet: Packet, budget: Budget) -> bool:
     """Return whether a rule may exempt the segment, or the other direction, from tracking."""
     family = "ip6" if packet.version == 6 else "ip"
     evaluations = [
-        Evaluation(ruleset, replace(each, interfaces=(None, None)), lambda: False)
+        Evaluation(ruleset, replace(each, interfaces=(None, None)), lambda: False, budget)
         for each in (packet, packet.answered())
     ]
     return any(

@@ -20,6 +20,9 @@ _ERRORS = {
 """What connect() fails with at once, by the kind of route."""
 _SILENT = frozenset({"timed-out", "unanswered", "abandoned"})
 _LOST = _SILENT | {"unreachable", "failed"}
+_ANSWERED = frozenset({errno.EACCES, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOPROTOOPT})
+"""What a call fails with after its SYN was sent: with another error, none was."""
+DENIED = "connect() was denied (EPERM): by a BPF program of the cgroup, by seccomp or by an LSM"
 _SECOND_SYN = 950_000_000  # ns: before about a second nothing was sent again, and was not answered
 _PORTS = 5  # ports that a detail names
 
@@ -35,8 +38,7 @@ def judge(attempt: Attempt, evidence: Evidence) -> Cause | None:
 
 def _causes(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     if attempt.error == errno.EPERM:
-        detail = "connect() was denied (EPERM): by a BPF program of the cgroup, or by an LSM"
-        yield Cause("local-policy", evidence.near, detail, SEEN)
+        yield Cause("local-policy", evidence.near, DENIED, SEEN)
         return
     if evidence.ports and evidence.ports.exhausted:
         yield Cause("local-port-exhausted", evidence.near, _ports(evidence.ports, attempt), SEEN)
@@ -81,10 +83,16 @@ def _route(kind: str, prefix: str, owner: str) -> tuple[str, str]:
     return owner, f"the route {prefix or 'to the destination'} is {kind}"
 
 
+def _is_lost(attempt: Attempt) -> bool:
+    """Return whether a segment was sent and did not lead to the far end, or it gave no answer."""
+    failed = attempt.outcome == "failed"
+    return attempt.outcome in _LOST and not (failed and attempt.error not in _ANSWERED)
+
+
 def _routes_beyond(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     for hop in evidence.way.hops[1:]:
         owner = evidence.owners.get(hop.netns, "")
-        if attempt.outcome not in _LOST:
+        if not _is_lost(attempt):
             return
         if not hop.forwards:
             yield Cause("route", owner, "it does not forward (ip_forward, forwarding)", LIKELY)
@@ -94,7 +102,7 @@ def _routes_beyond(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
 
 def _firewall(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     """Yield what a rule did: first those that counted, then those without a counter."""
-    if attempt.outcome not in (*_LOST, "refused"):
+    if not _is_lost(attempt) and attempt.outcome != "refused":
         return
     for rose in (True, False):
         for found in evidence.firewall:
@@ -102,11 +110,12 @@ def _firewall(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
             if found.rose is not rose or not denial.certain:
                 continue
             if denial.rejects or attempt.outcome != "refused":
-                yield _denied(found)
+                yield _denied(attempt, evidence, found)
 
 
-def _denied(found: Found) -> Cause:
-    leaving = found.hook in (firewall.OUTPUT, firewall.POSTROUTING)
+def _denied(attempt: Attempt, evidence: Evidence, found: Found) -> Cause:
+    own = found.netns == attempt.netns and not found.answer
+    leaving = own and found.hook in (firewall.OUTPUT, firewall.POSTROUTING)
     kind = "firewall-drop-out" if leaving else "firewall-drop-in"
     if found.denial.rejects:
         kind = "firewall-reject"
@@ -114,13 +123,16 @@ def _denied(found: Found) -> Cause:
     hook = firewall.HOOKS[found.hook]
     counted = "its counter rose during the attempt" if found.rose else "by its matches"
     detail = f"{action} at {hook} by {found.denial.words} ({counted})"
-    return Cause(kind, found.owner, detail, _sure(found.rose))
+    # Other traffic raises the counter, too, where there may have been no answer to this attempt.
+    far = evidence.far
+    there = not found.answer or bool(far and far.read and far.taking)
+    return Cause(kind, found.owner, detail, _sure(found.rose and there))
 
 
 def _neighbour(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     hop = evidence.way.hops[-1] if evidence.way.hops and not evidence.way.far else None
     known = hop.neighbour if hop else None
-    if attempt.outcome not in _LOST or not hop or not known or known.state not in UNANSWERED:
+    if not _is_lost(attempt) or not hop or not known or known.state not in UNANSWERED:
         return
     given_up = known.state != "INCOMPLETE" or attempt.outcome in ("timed-out", "unreachable")
     if not (given_up or attempt.latency >= _SECOND_SYN):
@@ -179,16 +191,15 @@ def _nothing_here(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     unknown = evidence.far or evidence.way.gap or not hops
     if unknown or not hops[-1].forwards or hops[-1].route.kind in REFUSALS:
         return
-    if evidence.former and attempt.outcome in _LOST:
+    if evidence.former and _is_lost(attempt):
         yield _gone(evidence, attempt)
         return
     if attempt.outcome == "refused":
         if any(found.denial.rejects or found.denial.elsewhere for found in evidence.firewall):
             return  # one that may have sent it, or may not
-        sure = not evidence.unread
-        detail = "answered by a reset or an ICMP error"
-        more = " that no rule of this host sent" if sure else ""
-        yield Cause("peer-refused", attempt.address, detail + more, _sure(sure))
+        more = "" if evidence.unread else " that no rule of this host sent"
+        detail = f"answered by a reset or an ICMP error{more}"
+        yield Cause("peer-refused", attempt.address, detail, LIKELY)
     elif _is_silence(attempt) and not evidence.firewall:
         more = "" if evidence.unread else ", and nothing on this host explains it"
         yield Cause("no-answer", attempt.address, f"no answer{more}", LIKELY)

@@ -133,6 +133,19 @@ class Places:
             if interface.mac == mac and interface.up and address in interface.addresses
         ]
 
+    def elsewhere(self, mac: bytes, address: str, other: int) -> str:
+        """Return why a segment may lead to another namespace than this one, "" if nothing says so.
+
+        One has that address, or an interface with the link address `mac` of the next hop.
+        """
+        for identifier in self.namespaces:
+            for interface in self._interfaces[identifier] if identifier != other else ():
+                if address in interface.addresses:
+                    return f"network namespace {identifier} has {address}"
+                if any(mac) and interface.mac == mac:
+                    return f"network namespace {identifier} has the next hop's link address"
+        return ""
+
     def interfaces(self, identifier: int) -> tuple[Interface, ...]:
         """Return the interfaces of a namespace, none where it cannot be entered."""
         return self._interfaces[identifier]

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from ig.causes import firewall
+from ig.causes.expressions import Budget
 from ig.causes.firewall import PREROUTING, Translation, Verdicts
 from ig.causes.packet import Packet
 from ig.causes.places import Places, Unreachable
@@ -30,6 +31,8 @@ class Rules:
     owner: Callable[[int], str]
     unread: dict[str, None] = field(default_factory=dict)
     """What could not be read, in words."""
+    budget: Budget = field(default_factory=Budget)
+    """How many rules are still looked at."""
     _read: dict[int, Ruleset] = field(default_factory=dict)
 
     def of(self, netns: int) -> Ruleset:
@@ -63,7 +66,7 @@ class Translations:
     def translated(self, netns: int, hook: int, packet: Packet) -> tuple[Packet, str]:
         """Return a segment after its destination was translated, and what did so, in words."""
         ruleset = self._rules.of(netns)
-        found = firewall.translations(ruleset, hook, packet)
+        found = firewall.translations(ruleset, hook, packet, self._rules.budget)
         for line in found.unread:
             self._rules.note(netns, line)
         service = self._service(netns, packet)
@@ -125,7 +128,8 @@ class Translations:
         Its source is not known where a rule may have translated it.
         """
         ruleset = self._rules.of(netns)
-        if firewall.translations(ruleset, firewall.POSTROUTING, packet).masks or ruleset.unread:
+        found = firewall.translations(ruleset, firewall.POSTROUTING, packet, self._rules.budget)
+        if found.masks or ruleset.unread:
             packet = replace(packet, source="", source_port=0)
         return replace(packet, interfaces=(None, None), to_local=None)
 

@@ -12,7 +12,15 @@ from ig.kernel import routes
 from ig.kernel.routes import REFUSALS, UNANSWERED, Came, Neighbour, Route
 
 _MOST_HOPS = 8
-_FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+_FORWARDING = {
+    4: ("ipv4/conf/{}/forwarding",),
+    6: ("ipv6/conf/all/forwarding", "ipv6/conf/{}/force_forwarding"),
+}
+"""What lets a namespace forward what comes in by an interface: one of them is enough.
+
+Source: IN_DEV_FORWARD() in ip_route_input_slow(), net/ipv4/route.c; ip6_forward(),
+net/ipv6/ip6_output.c.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +106,9 @@ def follow(places: Places, start: int, packet: Packet, bound: str, guide: Guide)
             return Way(tuple(hops), here, arrival, doubt=doubt, end=hop)
         hops.append(hop)
         neighbour = hop.neighbour
-        if not hop.forwards or not neighbour or neighbour.state in UNANSWERED:
+        if not hop.forwards or (neighbour and neighbour.state in UNANSWERED):
             break
-        found = places.having(neighbour.mac, hop.next, here)
+        found = places.having(neighbour.mac, hop.next, here) if neighbour else []
         if len(found) > 1:
             doubt = f"which of {len(found)} network namespaces with {hop.next} it leads to"
             prefer = guide.prefer(hop.went.destination if hop.went else "")
@@ -108,12 +116,31 @@ def follow(places: Places, start: int, packet: Packet, bound: str, guide: Guide)
             if len(found) != 1:
                 return Way(tuple(hops), gap=doubt, doubt=doubt)
         if not found:
-            break
+            gap, tunnel = _last(places, hop, guide)
+            return Way(tuple(hops), gap=gap, doubt=doubt or tunnel)
         packet = guide.masked(here, replace(hop.went or packet, interfaces=("", hop.interface)))
         here, arrival = found[0]
     else:
         return Way(tuple(hops), gap=f"more than {_MOST_HOPS} network namespaces", doubt=doubt)
     return Way(tuple(hops), doubt=doubt)
+
+
+def _last(places: Places, hop: Hop, guide: Guide) -> tuple[str, str]:
+    """Return why it is not known where a hop that no other follows leads, and what is in doubt."""
+    if not hop.next:
+        return "", ""
+    to = hop.went.destination if hop.went else hop.next
+    mac = hop.neighbour.mac if hop.neighbour else b""
+    why = places.elsewhere(mac, to, hop.netns)
+    if not why and guide.prefer(to):
+        why = f"a container of this host has {to}"
+    links = [each for each in places.interfaces(hop.netns) if each.name == hop.interface]
+    if not any(each.tunnel for each in links):
+        why = why or ("" if any(mac) else f"the link address of {hop.next} is not known")
+        return (f"where {hop.next} on {hop.interface} leads: {why}" if why else ""), ""
+    if why:
+        return f"where {hop.interface} leads: {why}", ""
+    return "", f"where {hop.interface} leads, and what takes or carries its segments"
 
 
 def _translated(
@@ -153,7 +180,7 @@ def _hop(here: int, address: str, source: str, arrival: str, by: str) -> Hop:
     """Return how this thread's namespace, with that id, routes to an address."""
     links = routes.interfaces()
     index = next((each.index for each in links if each.name == by), 0)
-    forwards = not arrival or _forwards(6 if ":" in address else 4)
+    forwards = not arrival or _forwards(6 if ":" in address else 4, arrival)
     came = Came(source, 0, 0 if arrival else index)
     if arrival and forwards and source:
         came = Came(source, index)
@@ -168,10 +195,16 @@ def _hop(here: int, address: str, source: str, arrival: str, by: str) -> Hop:
     return Hop(here, found, arrival, name, next_hop, known, forwards)
 
 
-def _forwards(version: int) -> bool:
-    """Return whether this thread's namespace forwards; true if that cannot be read."""
-    try:
-        with open(f"/proc/sys/{_FORWARDING[version]}", encoding="ascii") as file:
-            return file.read().strip() != "0"
-    except OSError:
-        return True
+def _forwards(version: int, arrival: str) -> bool:
+    """Return whether this thread's namespace forwards what comes in by an interface.
+
+    It is true if that cannot be read.
+    """
+    found = []
+    for name in _FORWARDING[version]:
+        try:
+            with open(f"/proc/sys/net/{name.format(arrival)}", encoding="ascii") as file:
+                found.append(file.read().strip() != "0")
+        except OSError:
+            continue  # force_forwarding is of Linux 6.17
+    return any(found) or not found

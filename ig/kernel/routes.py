@@ -37,7 +37,7 @@ _OF_ERRORS = {
 REFUSALS = frozenset(_OF_ERRORS.values())
 """The kinds of routes that lead nowhere."""
 _RTA_DESTINATION, _RTA_SOURCE, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_VIA = 1, 2, 3, 4, 5, 18
-_IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 18, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _NDA_DST, _NDA_LLADDR = 1, 2
 _STATES = {
@@ -58,7 +58,12 @@ _neighbour = struct.Struct("=BxxxiHBB")
 _address = struct.Struct("=BBBBI")
 _link = struct.Struct("=BxHiII")
 _index = struct.Struct("=I")
-_UP = 1
+_UP, _POINT_TO_POINT, _NO_ARP = 1, 0x10, 0x80  # IFF_UP, …
+_TUNNELS = frozenset(
+    {"tun", "vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "bareudp", "l2tpeth"}
+)
+"""Kinds of interfaces that ask for link addresses, and whose segments go to a process, or within
+other packets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class Interface:
     name: str
     mac: bytes
     up: bool
+    tunnel: bool = False
+    """Whether what is sent goes to a process or within other packets, or needs no link address."""
     addresses: list[str] = field(default_factory=list)
 
 
@@ -222,7 +229,10 @@ def interfaces() -> Sequence[Interface]:
             attributes = netlink.attributes(answer, _link.size)
             name = netlink.text(attributes.get(_IFLA_IFNAME, b""))
             mac = attributes.get(_IFLA_ADDRESS, b"")
-            found[index] = Interface(index, name, mac, bool(flags & _UP))
+            info = netlink.attributes(attributes.get(_IFLA_LINKINFO, b""))
+            tunnel = netlink.text(info.get(_IFLA_INFO_KIND, b"")) in _TUNNELS
+            tunnel |= bool(flags & (_POINT_TO_POINT | _NO_ARP))
+            found[index] = Interface(index, name, mac, bool(flags & _UP), tunnel)
     for kind, answer in netlink.ask(netlink.ROUTE, _GETADDR, bytes(_address.size), dump=True):
         if kind == _NEWADDR:
             *_, index = _address.unpack_from(answer)

@@ -143,14 +143,38 @@ def test_routes_and_silent_neighbours_are_told_apart(
 
 def test_peers_elsewhere_are_told_from_this_host(namespace: Namespace) -> None:
     namespace.peer("--answer", "reset")
-    found = causes(namespace, {"reset": "198.51.100.7:80", "six": "[2001:db8:51::7]:80"})
-    assert found == dict.fromkeys(found, ("refused", "peer-refused", "seen"))
+    found = causes(namespace, {"reset": "198.51.100.77:80", "six": "[2001:db8:51::77]:80"})
+    assert found == dict.fromkeys(found, ("refused", "peer-refused", "likely"))
+
+
+def test_end_on_this_host_behind_proxy_arp_is_not_called_elsewhere(
+    new_namespace: Callable[[], Namespace],
+) -> None:
+    here, there = linked(new_namespace)
+    near, far = (
+        json.loads(each.ip("-j", "link", "show", "type", "veth"))[0]["ifname"]
+        for each in (here, there)
+    )
+    other = new_namespace()
+    there.link(other, "198.18.0")
+    there.run("sysctl", "-qw", f"net.ipv4.conf.{far}.proxy_arp=1", "net.ipv4.ip_forward=1")
+    there.ip("route", "add", "default", "via", "198.18.0.2")
+    other.ip("route", "add", "default", "via", "198.18.0.1")
+    here.ip("route", "add", "169.254.1.1", "dev", near, "scope", "link")
+    here.ip("route", "add", "default", "via", "169.254.1.1")
+    reset = ("-j", "REJECT", "--reject-with", "tcp-reset")
+    other.run("iptables", "-A", "FORWARD", "-p", "tcp", *reset)
+    other.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    for target in ("198.18.0.2:9", "203.0.113.9:80"):
+        told = Explaining(here, target).finished()
+        assert (told["outcome"], told["cause"]) == ("refused", None)
+        assert any("where 169.254.1.1 on" in line for line in told["unread"])
 
 
 def test_silence_elsewhere_is_no_more_than_that(namespace: Namespace) -> None:
     namespace.peer("--answer", "nothing")
-    early = Explaining(namespace, "198.51.100.7:80", "--timeout", "300ms")
-    told = Explaining(namespace, "198.51.100.7:80", "--timeout", "1200ms").finished()
+    early = Explaining(namespace, "198.51.100.77:80", "--timeout", "300ms")
+    told = Explaining(namespace, "198.51.100.77:80", "--timeout", "1200ms").finished()
     assert (told["outcome"], told["cause"]["kind"]) == ("unanswered", "no-answer")
     assert told["cause"]["confidence"] == "likely"
     assert told["latency_raw"] >= 1_200_000_000

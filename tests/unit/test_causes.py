@@ -6,22 +6,26 @@ import errno
 import socket
 import struct
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from ig.causes import firewall
 from ig.causes.cause import ADVICE, KINDS, Attempt
 from ig.causes.evidence import Evidence, Far, Found
+from ig.causes.expressions import Budget
 from ig.causes.firewall import INPUT, OUTPUT
 from ig.causes.judge import judge
 from ig.causes.packet import Packet
 from ig.causes.places import Listener
 from ig.causes.steps import steps
 from ig.causes.way import Hop, Way
+from ig.causes.xtables import To
 from ig.kernel import ipvs, netlink
 from ig.kernel.conntrack import Tuple
 from ig.kernel.netlink import attribute
 from ig.kernel.nftables import Chain, Expression, Rule, Ruleset
+from ig.kernel.nftables_sets import Element, Set
 from ig.kernel.routes import Neighbour, Route
 
 ATTEMPT = Attempt(7, "192.0.2.2", 80, "refused", errno.ECONNREFUSED, "192.0.2.1", 40000)
@@ -90,7 +94,7 @@ def test_refusal_from_elsewhere_claims_no_more_than_was_read() -> None:
     partly = judge(ATTEMPT, Evidence("this host", REMOTE, unread=("the firewall of this host",)))
     assert read
     assert partly
-    assert (read.kind, read.confidence) == ("peer-refused", "seen")
+    assert (read.kind, read.confidence) == ("peer-refused", "likely")
     assert (partly.kind, partly.confidence) == ("peer-refused", "likely")
     assert "that no rule of this host sent" in read.detail
     assert "rule" not in partly.detail
@@ -99,6 +103,53 @@ def test_refusal_from_elsewhere_claims_no_more_than_was_read() -> None:
         Evidence("this host", replace(REMOTE, gap="which of 2 network namespaces")),
     ):
         assert judge(ATTEMPT, evidence) is None
+
+
+def test_call_that_sent_no_syn_is_not_blamed_on_what_is_on_the_way() -> None:
+    (denial,) = firewall.denials(ruleset((DROP,)), INPUT, SYN).denials
+    rule = Found(denial, INPUT, "this host", rose=True)
+    hop = replace(REMOTE.hops[0], neighbour=Neighbour("FAILED", b""))
+    beyond = Way((REMOTE.hops[0], Hop(8, Route("none"), "eth0")))
+    for error, expected in (
+        (errno.ENOBUFS, ("", "", "")),
+        (errno.EADDRNOTAVAIL, ("", "", "")),
+        (errno.EHOSTUNREACH, ("firewall-drop-in", "neighbour", "route")),
+    ):
+        failed = replace(ATTEMPT, outcome="failed", error=error)
+        found = (
+            kind(failed, Evidence("", REMOTE, firewall=(rule,))),
+            kind(failed, Evidence("", Way((hop,)))),
+            kind(failed, Evidence("", beyond)),
+        )
+        assert found == expected
+
+
+def test_counter_of_a_rule_for_answers_needs_a_listener_on_this_host() -> None:
+    silent = replace(ATTEMPT, outcome="timed-out", error=errno.ETIMEDOUT)
+    (denial,) = firewall.denials(ruleset((DROP,)), INPUT, SYN).denials
+    far = Far(8, "container db", (Listener("0.0.0.0", 80, 0, 128, 5),), 80, ("192.0.2.2",))
+    for answer, there, expected in (
+        (False, None, "seen"),
+        (True, None, "likely"),
+        (True, replace(far, listeners=()), "likely"),
+        (True, far, "seen"),
+    ):
+        found = Found(denial, INPUT, "this host", rose=True, netns=7, answer=answer)
+        cause = judge(silent, Evidence("this host", REMOTE, there, firewall=(found,)))
+        assert cause
+        assert (cause.kind, cause.confidence) == ("firewall-drop-in", expected)
+
+
+def test_drop_out_is_of_the_near_ends_own_segments() -> None:
+    silent = replace(ATTEMPT, outcome="timed-out", error=errno.ETIMEDOUT)
+    (denial,) = firewall.denials(ruleset((DROP,)), INPUT, SYN).denials
+    for netns, answer, expected in (
+        (7, False, "firewall-drop-out"),
+        (8, False, "firewall-drop-in"),
+        (7, True, "firewall-drop-in"),
+    ):
+        found = Found(denial, OUTPUT, "", rose=False, netns=netns, answer=answer)
+        assert kind(silent, Evidence("", REMOTE, firewall=(found,))) == expected
 
 
 def test_route_that_came_after_the_syn_is_not_blamed() -> None:
@@ -205,6 +256,110 @@ def test_rules_are_blamed_as_far_as_they_are_understood(
     assert blamed(ruleset(*rules, mine=mine)) == expected
 
 
+def objref(kind: int = 0) -> Expression:
+    return made("objref", a1=number(kind)) if kind else made("objref", a3=number(1), a4=b"map\0")
+
+
+@pytest.mark.parametrize(
+    ("expression", "certain"),
+    [
+        (objref(1), True),  # a counter
+        (objref(3), True),  # a helper of connection tracking
+        (objref(2), False),  # a quota
+        (objref(4), False),  # a limit
+        (objref(5), False),  # a number of connections
+        (objref(), False),  # by a map, which may not have the key
+        (made("dynset", a1=b"met\0", a3=number(0)), False),  # the set may be full
+        (made("dynset", a1=b"met\0", a3=number(2)), True),  # delete
+        (made("tproxy", a1=number(2)), False),  # there may be no such socket
+    ],
+)
+def test_expressions_that_may_end_a_rule_make_it_uncertain(
+    expression: Expression, certain: bool
+) -> None:
+    assert blamed(ruleset((expression, DROP), drops=True))[0] == (1, certain)
+
+
+def test_proxy_that_decides_by_its_socket_is_unknown() -> None:
+    rules = ruleset((made("target", a1=b"TPROXY\0"),), (DROP,))
+    assert blamed(rules) == [(1, False), (2, False)]
+
+
+SYN6 = Packet("2001:db8::1", 40000, "2001:db8::2", 80)
+
+
+@pytest.mark.parametrize(
+    ("family", "packet", "to"),
+    [
+        (2, SYN, To("192.0.2.9", 0)),
+        (2, SYN6, None),
+        (10, SYN, None),
+        (10, SYN6, To("2001:db8::9", 0)),
+    ],
+)
+def test_translation_of_the_other_version_is_passed_over(
+    family: int, packet: Packet, to: To | None
+) -> None:
+    own = ip_address("192.0.2.9" if family == 2 else "2001:db8::9").packed
+    stored = made("immediate", a1=number(1), a2=value(own))
+    nat = made("nat", a1=number(1), a2=number(family), a3=number(1))
+    rules = Rule(1, 1, (stored, nat), None), Rule(2, 2, (DROP,), None)
+    base = Chain("inet", "t", "c", "nat", OUTPUT, -100, False, None, rules)
+    found = firewall.translations(Ruleset({("inet", "t", "c"): base}), OUTPUT, packet)
+    assert [each.to for each in found.translations] == ([to] if to else [])
+
+
+def test_ports_are_translated_for_both_versions() -> None:
+    stored = made("immediate", a1=number(1), a2=value(struct.pack("!H", 8080)))
+    nat = made("nat", a1=number(1), a2=number(1), a5=number(1))
+    base = Chain(
+        "inet", "t", "c", "nat", OUTPUT, 0, False, None, (Rule(1, 1, (stored, nat), None),)
+    )
+    for packet in (SYN, SYN6):
+        found = firewall.translations(Ruleset({("inet", "t", "c"): base}), OUTPUT, packet)
+        assert [(each.to, each.certain) for each in found.translations] == [(To("", 8080), True)]
+
+
+def test_rules_that_are_too_many_are_unknown_after_a_bound() -> None:
+    jumps = 6
+    chains = {
+        f"c{n}": Chain(
+            "ip",
+            "filter",
+            f"c{n}",
+            "",
+            -1,
+            0,
+            False,
+            None,
+            tuple(Rule(k, k, (UNKNOWN, verdict(-3, f"c{n + 1}")), None) for k in range(1, 11)),
+        )
+        for n in range(jumps)
+    }
+    last = Rule(1, 1, (*port(80), ACCEPT), None)
+    chains[f"c{jumps}"] = Chain("ip", "filter", f"c{jumps}", "", -1, 0, False, None, (last,))
+    rules = ruleset((UNKNOWN, verdict(-3, "c0")), (DROP,))
+    led = {("ip", "filter", name): chain for name, chain in chains.items()}
+    rules = replace(rules, chains={**rules.chains, **led})
+    found = firewall.denials(rules, INPUT, SYN, budget=Budget(1_000))
+    assert found.unread == ("there are too many rules to look at",)
+    assert not any(each.certain for each in found.denials)
+    assert any(each.elsewhere for each in found.denials)
+    assert len(found.denials) < 20
+    assert blamed(ruleset(*((UNKNOWN, RETURN),) * 100, (DROP,))) == [(101, False)]
+
+
+def test_elements_of_sets_count_as_rules_do() -> None:
+    elements = tuple(Element(number(n), number(n)) for n in range(1_000))
+    lookup = made("lookup", a1=b"many\0", a2=number(1))
+    rules = replace(
+        ruleset((lookup, DROP)), sets={("ip", "filter", "many"): Set(4, elements=elements)}
+    )
+    found = firewall.denials(rules, INPUT, SYN, budget=Budget(500))
+    assert found.unread == ("there are too many rules to look at",)
+    assert [each.certain for each in found.denials] == [False]
+
+
 def test_policy_applies_to_what_no_rule_takes() -> None:
     assert blamed(ruleset((*port(81), ACCEPT), drops=True)) == [(0, True)]
     assert blamed(ruleset((*port(80), ACCEPT), drops=True)) == []
@@ -271,6 +426,19 @@ def test_conntrack_state_is_unknown_after_notrack() -> None:
         off = Rule(9, 1, (*port(port_of_rule), made("notrack")), None)
         raw = Chain("ip", "filter", "raw", "filter", firewall.PREROUTING, -300, False, None, (off,))
         assert blamed(ruleset(*state, raw=raw)) == [(2, certain)]
+
+
+@pytest.mark.parametrize(
+    ("hook", "priority", "certain"),
+    [(OUTPUT, -300, False), (OUTPUT, -200, False), (OUTPUT, -150, True), (INPUT, -300, True)],
+)
+def test_conntrack_state_is_unknown_before_connection_tracking(
+    hook: int, priority: int, certain: bool
+) -> None:
+    rules = Rule(1, 1, (*ESTABLISHED, ACCEPT), None), Rule(2, 2, (DROP,), None)
+    base = Chain("ip", "t", "c", "filter", hook, priority, False, None, rules)
+    found = firewall.denials(Ruleset({("ip", "t", "c"): base}), hook, SYN).denials
+    assert [(each.rule, each.certain) for each in found] == [(rules[1], certain)]
 
 
 def translates(*rules: tuple[Expression, ...], **more: Chain) -> bool:
