@@ -299,12 +299,21 @@ class Evaluation:
 
     def _load(self, name: str, number: Mapping[int, int]) -> None:
         if 1 not in number:  # it sets something of the packet
+            if name == "payload":
+                self._written(number)
             return
         loaded = self._loaded(name, number)
         if loaded is None:
             self._registers.forget(number[1])
         else:
             self._registers.store(number[1], *loaded)
+
+    def _written(self, number: Mapping[int, int]) -> None:
+        """Note that a part of a header is changed, and is not known from there on."""
+        base, start = number.get(2, 0), number.get(3, 0)
+        header, known = self._headers.get(base, (b"", b""))
+        size = min(number.get(4, 0), max(len(known) - start, 0))
+        self._headers[base] = header, known[:start] + bytes(size) + known[start + size :]
 
     def _loaded(self, name: str, number: Mapping[int, int]) -> Partial | None:
         if name == "payload":

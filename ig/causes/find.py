@@ -7,6 +7,7 @@ namespaces in a thread of its own, and changes nothing.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
@@ -18,6 +19,8 @@ from ig.container import Change, Container
 from ig.containers.holdings import FORMER
 from ig.containers.store import Identity, identity_of
 from ig.kernel import netns, nftables
+
+_AGAIN = 0.2  # seconds between two walks over all processes
 
 _Containers = Callable[[], Iterable[Container]]
 
@@ -64,9 +67,10 @@ class Causes:
 
         Its `owners` are also those of the network namespaces `places`.
         """
-        if self._places is None or self._places.stale or attempt.netns not in self._known:
-            self._places = Places()
-        collector = Collector(self._places, self._containers(), self._host, self._ended)
+        known = self._places
+        if known is None or known.stale or self._is_unknown(attempt, known):
+            known = self._places = Places()
+        collector = Collector(known, self._containers(), self._host, self._ended)
         return collector.collect(attempt, before, places)
 
     def counters(self) -> Counters:
@@ -74,9 +78,16 @@ class Causes:
         self._places = Places()
         return {each: read.counters() for each, read in self._places.each(nftables.read)}
 
-    @property
-    def _known(self) -> Iterable[int]:
-        return self._places.namespaces if self._places else ()
+    def _is_unknown(self, attempt: Attempt, places: Places) -> bool:
+        """Return whether the attempt's namespace must be looked for, not too soon again.
+
+        One that was not found when the attempt had ended is gone.
+        """
+        ended = attempt.moment + attempt.latency if attempt.moment else time.time_ns()
+        if attempt.netns in places.namespaces or places.moment > ended:
+            return False
+        time.sleep(max(0.0, _AGAIN - places.age))
+        return True
 
     def _ended(self, address: str) -> Container | None:
         with self._lock:

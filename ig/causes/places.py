@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,8 +79,12 @@ class Places:
     """The network namespaces that exist now; one thread at a time may ask."""
 
     def __init__(self) -> None:
+        self.moment = time.time_ns()
+        """When it was looked for them, in ns since the epoch."""
         self._found = netns.find()
         self._until = time.monotonic() + _FRESH
+        self._partly = False
+        """Whether a namespace has more interfaces, or addresses, than are read."""
         self._interfaces: Cache[int, tuple[Interface, ...]] = Cache(self._asked_interfaces)
 
     @property
@@ -88,14 +93,19 @@ class Places:
         return time.monotonic() > self._until
 
     @property
+    def age(self) -> float:
+        """Return the seconds since it was looked for them."""
+        return time.monotonic() - self._until + _FRESH
+
+    @property
     def namespaces(self) -> dict[int, Namespace]:
         """Return the namespaces by id."""
         return self._found.namespaces
 
     @property
     def complete(self) -> bool:
-        """Whether all namespaces of this host are among them."""
-        return self._found.complete and self._found.all_processes
+        """Whether all namespaces of this host, and their interfaces, are among them."""
+        return self._found.complete and self._found.all_processes and not self._partly
 
     def inside(self, identifier: int, act: Callable[[], Result]) -> Result:
         """Return what `act` returns in a namespace. Raises Unreachable, OSError."""
@@ -153,7 +163,10 @@ class Places:
     def _asked_interfaces(self, identifier: int) -> tuple[Interface, ...]:
         try:
             return tuple(self.inside(identifier, routes.interfaces))
-        except (Unreachable, OSError):
+        except OSError as error:
+            self._partly |= error.errno == errno.EMSGSIZE
+            return ()
+        except Unreachable:
             return ()
 
     def listeners(self, identifier: int) -> tuple[Listener, ...]:

@@ -41,7 +41,7 @@ class Rules:
             try:
                 found = self.places.inside(netns, lambda: nftables.read(with_sets=True))
             except (Unreachable, OSError) as error:
-                found = Ruleset({}, str(error))
+                found = Ruleset({}, str(error), "nftables")
             links = {each.name: each.index for each in self.places.interfaces(netns)}
             self._read[netns] = replace(found, interfaces=links)
             if found.unread:
@@ -86,17 +86,19 @@ class Translations:
         if to is not None and (changed := self._changed(netns, hook, packet, to)):
             how = how or found.translations[-1].words
             return replace(changed, translated=True), f"{where}, by {how}"
-        if found.translations or service:
-            self._doubts(where, found, service)
+        if found.translations or service or ruleset.hides:
+            self._doubts(where, found, service, ruleset.hides)
         return packet, ""
 
-    def _doubts(self, where: str, found: Verdicts, service: ipvs.Service | None) -> None:
+    def _doubts(
+        self, where: str, found: Verdicts, service: ipvs.Service | None, hides: str
+    ) -> None:
         known = [each.to for each in found.translations if each.to and each.to.address]
         known += [To(*each) for each in service.servers] if service else []
         places = list(dict.fromkeys(f"{_bracketed(to.address)}:{to.port}" for to in sorted(known)))
         more = ", …" if len(places) > _NAMED else ""
         named = f", to one of {', '.join(places[:_NAMED])}{more}" if len(places) > 1 else ""
-        how = "IPVS" if service else "nftables"
+        how = "IPVS" if service else "nftables" if found.translations else hides
         self.doubt = self.doubt or f"by {how}, {where}{named}"
 
     def _changed(self, netns: int, hook: int, packet: Packet, to: To) -> Packet | None:

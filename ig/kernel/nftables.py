@@ -6,6 +6,7 @@ Source: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h, net/netfilter/
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,12 @@ _SUBSYSTEM = 10 << 8
 _NEWCHAIN, _GETCHAIN, _NEWRULE, _GETRULE = (_SUBSYSTEM | number for number in (3, 4, 6, 7))
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
 """The families whose rules see a TCP segment of this host on its way through IP."""
+_BESIDE = {5: "netdev", 7: "bridge"}
+_INET, _INGRESS = 1, 5  # NFPROTO_INET, NF_INET_INGRESS
+_ABSENT = (errno.EINVAL, errno.EPROTONOSUPPORT)
+"""Errors where the kernel has no nftables."""
+_MOST = 16 << 20
+"""The bytes that are read of chains, and of rules: some 30,000 rules."""
 _OFFSET = 4  # the attributes come after struct nfgenmsg
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE, _CHAIN_COUNTERS = (
     1,
@@ -35,6 +42,8 @@ _PACKETS = 2
 _LOOKUP_SET = 1
 _LEGACY = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
 
+Answer = tuple[int, bytes]
+"""Of netlink: its type, and what follows its header."""
 Key = tuple[str, str, str, int]
 """What counts packets: family, table, chain, and the rule's handle, 0 for the chain's policy."""
 
@@ -86,6 +95,8 @@ class Ruleset:
     """By family, table and name."""
     unread: str = ""
     """Why rules are missing, "" if none are known to be."""
+    hides: str = ""
+    """What has rules that are missing and may translate addresses, in words."""
     sets: Mapping[Name, Set] = field(default_factory=dict)
     """Those that rules look something up in, where they were asked for."""
     interfaces: Mapping[str, int] = field(default_factory=dict)
@@ -105,13 +116,19 @@ class Ruleset:
 
 def read(with_sets: bool = False) -> Ruleset:
     """Return the rules of this thread's namespace; without any where there is no nftables."""
-    unread = _legacy()
+    legacy = _legacy()
+    unread = f"iptables-legacy has tables ({', '.join(legacy)})" if legacy else ""
+    hides = "iptables-legacy" if "nat" in legacy else ""
     body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
     try:
-        chains = netlink.ask(netlink.NETFILTER, _GETCHAIN, body, dump=True)
-        rules = netlink.ask(netlink.NETFILTER, _GETRULE, body, dump=True) if chains else []
+        chains = netlink.ask(netlink.NETFILTER, _GETCHAIN, body, dump=True, most=_MOST)
+        rules = (
+            netlink.ask(netlink.NETFILTER, _GETRULE, body, dump=True, most=_MOST) if chains else []
+        )
     except OSError as error:
-        return Ruleset({}, unread or f"nftables: {error.strerror or error}")
+        hides = hides or ("" if error.errno in _ABSENT else "nftables")
+        return Ruleset({}, unread or f"nftables: {error.strerror or error}", hides)
+    unread = "; ".join(filter(None, (unread, _passed_over(chains, rules))))
     by_chain: dict[tuple[str, str, str], list[Rule]] = {}
     for kind, answer in rules:
         parts = netlink.attributes(answer, _OFFSET)
@@ -126,11 +143,31 @@ def read(with_sets: bool = False) -> Ruleset:
             made = _chain(_FAMILIES[answer[0]], netlink.attributes(answer, _OFFSET), by_chain)
             found[(made.family, made.table, made.name)] = made
     if not with_sets:
-        return Ruleset(found, unread)
+        return Ruleset(found, unread, hides)
     try:
-        return Ruleset(found, unread, nftables_sets.read(_FAMILIES, _looked_up(found.values())))
+        sets = nftables_sets.read(_FAMILIES, _looked_up(found.values()))
     except OSError as error:
-        return Ruleset(found, unread or f"sets of nftables: {error.strerror or error}")
+        return Ruleset(found, unread or f"sets of nftables: {error.strerror or error}", hides)
+    return Ruleset(found, unread, hides, sets)
+
+
+def _passed_over(chains: Iterable[Answer], rules: Iterable[Answer]) -> str:
+    """Return which tables see segments beside IP's hooks, as a phrase: at devices and bridges."""
+    filled = set()
+    for _, answer in rules:
+        parts = netlink.attributes(answer, _OFFSET)
+        filled.add((answer[0], netlink.text(parts.get(_RULE_TABLE, b""))))
+    tables = set()
+    for kind, answer in chains:
+        parts = netlink.attributes(answer, _OFFSET)
+        hook = netlink.attributes(parts.get(_CHAIN_HOOK, b"")).get(_HOOK_NUMBER, b"")
+        family, table = answer[0], netlink.text(parts.get(_CHAIN_TABLE, b""))
+        ingress = family == _INET and netlink.network_number(hook) == _INGRESS
+        drops = _CHAIN_POLICY in parts and netlink.network_number(parts[_CHAIN_POLICY]) == 0
+        beside = ingress or family in _BESIDE
+        if kind == _NEWCHAIN and hook and beside and (drops or (family, table) in filled):
+            tables.add(f"{_BESIDE.get(family, 'inet (ingress)')} {table}")
+    return f"tables are not evaluated ({', '.join(sorted(tables))})" if tables else ""
 
 
 def _looked_up(chains: Iterable[Chain]) -> set[Name]:
@@ -176,8 +213,8 @@ def _rule(parts: Attributes, place: int) -> Rule:
     return Rule(handle, place, tuple(expressions), packets)
 
 
-def _legacy() -> str:
-    """Return which tables of iptables-legacy there are, as a phrase."""
+def _legacy() -> list[str]:
+    """Return which tables of iptables-legacy there are."""
     names: list[str] = []
     for path in _LEGACY:
         try:
@@ -185,4 +222,4 @@ def _legacy() -> str:
                 names += file.read().split()
         except OSError:
             continue
-    return f"iptables-legacy has tables ({', '.join(sorted(set(names)))})" if names else ""
+    return sorted(set(names))

@@ -72,7 +72,7 @@ def read(families: Mapping[int, str], wanted: Collection[Name]) -> dict[Name, Se
     body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
     found: dict[Name, Set] = {}
     left = _MOST_OF_ALL
-    for kind, answer in netlink.ask(netlink.NETFILTER, _GETSET, body, dump=True):
+    for kind, answer in netlink.ask(netlink.NETFILTER, _GETSET, body, True, _MOST_OF_ALL):
         parts = netlink.attributes(answer, _OFFSET)
         family = families.get(answer[0], "")
         name = family, netlink.text(parts.get(_TABLE, b"")), netlink.text(parts.get(_NAME, b""))

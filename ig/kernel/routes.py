@@ -59,6 +59,8 @@ _address = struct.Struct("=BBBBI")
 _link = struct.Struct("=BxHiII")
 _index = struct.Struct("=I")
 _UP, _POINT_TO_POINT, _NO_ARP = 1, 0x10, 0x80  # IFF_UP, …
+_MOST = 16 << 20
+"""The bytes that are read of interfaces, of addresses, and of routes."""
 _TUNNELS = frozenset(
     {"tun", "vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "bareudp", "l2tpeth"}
 )
@@ -194,7 +196,7 @@ def _refusing(address: str) -> str:
     wanted = ip_address(address.partition("%")[0])
     body = _route.pack(_family(wanted.packed), 0, 0, 0, 0, 0, 0, 0, 0)
     try:
-        answers = netlink.ask(netlink.ROUTE, _GETROUTE, body, dump=True)
+        answers = netlink.ask(netlink.ROUTE, _GETROUTE, body, dump=True, most=_MOST)
     except OSError:
         return ""
     best = (-1, "")
@@ -211,11 +213,18 @@ def _refusing(address: str) -> str:
 def neighbour(address: str, interface: int) -> Neighbour | None:
     """Return what is known of a neighbour on an interface, None if nothing. Raises OSError."""
     packed = ip_address(address.partition("%")[0]).packed
-    body = _neighbour.pack(_family(packed), 0, 0, 0, 0)
-    for kind, answer in netlink.ask(netlink.ROUTE, _GETNEIGH, body, dump=True):
-        _, index, state, _, _ = _neighbour.unpack_from(answer)
+    body = _neighbour.pack(_family(packed), interface, 0, 0, 0)
+    body += netlink.attribute(_NDA_DST, packed)
+    try:
+        answers = netlink.ask(netlink.ROUTE, _GETNEIGH, body)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    for kind, answer in answers:
+        _, _, state, _, _ = _neighbour.unpack_from(answer)
         found = netlink.attributes(answer, _neighbour.size)
-        if kind == _NEWNEIGH and index == interface and found.get(_NDA_DST) == packed:
+        if kind == _NEWNEIGH:
             return Neighbour(_STATES.get(state, f"{state:#x}"), found.get(_NDA_LLADDR, b""))
     return None
 
@@ -223,7 +232,7 @@ def neighbour(address: str, interface: int) -> Neighbour | None:
 def interfaces() -> Sequence[Interface]:
     """Return the interfaces of this namespace with their addresses. Raises OSError."""
     found: dict[int, Interface] = {}
-    for kind, answer in netlink.ask(netlink.ROUTE, _GETLINK, bytes(_link.size), dump=True):
+    for kind, answer in netlink.ask(netlink.ROUTE, _GETLINK, bytes(_link.size), True, _MOST):
         if kind == _NEWLINK:
             _, _, index, flags, _ = _link.unpack_from(answer)
             attributes = netlink.attributes(answer, _link.size)
@@ -233,7 +242,7 @@ def interfaces() -> Sequence[Interface]:
             tunnel = netlink.text(info.get(_IFLA_INFO_KIND, b"")) in _TUNNELS
             tunnel |= bool(flags & (_POINT_TO_POINT | _NO_ARP))
             found[index] = Interface(index, name, mac, bool(flags & _UP), tunnel)
-    for kind, answer in netlink.ask(netlink.ROUTE, _GETADDR, bytes(_address.size), dump=True):
+    for kind, answer in netlink.ask(netlink.ROUTE, _GETADDR, bytes(_address.size), True, _MOST):
         if kind == _NEWADDR:
             *_, index = _address.unpack_from(answer)
             attributes = netlink.attributes(answer, _address.size)

@@ -32,7 +32,8 @@ table inet t {{
         tcp dport 30 {ip} saddr != @hosts drop
         tcp dport 31 {ip} saddr @hosts drop
         tcp dport vmap @verdicts
-        iifname vmap {{ "lo" : accept, "dummy*" : drop }}
+        tcp dport 80 iifname vmap {{ "lo" : accept, "igt*" : drop }}
+        tcp dport 81 iifname vmap {{ "lo" : drop, "igt" : drop }}
         ct state vmap {{ established : accept, invalid : drop, related : accept }}
         tcp dport 41 drop
         tcp dport {{ 50-59, 70 }} reject with tcp reset
@@ -47,7 +48,11 @@ def test_sets_and_maps_are_evaluated(new_namespace: Callable[[], Namespace], ver
     here, there = linked(new_namespace)
     words = {"kind": KIND, "net": NET, "other": OTHER, "near": NEAR, "ip": IP}
     nft(there, TABLE.format(**{name: values[version] for name, values in words.items()}))
-    dropped, allowed, rejected = (12, 15, 22, 31, 40), (9, 10, 30, 41, 42, 60, 69), (50, 59, 70)
+    dropped, allowed, rejected = (
+        (12, 15, 22, 31, 40, 80),
+        (9, 10, 30, 41, 42, 60, 69, 81),
+        (50, 59, 70),
+    )
     expected = dict.fromkeys(dropped, ("unanswered", "firewall-drop-in", "likely"))
     expected |= dict.fromkeys(allowed, ("refused", "no-listener", "likely"))
     expected |= dict.fromkeys(rejected, ("refused", "firewall-reject", "likely"))

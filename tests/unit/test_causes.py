@@ -256,6 +256,21 @@ def test_rules_are_blamed_as_far_as_they_are_understood(
     assert blamed(ruleset(*rules, mine=mine)) == expected
 
 
+def test_socket_forgets_its_register() -> None:
+    load, compare = port(81)
+    socket_mark = made("socket", a1=number(1), a2=number(1))
+    assert blamed(ruleset((load, socket_mark, compare, DROP))) == [(1, False)]
+
+
+def test_header_that_a_rule_writes_is_not_known_from_there_on() -> None:
+    write = made("payload", a2=number(2), a3=number(2), a4=number(2), a5=number(1))
+    new = made("immediate", a1=number(1), a2=value(struct.pack("!H", 81)))
+    rules = (*port(80), new, write), (*port(80), ACCEPT), (*port(81), DROP), (*port(82), DROP)
+    assert blamed(ruleset(*rules)) == [(3, False), (4, False)]
+    never = (*port(79), new, write), *rules[1:]
+    assert blamed(ruleset(*never)) == []
+
+
 def objref(kind: int = 0) -> Expression:
     return made("objref", a1=number(kind)) if kind else made("objref", a3=number(1), a4=b"map\0")
 
