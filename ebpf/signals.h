@@ -22,6 +22,7 @@ KERNEL_TRACEPOINT(icmp_send)
 #define TCP_ACK 0x10
 #define RESET_RECEIVED 1
 #define RESET_SENT 2
+#define LEAVING 4		/* it was dropped before it left the network namespace that it was made in */
 
 /* Why the kernel dropped a segment: its own names, which it numbers anew in each version. */
 enum drop {
@@ -40,11 +41,11 @@ KERNEL_CASES(skb_drop_reason, SKB_DROP_REASON_,
 enum segment_kind { NO_SEGMENT, SYN_SEGMENT, ANSWER_SEGMENT };
 
 struct signals {
-	u32 drop_netns;		/* where a segment was dropped last; 0 if unknown */
+	u32 drop_netns;		/* where segments were dropped last; 0 if unknown */
 	u32 answer_netns;	/* where this host's kernel answered the SYN by a reset or an ICMP error; 0 if it did not */
 	u16 server_port;	/* where the SYN was dropped or answered, its destination port there: it may be translated */
-	u8 drop, dropped;	/* enum drop, enum segment_kind */
-	u8 leaving;		/* 1 if it was dropped before it left the network namespace that it was made in */
+	u8 drop, dropped;	/* enum drop; enum segment_kind and LEAVING */
+	u8 drops;		/* how many were dropped there for that reason, one after the other; 255: or more */
 	u8 icmp_type, icmp_code;
 	u8 reset;		/* 1: a reset was received, 2: this host's kernel sent one, 3: both */
 };
@@ -184,7 +185,8 @@ int raw_tp__kfree_skb(struct { u64 skb, location, reason; } *ctx)
 	struct sk_buff *skb = (void *)ctx->skb;
 	struct segment segment = {};
 	struct signals *signals;
-	u8 drop;
+	u32 netns;
+	u8 drop, leaving;
 
 	if (!CONNECTS || !HAVE_enum_skb_drop_reason)
 		return 0;
@@ -194,10 +196,15 @@ int raw_tp__kfree_skb(struct { u64 skb, location, reason; } *ctx)
 	signals = signals_of(&segment);
 	if (!signals)
 		return 0;
-	signals->leaving = !READ(skb, skb_iif);
-	signals->drop_netns = netns_of(skb, signals->leaving);
+	leaving = !READ(skb, skb_iif);
+	netns = netns_of(skb, leaving);
+	if (signals->drop != drop || signals->drop_netns != netns)
+		signals->drops = 0;
+	if (signals->drops < 255)
+		signals->drops++;
+	signals->drop_netns = netns;
 	signals->server_port = segment.dport;
-	signals->dropped = segment.kind;
+	signals->dropped = segment.kind | (leaving ? LEAVING : 0);
 	signals->drop = drop;
 	return 0;
 }

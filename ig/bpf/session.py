@@ -135,6 +135,10 @@ class Source:
         """Return how often the kernel has skipped a program of signals (see SIGNAL_HOOK)."""
         return sum(map(recursion_misses, self._probes.signals))
 
+    def signals_are_complete(self) -> bool:
+        """Return whether the kernel gives reasons for its drops, and skipped no signal so far."""
+        return self._probes.tracepoints.get("kfree_skb", False) and not self.missed_signals()
+
     def _counter(self, name: str) -> int:
         names = list(self._losses)
         return self._counters[names.index(name)] if name in names else 0

@@ -13,7 +13,8 @@ from ig.causes.judge import judge
 
 RECEIVED, SENT = 1, 2
 """Bits of a reset: received by the near end, sent by this host's kernel."""
-SYN, ANSWER = 1, 2
+SYN, ANSWER, LEAVING = 1, 2, 4
+"""What was dropped; and the bit that is set if it had not left its network namespace."""
 _PORT_UNREACHABLE = (3, 3)  # ICMP type and code: TCP answers a closed port by a reset, never so
 _SILENT = frozenset({"timed-out", "unanswered", "abandoned"})
 _LOST = _SILENT | {"unreachable", "failed"}
@@ -76,6 +77,15 @@ class Signals(NamedTuple):
     """The type and code of this host's ICMP error."""
     reset: int = 0
     """RECEIVED, SENT, both or none."""
+    drops: int = 0
+    """How many segments were dropped there for that reason, one after the other."""
+
+    def every_syn(self, attempt: Attempt, retransmits: int) -> bool:
+        """Return whether each SYN that was sent, or its answer, was dropped there.
+
+        One that is `unanswered` was reported before its last SYN was sent.
+        """
+        return self.drops >= retransmits + (attempt.outcome != "unanswered")
 
     @property
     def netns(self) -> int:
@@ -93,20 +103,23 @@ def find(
     owner: Owner,
     evidence: Evidence | None,
     retransmits: int = 0,
+    *,
+    complete: bool = True,
 ) -> Cause | None:
     """Return why an attempt failed, or was slow; None where nothing shows it.
 
-    `evidence` is None where the host was not looked at.
+    `evidence` is None where the host was not looked at. `complete` is whether the kernel has
+    reasons for its drops, and missed no signal.
     """
     if attempt.outcome == "established":
-        return _slow(attempt, signals, owner, evidence, retransmits)
+        return _slow(attempt, signals, owner, evidence, retransmits, complete=complete)
     likely = judge(attempt, evidence) if evidence else None
     if likely and likely.kind == "local-port-exhausted":
         return likely  # with figures
     return (
         _called(attempt, owner)
-        or _dropped(attempt, signals, owner, likely)
-        or _answered(attempt, signals, owner, likely)
+        or _dropped(attempt, signals, owner, likely, evidence=evidence, retransmits=retransmits)
+        or _answered(attempt, signals, owner, likely, evidence)
         or likely
         or _given_up(attempt, owner)
     )
@@ -130,36 +143,66 @@ def _called(attempt: Attempt, owner: Owner) -> Cause | None:
 
 
 def _dropped(
-    attempt: Attempt, signals: Signals, owner: Owner, likely: Cause | None
+    attempt: Attempt,
+    signals: Signals,
+    owner: Owner,
+    likely: Cause | None,
+    *,
+    evidence: Evidence | None,
+    retransmits: int,
 ) -> Cause | None:
     """Return the cause where a segment was dropped."""
     where = _place(signals.drop_netns, owner)
+    confidence = SEEN if signals.every_syn(attempt, retransmits) else LIKELY
     if signals.drop == "NETFILTER_DROP":
-        return _firewall(attempt, signals, where, likely)
+        if attempt.outcome in ("refused", "unreachable") or any(signals.icmp) or signals.reset:
+            if likely and likely.kind == "firewall-reject" and likely.where == where:
+                return replace(likely, confidence=SEEN)
+            return None if _by_ipvs(evidence) else _rejected(signals, where, likely, retransmits)
+        return _firewall(signals, where, likely, confidence)
     if signals.drop == "NO_SOCKET":
         return _no_listener(attempt, signals, where, likely)
     kind, by = _DROPS.get(signals.drop, ("", ""))
     if not kind or attempt.outcome not in _LOST:
         return None
     if likely and (kind == likely.kind or likely.kind in _SAME.get(kind, ())):
-        return replace(likely, confidence=SEEN)
-    return Cause(kind, where, f"{_words(signals)} by {by} ({signals.drop})", SEEN)
+        return replace(likely, confidence=confidence)
+    return Cause(kind, where, f"{_words(signals)} by {by} ({signals.drop})", confidence)
 
 
 _SAME = {"neighbour": ("container-gone",), "accept-queue-full": ("container-paused",)}
 
 
-def _firewall(attempt: Attempt, signals: Signals, where: str, likely: Cause | None) -> Cause:
-    answered = attempt.outcome in ("refused", "unreachable") or any(signals.icmp) or signals.reset
+_NETFILTER = "netfilter (a rule, connection tracking or IPVS)"
+
+
+def _firewall(signals: Signals, where: str, likely: Cause | None, confidence: str) -> Cause:
     kind = "firewall-drop-out" if signals.leaving else "firewall-drop-in"
-    if answered:
-        kind = "firewall-reject"
     # The kernel limits the rate of ICMP errors: a rule that rejects may have only dropped it.
     if likely and likely.kind in (kind, "firewall-reject") and likely.where == where:
-        return replace(likely, confidence=SEEN)
-    how = " and answered" if answered else ""
-    detail = f"{_words(signals)}{how} by this host's firewall (NETFILTER_DROP)"
-    return Cause(kind, where, detail, SEEN)
+        return replace(likely, confidence=confidence)
+    detail = f"{_words(signals)} by {_NETFILTER} (NETFILTER_DROP)"
+    return Cause(kind, where, detail, confidence)
+
+
+def _rejected(signals: Signals, where: str, likely: Cause | None, retransmits: int) -> Cause | None:
+    """Return the cause of an attempt that was answered, where no rule is known to have done so.
+
+    With repeated SYNs, what was dropped need not be what was answered.
+    """
+    if retransmits and (likely or signals.reset & SENT):
+        return None
+    sure = signals.reset == RECEIVED and not retransmits  # IPVS sends ICMP errors, no resets
+    detail = f"{_words(signals)} and answered by {_NETFILTER} (NETFILTER_DROP)"
+    return Cause("firewall-reject", where, detail, SEEN if sure else LIKELY)
+
+
+def _by_ipvs(evidence: Evidence | None) -> bool:
+    """Return whether IPVS has a service there: it answers where that has no server."""
+    if evidence is None:
+        return False
+    by = (hop.by for hop in evidence.way.translations)
+    return evidence.doubt.startswith("by IPVS,") or any(each.endswith(", by IPVS") for each in by)
 
 
 def _no_listener(
@@ -173,14 +216,21 @@ def _no_listener(
 
 
 def _answered(
-    attempt: Attempt, signals: Signals, owner: Owner, likely: Cause | None
+    attempt: Attempt,
+    signals: Signals,
+    owner: Owner,
+    likely: Cause | None,
+    evidence: Evidence | None,
 ) -> Cause | None:
     """Return the cause where this host's kernel has answered."""
     where = _place(signals.answer_netns, owner)
     if signals.reset & SENT:
         return _no_listener(attempt, signals, where, likely)
     if signals.icmp == _PORT_UNREACHABLE:
-        return Cause("firewall-reject", where, "answered by an ICMP error of a rule", SEEN)
+        if likely and likely.kind == "firewall-reject" and likely.where == where:
+            return replace(likely, confidence=SEEN)
+        detail = "answered by an ICMP error of netfilter (a rule, or IPVS)"
+        return likely if _by_ipvs(evidence) else Cause("firewall-reject", where, detail, LIKELY)
     if any(signals.icmp) and likely and likely.kind in ("route", "neighbour", "container-gone"):
         return replace(likely, confidence=SEEN)
     return None
@@ -199,20 +249,25 @@ def _slow(
     owner: Owner,
     evidence: Evidence | None,
     retransmits: int,
+    *,
+    complete: bool,
 ) -> Cause | None:
     if not retransmits:
         return None
     repeated = f"{retransmits} repeated SYN{'s' * (retransmits > 1)}"
     if signals.drop and signals.drop != "NO_SOCKET":
-        _, by = _DROPS.get(signals.drop, ("", "this host's firewall"))
+        _, by = _DROPS.get(signals.drop, ("", _NETFILTER))
         detail = f"{repeated}: {_words(signals)} by {by} ({signals.drop})"
-        return Cause("syn-lost-repeated", _place(signals.drop_netns, owner), detail, SEEN)
+        confidence = SEEN if signals.drops >= retransmits else LIKELY
+        return Cause("syn-lost-repeated", _place(signals.drop_netns, owner), detail, confidence)
     far = evidence.backend or evidence.far if evidence else None
     if far and far.taking and all(each.full for each in far.taking):
         detail = f"{repeated}: the accept queue of port {far.port} is full"
         return Cause("syn-lost-repeated", far.owner, detail, LIKELY)
-    detail = f"{repeated}: lost where this host does not see it, or answered late"
-    return Cause("syn-lost-repeated", attempt.address, detail, SEEN)
+    if complete and not signals.drop:
+        detail = f"{repeated}: lost where this host does not see it, or answered late"
+        return Cause("syn-lost-repeated", attempt.address, detail, SEEN)
+    return Cause("syn-lost-repeated", "", f"{repeated}: lost, or answered late", LIKELY)
 
 
 def _words(signals: Signals) -> str:
@@ -221,4 +276,4 @@ def _words(signals: Signals) -> str:
 
 
 def _place(netns: int, owner: Owner) -> str:
-    return owner(netns) if netns else "this host"
+    return owner(netns) if netns else ""

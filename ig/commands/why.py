@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from ig.bpf.session import Source
 from ig.causes.cause import Attempt, Cause
 from ig.causes.examiner import Answer, Examiner
 from ig.causes.find import Causes
-from ig.causes.signals import Signals, find
+from ig.causes.signals import LEAVING, Signals, find
 from ig.columns import STRINGS, enum_names
 from ig.commands.setup import EXAMINING
 from ig.container import Change
@@ -48,7 +48,7 @@ def explaining(sink: Sink, index: Index, source: Source) -> Iterator[Explained]:
     for container in index.containers():
         causes.on_change(Change("exists", container))
     examiner = Examiner(causes)
-    explained = Explained(sink, examiner)
+    explained = Explained(sink, examiner, source.signals_are_complete)
     try:
         yield explained
     finally:
@@ -71,8 +71,9 @@ class _Held:
 class Explained:
     """The sink that holds events until their causes are found, and passes them on in order."""
 
-    def __init__(self, sink: Sink, examiner: Examiner) -> None:
-        self._sink, self._examiner = sink, examiner
+    def __init__(self, sink: Sink, examiner: Examiner, complete: Callable[[], bool]) -> None:
+        """`complete` returns whether no signal was missed."""
+        self._sink, self._examiner, self._complete = sink, examiner, complete
         self.interval = sink.interval
         self._held: deque[_Held] = deque()
         self._bug_reported = False
@@ -145,13 +146,14 @@ class Explained:
     def _with_causes(self, held: _Held) -> Batch:
         count = len(held.batch)
         columns: dict[str, list[str]] = {f"cause_{part}": [""] * count for part in _PARTS}
+        complete = bool(held.answers) and self._complete()
         for place, answer in held.answers.items():
-            cause = self._cause(held.batch, place, answer)
+            cause = self._cause(held.batch, place, answer, complete)
             for part in _PARTS if cause else ():
                 columns[f"cause_{part}"][place] = getattr(cause, part)
         return held.batch.adding(columns)
 
-    def _cause(self, batch: Batch, place: int, answer: Answer) -> Cause | None:
+    def _cause(self, batch: Batch, place: int, answer: Answer, complete: bool) -> Cause | None:
         evidence = answer.evidence if answer.ready else None
         self.unexamined += evidence is None
         if self._examiner.bug and not self._bug_reported:
@@ -159,7 +161,7 @@ class Explained:
             say(f"warning: --why: this host was not looked at: {self._examiner.bug}")
         retransmits = batch.fields["retransmits"][place]
         attempt, signals = _attempt(batch, place), _signals(batch, place)
-        return find(attempt, signals, answer.owner, evidence, retransmits)
+        return find(attempt, signals, answer.owner, evidence, retransmits, complete=complete)
 
 
 def _unwell(batch: Batch) -> list[int]:
@@ -199,11 +201,12 @@ def _signals(batch: Batch, place: int) -> Signals:
     fields = dict(zip(_LAYOUT.names, values, strict=True))
     return Signals(
         _DROPS[fields["drop"]] if fields["drop"] else "",
-        fields["dropped"],
-        bool(fields["leaving"]),
+        fields["dropped"] & ~LEAVING,
+        bool(fields["dropped"] & LEAVING),
         fields["drop_netns"],
         fields["answer_netns"],
         fields["server_port"],
         (fields["icmp_type"], fields["icmp_code"]),
         fields["reset"],
+        fields["drops"],
     )

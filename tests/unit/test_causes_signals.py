@@ -5,8 +5,11 @@ import errno
 import pytest
 
 from ig.causes.cause import ADVICE, KINDS, Attempt
+from ig.causes.evidence import Evidence
 from ig.causes.signals import _DROPS, ANSWER, RECEIVED, SENT, SYN, Signals, find
+from ig.causes.way import Hop, Way
 from ig.columns import enum_names
+from ig.kernel.routes import Route
 
 NEAR, FAR = 1, 2
 NAMES = {NEAR: "container a", FAR: "container b"}
@@ -21,8 +24,8 @@ def kind_and_where(of: Attempt, signals: Signals, retransmits: int = 0) -> tuple
     return (found.kind, found.where) if found else None
 
 
-def drop(reason: str, dropped: int = SYN, leaving: bool = False) -> Signals:
-    return Signals(reason, dropped, leaving, NEAR if leaving else FAR, server_port=80)
+def drop(reason: str, dropped: int = SYN, leaving: bool = False, drops: int = 1) -> Signals:
+    return Signals(reason, dropped, leaving, NEAR if leaving else FAR, server_port=80, drops=drops)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +81,58 @@ def test_signals_have_a_kind_for_each_reason_that_is_reported() -> None:
     reasons = {name for name in enum_names("tcp_why.c", "drop") if name}
     assert reasons - {"NOT_DROPPED", "NETFILTER_DROP", "NO_SOCKET"} == _DROPS.keys()
     assert {kind for kind, _ in _DROPS.values()} <= KINDS.keys() == ADVICE.keys()
+
+
+def cause(of: Attempt, signals: Signals, retransmits: int, evidence: Evidence | None = None) -> str:
+    """Return the kind of the cause, and how sure it is."""
+    found = find(of, signals, NAMES.__getitem__, evidence, retransmits)
+    return f"{found.kind} {found.confidence}" if found else ""
+
+
+def test_signals_of_one_drop_among_several_syns_are_not_all_of_the_cause() -> None:
+    for reason, kind in (("NETFILTER_DROP", "firewall-drop-in"), ("QDISC_DROP", "dropped")):
+        assert cause(attempt("timed-out"), drop(reason), 0) == f"{kind} seen"
+        assert cause(attempt("timed-out"), drop(reason), 2) == f"{kind} likely"
+        assert cause(attempt("timed-out"), drop(reason, drops=3), 2) == f"{kind} seen"
+        # It is reported before its second SYN is sent.
+        assert cause(attempt("unanswered"), drop(reason), 1) == f"{kind} seen"
+    slow = attempt("established")
+    assert cause(slow, drop("NETFILTER_DROP"), 2) == "syn-lost-repeated likely"
+    assert cause(slow, drop("NETFILTER_DROP", drops=2), 2) == "syn-lost-repeated seen"
+
+
+def test_signals_of_a_drop_do_not_explain_who_refused_a_later_syn() -> None:
+    refused = attempt("refused", errno.ECONNREFUSED)
+    dropped = drop("NETFILTER_DROP")
+    elsewhere = Evidence("container a", Way((Hop(NEAR, Route("unicast"), ""),)))
+    assert cause(refused, dropped._replace(reset=RECEIVED), 0) == "firewall-reject seen"
+    assert cause(refused, dropped._replace(reset=RECEIVED), 1) == "firewall-reject likely"
+    assert cause(refused, dropped._replace(reset=RECEIVED), 1, elsewhere).startswith("peer-refused")
+    assert cause(refused, dropped._replace(reset=RECEIVED | SENT), 1) == "no-listener seen"
+
+
+def test_signals_of_netfilter_name_a_rule_only_where_one_is_known() -> None:
+    found = find(attempt("timed-out"), drop("NETFILTER_DROP"), NAMES.__getitem__, None)
+    assert found
+    assert "connection tracking or IPVS" in found.detail
+
+
+@pytest.mark.parametrize("dropped", ["", "NETFILTER_DROP"])
+def test_signals_of_an_icmp_error_may_be_those_of_ipvs(dropped: str) -> None:
+    signals = Signals(dropped, SYN, False, FAR, FAR, 80, (3, 3), drops=1)
+    assert cause(attempt("refused"), signals, 0) == "firewall-reject likely"
+    ipvs = Evidence("container a", Way(()), doubt="by IPVS, container b")
+    assert cause(attempt("refused"), signals, 0, ipvs) == ""
+
+
+def test_signals_without_a_known_namespace_are_in_none() -> None:
+    nowhere = drop("NETFILTER_DROP")._replace(drop_netns=0)
+    assert kind_and_where(attempt("timed-out"), nowhere) == ("firewall-drop-in", "")
+
+
+def test_signals_that_may_have_been_missed_leave_the_place_of_a_loss_open() -> None:
+    slow = attempt("established")
+    for complete, expected in ((True, ("192.0.2.2", "seen")), (False, ("", "likely"))):
+        found = find(slow, Signals(), NAMES.__getitem__, None, 1, complete=complete)
+        assert found
+        assert (found.where, found.confidence) == expected
