@@ -21,7 +21,7 @@ from tests.host.waiting import until
 
 NETWORK = {"4": "192.0.2.", "6": "2001:db8:2::"}
 ROUTED = {"4": "203.0.113.", "6": "2001:db8:113::"}
-PEER = {"4": "198.51.100.77", "6": "2001:db8:51::77"}
+PEER = {"4": "198.51.100.7", "6": "2001:db8:51::7"}
 PREFIX = {"4": "/32", "6": "/128"}
 TABLES = {"4": "iptables", "6": "ip6tables"}
 REASONS = has_drop_reasons()
@@ -123,7 +123,7 @@ def test_why_shows_routes_neighbours_and_peers(
         event = traced.attempt(here, f"{ROUTED[version]}{last}", 80)
         assert told(event) == ("failed", "route", "seen")
     here.peer("--answer", "reset")
-    assert told(traced.attempt(here, PEER[version], 80)) == ("refused", "peer-refused", "likely")
+    assert told(traced.attempt(here, PEER[version], 80)) == ("refused", "peer-refused", "seen")
     event = traced.attempt(here, f"{NETWORK[version]}9", 80)
     assert event["cause"]["kind"] == "neighbour"
     assert f"{NETWORK[version]}9" in event["cause"]["detail"]
@@ -177,7 +177,7 @@ def test_why_shows_what_a_slow_connect_waited_for(
     (event,) = traced.tracer.wait_for(
         lambda event: event["outcome"] == "established" and event["netns_id"] == here.inode
     )
-    assert told(event) == ("established", "syn-lost-repeated", "seen")
+    assert told(event) == ("established", "syn-lost-repeated", SEEN)
     if REASONS:
         assert event["cause"]["where"].startswith(f"network namespace {there.inode}")
         assert "NETFILTER_DROP" in event["cause"]["detail"]
