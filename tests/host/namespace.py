@@ -70,6 +70,9 @@ class Namespace:
         self.path = path or f"/run/netns/{self.name}"
         if self.name:
             subprocess.run(["ip", "netns", "add", self.name], check=True)
+            # An interface's first second: without a link-local address, a router asks no neighbour.
+            settings = (f"net.ipv6.conf.{each}.accept_dad=0" for each in ("all", "default"))
+            self.run("sysctl", "-e", "-q", "-w", *settings)
             self.ip("link", "set", "lo", "up")
 
     @classmethod

@@ -123,7 +123,7 @@ def test_why_shows_routes_neighbours_and_peers(
         event = traced.attempt(here, f"{ROUTED[version]}{last}", 80)
         assert told(event) == ("failed", "route", "seen")
     here.peer("--answer", "reset")
-    assert told(traced.attempt(here, PEER[version], 80)) == ("refused", "peer-refused", "seen")
+    assert told(traced.attempt(here, PEER[version], 80)) == ("refused", "peer-refused", "likely")
     event = traced.attempt(here, f"{NETWORK[version]}9", 80)
     assert event["cause"]["kind"] == "neighbour"
     assert f"{NETWORK[version]}9" in event["cause"]["detail"]
