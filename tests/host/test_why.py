@@ -135,7 +135,11 @@ def test_why_shows_silence_and_who_gave_up(namespace: Namespace, traced: Traced)
     assert told(event) == ("abandoned", "closed-by-caller", "seen")
     event = traced.attempt(namespace, PEER["4"], 80, "--syn-count", 1)
     assert told(event) == ("timed-out", "no-answer", "likely")
-    unanswered = [each for each in traced.tracer.events if each["outcome"] == "unanswered"]
+    unanswered = [
+        each
+        for each in traced.tracer.events
+        if each["outcome"] == "unanswered" and each["netns_id"] == namespace.inode
+    ]
     assert {each["cause"]["kind"] for each in unanswered} == {"no-answer"}
 
 
