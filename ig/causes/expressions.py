@@ -62,7 +62,7 @@ class Decision:
     """Whether it does; None where that is not understood."""
     verdict: str
     """drop, reject, accept, jump, goto, return; translate (the destination), mask (the source);
-    unknown: nobody can say."""
+    unknown: not evaluated."""
     chain: str = ""
     """Where it jumps or goes to."""
     to: To | None = None

@@ -169,7 +169,7 @@ class DisplayOptions:
         """Return the filters that look at no cause, and those that follow them."""
         return self.filters[: self._first], self.filters[self._first :]
 
-    def tell_withheld(self) -> None:
+    def report_withheld(self) -> None:
         """Report the number of events that were withheld, or had no row of their own, if any."""
         for each in self.stages:
             if isinstance(each, Summarize) and each.without_room:

@@ -124,7 +124,7 @@ def play(
         raise
     with _checked(played):
         sink.close()
-    display.tell_withheld()
+    display.report_withheld()
 
 
 def _takers(sink: Sink, options: Mapping[str, Any]) -> Mapping[str, Callable[[Any], None]]:

@@ -90,7 +90,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                 write_ready_file(options.get("ready_file"))
                 pipeline.run(options.get("timeout"))
                 hint.give_at_end(limit.passed)
-                display.tell_withheld()
+                display.report_withheld()
 
 
 @contextmanager

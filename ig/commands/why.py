@@ -54,7 +54,7 @@ def explaining(sink: Sink, index: Index, source: Source) -> Iterator[Explained]:
     finally:
         unsubscribe()
         examiner.close()
-        explained.tell_unexamined()
+        explained.report_unexamined()
         if missed := source.missed_signals():
             say(f"--why: the kernel skipped {missed} signals, of whatever connections")
 
@@ -124,7 +124,7 @@ class Explained:
         """Close the sink."""
         self._sink.close()
 
-    def tell_unexamined(self) -> None:
+    def report_unexamined(self) -> None:
         """Report how many causes may be missing."""
         if self.unexamined:
             say(

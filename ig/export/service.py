@@ -1,4 +1,4 @@
-"""What runs for weeks: a service manager that is told of it, and a log file that is replaced.
+"""What a service needs: notifications to systemd, and a log file that can be rotated.
 
 Source: sd_notify(3).
 """
@@ -19,7 +19,7 @@ _PATIENCE = 2.0  # seconds
 
 
 def notify(state: str) -> None:
-    """Tell systemd a state (`READY=1`), if it has asked for that; what it misses is reported."""
+    """Send systemd a state (`READY=1`) if NOTIFY_SOCKET is set; a failure is reported."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return

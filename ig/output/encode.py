@@ -27,15 +27,13 @@ def durations(key: str, raw: bool) -> Encode:
 
 
 def pairs(key: str, other: str) -> Encode:
-    """Return what encodes a column of ns for two keys, in one go: half the work of doing it twice.
+    """Return what encodes one column of ns under two keys, formatting each value once.
 
-    `latency` and `waited` of answered attempts are equal, and what both are 0 for is frequent.
+    The durations of both keys are equal, as `latency` and `waited` of answered attempts are.
     """
-    name = _percent(f",{json_string(other)}:")
-    both = f"{_behind(key)}{name}%s{_behind(other)}"
-    return _of_twice(
-        both, f"null{_behind(key, 'null')},{json_string(other)}:null{_behind(other, 'null')}"
-    )
+    name = f",{json_string(other)}:"
+    none = f"null{_behind(key, 'null')}{name}null{_behind(other, 'null')}"
+    return _of_twice(f"{_behind(key)}{_percent(name)}%s{_behind(other)}", none)
 
 
 def timestamps(key: str, raw: bool) -> Encode:

@@ -29,7 +29,7 @@ class Live:
         no_color: bool,
         by_process: Callable[[bool], None],
     ) -> None:
-        """`by_process` is told whether rows are to be those of processes."""
+        """`by_process` is called with whether rows are to be those of processes."""
         self._view = view
         self._screen = Screen(shown, no_color)
         self._by_process = by_process

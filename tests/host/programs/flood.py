@@ -1,4 +1,4 @@
-"""Send SYNs of one address to another by a raw socket until killed, each as of another attempt."""
+"""Send SYNs from one address to another by a raw socket until killed; ports are random."""
 
 import json
 import random
