@@ -90,7 +90,7 @@ def test_list_that_waits_for_details_ends_when_told_to(
         assert process.wait(PATIENCE / 6) == 0
 
 
-def test_engine_that_is_slow_is_waited_for_by_a_list_and_told_of_by_others(
+def test_engine_that_is_slow_is_waited_for_by_a_list_and_reported_by_other_commands(
     fake_engine: Callable[..., FakeEngine],
 ) -> None:
     slow = docker(fake_engine(delay=1.2).socket)
@@ -131,7 +131,7 @@ def test_ordinary_user_is_told_that_there_is_no_list_because_it_may_not_ask(
             assert "No container" not in done.stderr
 
 
-def test_choice_that_matches_no_container_is_told_with_those_that_run(
+def test_choice_that_matches_no_container_is_reported_with_those_that_run(
     start_ig: Start, fake_engine: Callable[..., FakeEngine]
 ) -> None:
     chosen = (*docker(fake_engine().socket), "-c", "wbe", "-l", "tier")

@@ -45,7 +45,7 @@ def build(engine: Engine, version: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("version", "runtime"), [(2, "buildkit"), (1, "docker")])
-def test_a_step_of_a_build_is_a_container(
+def test_step_of_a_build_is_a_container(
     start_ig: Start, engine: Engine, version: int, runtime: str
 ) -> None:
     environment = {"DOCKER_HOST": engine.socket}

@@ -114,7 +114,7 @@ def isolated(*words: str) -> Iterator[int]:
         process.wait()
 
 
-def test_a_stray_is_known_by_its_mount_namespace_until_it_ends() -> None:
+def test_stray_is_known_by_its_mount_namespace_until_it_ends() -> None:
     with isolated() as pid:
         index = Index([Script()], quiet)
         web = Container(A, "web", "docker", running=True, pid=pid)
@@ -133,7 +133,7 @@ def test_a_stray_is_known_by_its_mount_namespace_until_it_ends() -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--keep-privileges",)])
-def test_a_container_without_a_cgroup_of_its_own_is_named(
+def test_container_without_a_cgroup_of_its_own_is_named(
     start_ig: Start, engine: Engine, options: tuple[str, ...]
 ) -> None:
     """As rootless Podman leaves it on cgroups of version 1, and `--cgroups=disabled` everywhere."""
@@ -151,7 +151,7 @@ def test_a_container_without_a_cgroup_of_its_own_is_named(
     assert {each["proc"]["mntns_id"] for each in events} == {stray.mntns}
 
 
-def test_a_users_runtime_may_tell_of_its_own_processes_only() -> None:
+def test_users_runtime_may_report_its_own_processes_only() -> None:
     user = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
     index = Index([Script("podman", f"/run/user/{USER}/podman/podman.sock")], quiet)
     index.begin("podman")

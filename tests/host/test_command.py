@@ -265,7 +265,7 @@ def test_root_of_a_user_namespace_is_told_that_it_is_not_enough() -> None:
 
 
 @pytest.mark.anywhere
-def test_help_and_version_are_told_in_all_the_ways_people_ask() -> None:
+def test_help_and_version_are_printed_in_all_the_ways_people_ask() -> None:
     module = subprocess.run(
         [sys.executable, "-m", "ig", "-V"], capture_output=True, text=True, check=True
     )
@@ -288,7 +288,7 @@ def test_closed_pipe_is_no_failure(command: str) -> None:
 
 
 @pytest.mark.anywhere
-def test_version_is_told_in_the_two_ways_people_ask() -> None:
+def test_version_is_printed_in_the_two_ways_people_ask() -> None:
     asked = [run("version"), run("--version")]
     assert {done.returncode for done in asked} == {0}
     assert {done.stdout for done in asked} == {f"ig {importlib.metadata.version('ig')}\n"}

@@ -52,7 +52,7 @@ def reject(namespace: Namespace, chain: str, first: int) -> list[tuple[str, int,
     return made
 
 
-def test_a_firewalls_icmp_error_ends_an_attempt_as_the_caller_is_told(
+def test_firewalls_icmp_error_ends_an_attempt_as_the_caller_sees_it(
     start_ig: Start, new_namespace: Callable[[], Namespace]
 ) -> None:
     here, there = new_namespace(), new_namespace()
@@ -86,7 +86,7 @@ def test_a_firewalls_icmp_error_ends_an_attempt_as_the_caller_is_told(
     assert (blocking["retransmits"], blocking["latency_raw"] > 900 * MILLISECOND) == (1, True)
 
 
-def test_a_firewalls_icmp_error_is_an_answer(start_ig: Start, namespace: Namespace) -> None:
+def test_firewalls_icmp_error_is_an_answer(start_ig: Start, namespace: Namespace) -> None:
     reject(namespace, "INPUT", 81)
     ig = start_ig("trace", "tcpconnect", "--host", "-o", "json")
     for version, address, port in (("4", "127.0.0.1", 81), ("6", "::1", 84)):
@@ -109,7 +109,7 @@ print(error)
 """
 
 
-def test_a_link_that_is_lost_makes_the_far_side_unreachable(
+def test_link_that_is_lost_makes_the_far_side_unreachable(
     start_ig: Start, new_namespace: Callable[[], Namespace]
 ) -> None:
     here, there = new_namespace(), new_namespace()
@@ -121,7 +121,7 @@ def test_a_link_that_is_lost_makes_the_far_side_unreachable(
     assert ends(seen(ig, here)) == [(80, "unreachable", "ENETUNREACH")] * 2
 
 
-def test_a_syn_that_this_host_drops_is_unanswered_after_a_second(
+def test_syn_that_this_host_drops_is_unanswered_after_a_second(
     start_ig: Start, namespace: Namespace
 ) -> None:
     namespace.drop(9)
@@ -233,7 +233,7 @@ print(errno(bound().sendto, b"x", FAST_OPEN, ("127.0.0.1", 80)))
 """
 
 
-def test_a_fast_open_without_a_free_port_fails_as_the_call_does(
+def test_fast_open_without_a_free_port_fails_as_the_call_does(
     start_ig: Start, namespace: Namespace
 ) -> None:
     ig = start_ig("trace", "tcpconnect", "--host", "-o", "json")
@@ -257,7 +257,7 @@ socket.create_connection(("127.0.0.1", 80))
 """
 
 
-def test_a_connection_that_is_restored_is_no_attempt(start_ig: Start, namespace: Namespace) -> None:
+def test_connection_that_is_restored_is_no_attempt(start_ig: Start, namespace: Namespace) -> None:
     ig = start_ig("trace", "tcp", "--host", "-o", "json")
     namespace.run(*PYTHON, RESTORED)
     events = seen(ig, namespace)
@@ -282,7 +282,7 @@ for each in made:
 """
 
 
-def test_attempts_are_told_once_however_many_callers_ask_again(
+def test_attempts_are_reported_once_however_many_callers_ask_again(
     start_ig: Start, namespace: Namespace
 ) -> None:
     ig = start_ig("trace", "tcpconnect", "--host", "-o", "json", "--port", 9)

@@ -102,7 +102,7 @@ def test_runtime_is_absent_missing_or_slow(tmp_path: Path) -> None:
     assert (found["runtime cri-o"][0] == "absent") is not usual.exists()
 
 
-def test_findings_are_told_at_once_and_go_on_below_where_they_do_not_fit() -> None:
+def test_findings_are_reported_at_once_and_go_on_below_where_they_do_not_fit() -> None:
     environment = {**os.environ, "COLUMNS": "80"}
     with subprocess.Popen([IG, "doctor"], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout
@@ -118,7 +118,7 @@ def test_findings_are_told_at_once_and_go_on_below_where_they_do_not_fit() -> No
     assert not any("…" in line for line in lines)
 
 
-def test_runtime_that_answers_is_told_with_its_version_and_containers(engine: Engine) -> None:
+def test_runtime_that_answers_is_reported_with_its_version_and_containers(engine: Engine) -> None:
     engine.idle("one")
     found, _, code = doctor("--docker-socketpath", engine.socket)
     result, words = found["runtime docker"]
@@ -145,7 +145,7 @@ def test_runtime_that_answers_is_told_with_its_version_and_containers(engine: En
         ("setns=EPERM", set(), {"gadget snapshot_socket"}),
     ],
 )
-def test_refused_calls_are_told_and_the_rest_works(
+def test_refused_calls_are_reported_and_the_rest_works(
     rule: str, bad: set[str], degraded: set[str]
 ) -> None:
     found, said, code = doctor(within=refused(rule))
@@ -155,7 +155,7 @@ def test_refused_calls_are_told_and_the_rest_works(
     assert {check for check in checks if found[check][0] == "degraded"} == degraded
 
 
-def test_ordinary_user_is_told_what_works_and_what_needs_root() -> None:
+def test_ordinary_user_learns_what_works_and_what_needs_root() -> None:
     found, said, code = doctor(within=ordinary_user())
     assert (said, code) == ("", 1)
     assert results(found, *SELF_TEST, *TRACES) == {"no"}
@@ -167,7 +167,7 @@ def test_ordinary_user_is_told_what_works_and_what_needs_root() -> None:
     assert results(found, "kernel's types (BTF)", "BCC", "sock_diag", "cgroups") == {"yes"}
 
 
-def test_doctor_tells_the_truth_in_a_container_without_privileges(engine: Engine) -> None:
+def test_doctor_reports_the_truth_in_a_container_without_privileges(engine: Engine) -> None:
     folders = {str(CHECKOUT), sys.prefix}
     container = engine.run(
         "doctor",

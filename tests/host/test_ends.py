@@ -179,7 +179,7 @@ def children(pid: int) -> Sequence[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.usefixtures("nothing_stays")
-def test_a_monitor_that_is_stopped_ends_with_its_parent(number: int, tmp_path: Path) -> None:
+def test_monitor_that_is_stopped_ends_with_its_parent(number: int, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     process = start("trace tcp", "--ready-file", ready)
     until(lambda: ready.exists() or process.poll() is not None, "it to be ready")
@@ -201,7 +201,7 @@ def test_it_ends_while_its_program_is_being_loaded(command: str, number: int) ->
 
 
 @pytest.mark.usefixtures("nothing_stays")
-def test_a_loader_that_hangs_ends_with_a_killed_parent() -> None:
+def test_loader_that_hangs_ends_with_a_killed_parent() -> None:
     process = start("trace tcp")
     child, *_ = until(lambda: children(process.pid), "the loader to begin")
     until(lambda: "bcc" in Path(f"/proc/{child}/maps").read_text(), "the compiler")
@@ -210,7 +210,7 @@ def test_a_loader_that_hangs_ends_with_a_killed_parent() -> None:
     until(lambda: not Path(f"/proc/{child}").exists(), "the loader to end")
 
 
-def test_a_hangup_that_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
+def test_hangup_that_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     command = ["nohup", str(IG), "trace", "tcp", "--ready-file", str(ready)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:

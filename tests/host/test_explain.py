@@ -117,7 +117,7 @@ def test_far_end_on_this_host_is_looked_at(
 
 
 @pytest.mark.parametrize("version", ["4", "6"])
-def test_routes_and_silent_neighbours_are_told_apart(
+def test_routes_and_unanswering_neighbours_are_distinguished(
     new_namespace: Callable[[], Namespace], version: str
 ) -> None:
     here, _ = linked(new_namespace)
@@ -141,7 +141,7 @@ def test_routes_and_silent_neighbours_are_told_apart(
     assert [step["result"] for step in told["steps"] if step["step"] == "route"] == ["failed"]
 
 
-def test_peers_elsewhere_are_told_from_this_host(namespace: Namespace) -> None:
+def test_peers_elsewhere_are_distinguished_from_this_host(namespace: Namespace) -> None:
     namespace.peer("--answer", "reset")
     found = causes(namespace, {"reset": "198.51.100.77:80", "six": "[2001:db8:51::77]:80"})
     assert found == dict.fromkeys(found, ("refused", "peer-refused", "likely"))
@@ -182,7 +182,7 @@ def test_silence_elsewhere_is_no_more_than_that(namespace: Namespace) -> None:
     assert (before_second_syn["outcome"], before_second_syn["cause"]) == ("unanswered", None)
 
 
-def test_namespaces_that_look_alike_are_not_told_apart_by_guessing(
+def test_namespaces_that_look_alike_are_not_distinguished_by_guessing(
     new_namespace: Callable[[], Namespace],
 ) -> None:
     here, there = linked(new_namespace)
@@ -381,7 +381,7 @@ def test_local_ports_that_are_all_in_use_are_counted(
     assert Explaining(here, end(far, other)).finished()["outcome"] == "established"
 
 
-def test_listener_of_the_wrong_family_is_told(new_namespace: Callable[[], Namespace]) -> None:
+def test_listener_of_the_wrong_family_is_reported(new_namespace: Callable[[], Namespace]) -> None:
     here, there = linked(new_namespace)
     both = there.serve("::")
     only = there.serve("::", 0, "--v6only")

@@ -134,7 +134,7 @@ def _follow_published_ports(engine: Engine, host: Namespace) -> None:
     assert kind(inside) == ("established", "published-port-without-backend", where)
 
 
-def test_name_of_a_container_that_has_ended_is_told(engine: Engine) -> None:
+def test_name_of_a_container_that_has_ended_is_reported(engine: Engine) -> None:
     database, port = engine.serve("db")
     database.container.stop(timeout=5)
     done = run(engine, f"{database.name}:{port}")

@@ -200,7 +200,7 @@ def test_expressions_of_the_documentation_see_what_a_series_begins_with(tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_service_manager_is_told_and_only_the_privilege_to_read_counts_is_kept(
+def test_service_manager_is_notified_and_only_the_privilege_to_read_counts_is_kept(
     export: Start, engine: Engine, tmp_path: Path
 ) -> None:
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -134,7 +134,7 @@ def test_engine_that_is_killed_is_missed_aloud_and_its_names_return(scene: Scene
 @pytest.mark.parametrize(
     "reader", ["cat >/dev/full", "timeout -s KILL 1 cat >/dev/null", "head -2"]
 )
-def test_reader_that_dies_ends_it_quietly(namespace: Namespace, reader: str) -> None:
+def test_reader_that_exits_ends_it_without_an_error(namespace: Namespace, reader: str) -> None:
     pipe = (
         f"{IG} trace tcpconnect --host -o json --port {PORT} | ({reader}); echo ${{PIPESTATUS[0]}}"
     )
@@ -172,7 +172,7 @@ print(child("second", child("first", 0)))
 """
 
 
-def test_processes_that_had_the_same_number_are_told_apart(
+def test_processes_that_had_the_same_number_are_distinguished(
     start_ig: Start, namespace: Namespace
 ) -> None:
     tracer = start_ig("trace", "tcpconnect", "--host", "-o", "json")

@@ -53,7 +53,7 @@ CONNECT, ESTABLISHED, REFUSED = 1, 1, 2
 @pytest.mark.parametrize(
     "defines", [("TRACE_CONNECT",), ("TRACE_CONNECT", "TRACE_CLOSE")], ids=["connects", "closes"]
 )
-def test_what_was_hidden_is_looked_for_once_and_nothing_is_told_twice(
+def test_what_was_hidden_is_looked_for_once_and_nothing_is_reported_twice(
     namespace: Namespace, defines: tuple[str, ...]
 ) -> None:
     served, unserved, waiting = 4101, 4102, 9
@@ -171,7 +171,7 @@ ACCEPT, CLOSE, ENETUNREACH, EINVAL = 2, 3, 101, 22
     ],
     ids=["all", "connects", "failed-accepts", "binds"],
 )
-def test_where_programs_can_be_preempted_pairs_tell_everything_once(
+def test_where_programs_can_be_preempted_pairs_report_everything_once(
     namespace: Namespace, program: tuple[str, ...], pairs: int, told: list[list[int]], hidden: str
 ) -> None:
     file, *defines = program

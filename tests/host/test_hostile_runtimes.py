@@ -221,7 +221,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
-def test_an_address_of_docker_that_makes_no_sense_is_said(
+def test_address_of_docker_that_makes_no_sense_is_said(
     start_ig: Start, new_namespace: Callable[[], Namespace]
 ) -> None:
     def reported(address: str) -> str:
@@ -235,7 +235,7 @@ def test_an_address_of_docker_that_makes_no_sense_is_said(
         assert f"docker does not answer at {address} (" in said
 
 
-def test_a_runtime_that_lies_over_grpc_costs_names_alone(
+def test_runtime_that_lies_over_grpc_costs_names_alone(
     start_ig: Start, new_namespace: Callable[[], Namespace], liar: Callable[..., Path]
 ) -> None:
     def traced(case: tuple[str, str]) -> None:
@@ -396,7 +396,7 @@ def test_no_command_takes_more_memory_for_runtimes_that_lie_over_grpc(
     ],
     ids=["events", "lists"],
 )
-def test_a_runtime_that_goes_on_lying_over_grpc_takes_no_more_memory(
+def test_runtime_that_goes_on_lying_over_grpc_takes_no_more_memory(
     start_ig: Start,
     namespace: Namespace,
     grpc_liar: Callable[..., tuple[GrpcLiar, Path]],

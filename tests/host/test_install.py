@@ -97,7 +97,7 @@ def test_packages_of_the_system_take_the_place_of_none_of_ours(tmp_path: Path) -
     assert done.returncode == 0  # the trace, with BCC's binding, went well
 
 
-def test_missing_bcc_is_told_with_the_package_to_install(tmp_path: Path) -> None:
+def test_missing_bcc_is_reported_with_the_package_to_install(tmp_path: Path) -> None:
     done = replaced_packages(tmp_path, f"'{IG}' {TRACE}")
     assert done.returncode == 1
     assert "The BCC Python binding is missing." in done.stderr

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.needs("io_uring")
 
 
 @pytest.mark.parametrize("outcome", ["established", "refused"])
-def test_a_connect_by_io_uring_is_told_once(
+def test_connect_by_io_uring_is_reported_once(
     start_ig: Start, namespace: Namespace, outcome: str
 ) -> None:
     port = namespace.serve() if outcome == "established" else 9
@@ -27,7 +27,7 @@ def test_a_connect_by_io_uring_is_told_once(
     assert events[0]["proc"]["pid"] == made["pid"]
 
 
-def test_a_connect_by_io_uring_without_a_free_port_fails_and_a_kernel_threads_is_the_processs(
+def test_connect_by_io_uring_without_a_free_port_fails_and_a_kernel_threads_is_the_processs(
     start_ig: Start, namespace: Namespace
 ) -> None:
     port = namespace.serve()

@@ -58,7 +58,7 @@ def test_latency_is_the_delay_that_is_steady(
 
 
 @pytest.mark.needs("netem")
-def test_latency_that_varies_is_told_connection_by_connection(
+def test_latency_that_varies_is_reported_connection_by_connection(
     start_ig: Start, namespace: Namespace
 ) -> None:
     delayed(namespace, "50ms", "50ms", "25%")

@@ -43,7 +43,7 @@ def test_container_is_listed_with_all_that_is_known_of_it(engine: Engine) -> Non
     assert row["started"] > "2026"
 
 
-def test_pid_namespace_of_its_own_tells_no_other_processes_namespaces(
+def test_pid_namespace_of_its_own_reports_no_other_processes_namespaces(
     engine: Engine,
 ) -> None:
     web = engine.idle("web")
@@ -109,7 +109,7 @@ def test_name_that_is_excluded_is_left_out(engine: Engine) -> None:
     assert web.name not in names
 
 
-def test_watch_tells_who_comes_and_goes(ig: Start, engine: Engine) -> None:
+def test_watch_reports_who_comes_and_goes(ig: Start, engine: Engine) -> None:
     old = engine.idle("old")
     tracer = ig("list-containers", "-w")
     new = engine.idle("new")

@@ -71,7 +71,7 @@ def memory(tracer: subprocess.Popen[bytes]) -> int:
 
 
 @pytest.mark.anywhere
-def test_three_hundred_thousand_connections_are_told_without_a_loss(
+def test_three_hundred_thousand_connections_are_reported_without_a_loss(
     namespace: Namespace, tmp_path: Path, connect_loop: Path
 ) -> None:
     bursts, count = 61, 2_459

@@ -31,7 +31,7 @@ OUTCOMES = {
 }
 
 
-def test_attempts_that_end_in_odd_ways_are_told_once_with_what_the_caller_was_told(
+def test_attempts_that_end_in_odd_ways_are_reported_once_with_what_the_caller_saw(
     start_ig: Start, namespace: Namespace
 ) -> None:
     namespace.drop(UNANSWERED)
@@ -116,7 +116,7 @@ def traced(
     return printed, tracer.stop()[0]
 
 
-def test_a_port_that_two_containers_share_is_whose_socket_took_the_connection(
+def test_port_that_two_containers_share_is_whose_socket_took_the_connection(
     start_ig: Start, namespace: Namespace, containers: list[Path]
 ) -> None:
     printed, events = traced(start_ig, namespace, SHARED, 8080, *containers)
@@ -127,7 +127,7 @@ def test_a_port_that_two_containers_share_is_whose_socket_took_the_connection(
     assert Counter(event["type"] for event in events) == {"accept": 101, "close": 101}
 
 
-def test_an_attempt_belongs_to_the_container_that_it_began_in(
+def test_attempt_belongs_to_the_container_that_it_began_in(
     start_ig: Start, namespace: Namespace, containers: list[Path]
 ) -> None:
     namespace.peer("--delay", 100)

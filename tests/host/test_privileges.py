@@ -250,7 +250,7 @@ def test_socket_that_changes_its_owner_is_reached_where_its_folder_was_somebody_
         wait()
 
 
-def test_socket_that_gets_out_of_reach_is_told_with_what_is_in_the_way_and_what_to_do(
+def test_socket_that_gets_out_of_reach_is_reported_with_what_is_in_the_way_and_what_to_do(
     start_ig: Start, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -308,7 +308,7 @@ def make_socket(path: Path, owner: int = 0, mode: int = 0o600) -> str:
 
 
 @pytest.mark.anywhere
-def test_reach_tells_what_is_kept_for_a_socket_and_why(tmp_path: Path) -> None:
+def test_reach_reports_what_is_kept_for_a_socket_and_why(tmp_path: Path) -> None:
     ours = make_socket(tmp_path / "ours" / "socket", mode=0o755)
     assert reach(ours) == reach(f"unix://{ours}") == reach("tcp://192.0.2.1:2376") == Reach()
     closed = make_socket(tmp_path / "closed" / "socket")

@@ -125,7 +125,7 @@ def test_hooks_that_tracing_can_do_without_are_not_worth_a_word(rule: str) -> No
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
-def test_privileges_that_cannot_be_given_up_are_told_with_what_to_do() -> None:
+def test_privileges_that_cannot_be_given_up_are_reported_with_what_to_do() -> None:
     done = refused("capset=EPERM", command="trace tcpconnect --host -t 0.1")
     assert done.returncode == 1
     assert "--keep-privileges" in done.stderr
@@ -161,7 +161,7 @@ def test_namespaces_that_may_not_be_entered_are_read_from_proc(
 
 
 @pytest.mark.anywhere
-def test_kernel_without_types_is_told_with_what_would_help() -> None:
+def test_kernel_without_types_is_reported_with_what_would_help() -> None:
     trace = f"env IG_DEBUG= {IG} trace tcpconnect --host -t 0.1"
     done = in_own_mounts(f"mount -t tmpfs none /sys/kernel/btf && exec {trace}")
     assert done.returncode == 1
@@ -171,7 +171,7 @@ def test_kernel_without_types_is_told_with_what_would_help() -> None:
 
 @pytest.mark.anywhere
 @pytest.mark.parametrize("call", ["mount", "unshare"])
-def test_tracepoints_that_cannot_be_reached_are_told_with_what_would_help(call: str) -> None:
+def test_tracepoints_that_cannot_be_reached_are_reported_with_what_would_help(call: str) -> None:
     refuse = f"{PYTHON[0]} {PROGRAMS}/refuse.py {call}=EPERM --"
     script = (
         "for point in /sys/kernel/tracing /sys/kernel/debug; do"

@@ -47,7 +47,7 @@ def test_json_names_both_ends(ig: Start, engine: Engine) -> None:
         assert (end(event, "src"), end(event, "dst")) == expected
 
 
-def test_an_address_is_a_containers_only_where_it_leads_there(
+def test_address_is_a_containers_only_where_it_leads_there(
     ig: Start, engine: Engine, namespace: Namespace
 ) -> None:
     server, port = engine.serve("server")
@@ -84,7 +84,7 @@ def own_address() -> str:
     return str(usable[0])
 
 
-def test_an_inner_engines_addresses_and_ports_are_its_containers_only_there(
+def test_inner_engines_addresses_and_ports_are_its_containers_only_there(
     start_ig: Start, namespace: Namespace, tmp_path: Path
 ) -> None:
     address, published = own_address(), 7119
@@ -128,7 +128,7 @@ def containerd(tmp_path: Path) -> Iterator[ContainerdEngine]:
         unmount(tmp_path)
 
 
-def test_an_address_that_no_runtime_reports_is_observed_on_sockets(
+def test_address_that_no_runtime_reports_is_observed_on_sockets(
     start_ig: Start, new_namespace: Callable[[], Namespace], containerd: ContainerdEngine
 ) -> None:
     here, elsewhere = Namespace.of(os.getpid()), new_namespace()
@@ -171,7 +171,7 @@ def test_an_address_that_no_runtime_reports_is_observed_on_sockets(
     assert (elsewhere.inode, "server") not in named()
 
 
-def test_an_address_that_moves_is_whose_it_is(ig: Start, engine: Engine) -> None:
+def test_address_that_moves_is_whose_it_is(ig: Start, engine: Engine) -> None:
     with engine.network() as (network, subnet):
         old, new = engine.idle("old"), engine.idle("new")
         client = engine.idle("client", network=network.name)
@@ -218,9 +218,7 @@ def test_of_several_in_a_namespace_only_the_one_that_listens_is_named(
     assert ends <= {(port, web.name), (port, ""), (9, "")}
 
 
-def test_an_address_is_named_by_who_had_it_when_the_event_happened(
-    ig: Start, engine: Engine
-) -> None:
+def test_address_is_named_by_who_had_it_when_the_event_happened(ig: Start, engine: Engine) -> None:
     with engine.network() as (network, _):
         client = engine.idle("client", network=network.name)
         first = engine.idle("first", network=network.name)
@@ -249,7 +247,7 @@ def test_what_nobody_knows_is_raw(ig: Start, engine: Engine) -> None:
     assert end(event, "dst") == ("raw", "", "")
 
 
-def test_a_container_that_starts_while_tracing_is_named_too(ig: Start, engine: Engine) -> None:
+def test_container_that_starts_while_tracing_is_named_too(ig: Start, engine: Engine) -> None:
     client = engine.idle("client")
     tracer = ig("trace", "tcpconnect", "-F", "dst.kind==container")
     server, port = engine.serve("server")
@@ -299,7 +297,7 @@ class Busy:
         self._door.close()
 
 
-def test_a_container_is_named_although_its_first_inspections_failed(
+def test_container_is_named_although_its_first_inspections_failed(
     start_ig: Start, engine: Engine, tmp_path: Path
 ) -> None:
     client = engine.idle("client")
@@ -317,7 +315,7 @@ def test_a_container_is_named_although_its_first_inspections_failed(
         assert end(tracer.stop()[0][0], "dst") == ("container", "", server.name)
 
 
-def test_a_pod_is_named_by_its_namespace_and_name(ig: Start, engine: Engine) -> None:
+def test_pod_is_named_by_its_namespace_and_name(ig: Start, engine: Engine) -> None:
     server, port = engine.serve(POD_NAME, labels=POD)
     client = engine.idle("client")
     tracer = ig("trace", "tcpconnect", "-c", client.name, "--max-events", 1)
@@ -341,7 +339,7 @@ def test_tables_show_names_when_asked(start_ig: Start, engine: Engine) -> None:
     assert [row[1] for row in rows] == expected
 
 
-def test_a_published_port_is_the_containers_behind_it(ig: Start, engine: Engine) -> None:
+def test_published_port_is_the_containers_behind_it(ig: Start, engine: Engine) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         published = probe.getsockname()[1]
@@ -360,7 +358,7 @@ def test_a_published_port_is_the_containers_behind_it(ig: Start, engine: Engine)
 
 
 @pytest.mark.parametrize("options", [("-o", "json"), ("-o", "json", "--resolve")])
-def test_a_snapshot_names_both_ends(engine: Engine, options: tuple[str, ...]) -> None:
+def test_snapshot_names_both_ends(engine: Engine, options: tuple[str, ...]) -> None:
     server, port = engine.serve("server")
     client = engine.program("client", "connect", server.address, port, "--hold")
     client.reports.ready()

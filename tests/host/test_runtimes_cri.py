@@ -133,7 +133,7 @@ def kubelet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
 
 
 @pytest.mark.parametrize("kind", [Cri, Containerd])
-def test_a_pods_container_has_its_kubernetes_names(
+def test_pods_container_has_its_kubernetes_names(
     kubelet: Kubelet, kind: type[Cri] | type[Containerd]
 ) -> None:
     with followed(kind(kubelet.socket)) as following:
@@ -161,7 +161,7 @@ def test_a_pods_container_has_its_kubernetes_names(
 
 
 @pytest.mark.parametrize("kind", [Cri, Containerd])
-def test_a_pods_addresses_are_those_that_its_cri_tells(
+def test_pods_addresses_are_those_that_its_cri_reports(
     kubelet: Kubelet, kind: type[Cri] | type[Containerd]
 ) -> None:
     with followed(kind(kubelet.socket), detailed=True) as following:
@@ -191,7 +191,7 @@ def test_pods_that_were_there_are_known_at_once(kubelet: Kubelet) -> None:
         kubelet.remove_pod(pod)
 
 
-def test_a_cri_without_events_is_asked_at_once_for_a_container_that_is_wanted(
+def test_cri_without_events_is_asked_at_once_for_a_container_that_is_wanted(
     kubelet: Kubelet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cri, "POLL_INTERVAL", 600.0)
@@ -211,7 +211,7 @@ def test_a_cri_without_events_is_asked_at_once_for_a_container_that_is_wanted(
             kubelet.remove_pod(pod)
 
 
-def test_a_cri_runtime_that_goes_is_told(kubelet: Kubelet) -> None:
+def test_cri_runtime_that_goes_is_reported(kubelet: Kubelet) -> None:
     with followed(Cri(kubelet.socket)) as following:
         kubelet.server.stop()
         assert "does not answer" in following.said.get(timeout=30)

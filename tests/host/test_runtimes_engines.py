@@ -44,7 +44,7 @@ def web(engine: Engine) -> Iterator[str]:
     engine.remove("web")
 
 
-def test_a_container_that_was_there_is_known_at_once(engine: Engine, web: str) -> None:
+def test_container_that_was_there_is_known_at_once(engine: Engine, web: str) -> None:
     with followed(engine.runtime()) as following:
         container = following.named(web)
         assert container.runtime == engine.runtime().name
@@ -59,7 +59,7 @@ def test_a_container_that_was_there_is_known_at_once(engine: Engine, web: str) -
 
 
 @pytest.mark.anywhere
-def test_it_tells_its_version(engine: Engine) -> None:
+def test_it_prints_its_version(engine: Engine) -> None:
     def told() -> str:
         with suppress(RuntimeUnavailable):  # a slow machine's engine takes its time
             return engine.runtime().version()
@@ -68,7 +68,7 @@ def test_it_tells_its_version(engine: Engine) -> None:
     assert re.match(r"v?\d+\.\d+", until(told, "the version"))
 
 
-def test_a_new_container_is_told_as_it_comes_and_goes(engine: Engine) -> None:
+def test_new_container_is_reported_as_it_comes_and_goes(engine: Engine) -> None:
     with followed(engine.runtime()) as following:
         engine.run("fresh")
         try:
@@ -81,7 +81,7 @@ def test_a_new_container_is_told_as_it_comes_and_goes(engine: Engine) -> None:
         assert not following.index.containers()
 
 
-def test_a_container_that_lived_an_instant_is_still_found(engine: Engine) -> None:
+def test_container_that_lived_an_instant_is_still_found(engine: Engine) -> None:
     with followed(engine.runtime()) as following:
         for number in range(3):
             engine.run_briefly(f"shorty-{number}")
@@ -105,7 +105,7 @@ def test_name_is_the_id_where_there_are_no_names_or_follows_a_rename(
             engine.rename("shop", web)
 
 
-def test_a_restarted_container_has_its_new_process(engine: Engine, web: str) -> None:
+def test_restarted_container_has_its_new_process(engine: Engine, web: str) -> None:
     with followed(engine.runtime()) as following:
         before = following.named(web)
         engine.restart(web)
@@ -117,7 +117,7 @@ def test_a_restarted_container_has_its_new_process(engine: Engine, web: str) -> 
         assert after.started > before.started
 
 
-def test_an_engine_may_stop_and_come_back(engine: Engine) -> None:
+def test_engine_may_stop_and_come_back(engine: Engine) -> None:
     with followed(engine.runtime()) as following:
         engine.server.stop()
         assert "does not answer" in following.said.get(timeout=BOUND)
@@ -132,7 +132,7 @@ def test_an_engine_may_stop_and_come_back(engine: Engine) -> None:
             engine.remove("later")
 
 
-def test_a_blocked_watch_ends_when_it_is_stopped(engine: Engine) -> None:
+def test_blocked_watch_ends_when_it_is_stopped(engine: Engine) -> None:
     runtime = engine.runtime()
     synced = threading.Event()
 

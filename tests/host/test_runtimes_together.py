@@ -45,7 +45,7 @@ def containerd(tmp_path: Path, image: Path) -> Iterator[ContainerdEngine]:
         engine.server.stop()
 
 
-def test_a_container_of_the_same_name_in_two_runtimes_is_two(
+def test_container_of_the_same_name_in_two_runtimes_is_two(
     docker: DockerEngine, containerd: ContainerdEngine
 ) -> None:
     docker.run("twin")
@@ -79,7 +79,7 @@ def test_docker_and_its_containerd_show_one_container_with_dockers_name(
             docker.remove("once")
 
 
-def test_a_lost_docker_leaves_its_names_while_its_containerd_goes_on(
+def test_lost_docker_leaves_its_names_while_its_containerd_goes_on(
     docker: DockerEngine, containerd: ContainerdEngine
 ) -> None:
     containerd.run("steady")

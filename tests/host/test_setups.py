@@ -88,7 +88,7 @@ def test_kernel_locked_down_for_integrity_is_traced_as_any(
 
 @pytest.mark.needs("hidden BTF")
 @pytest.mark.parametrize("gadget", GADGETS)
-def test_kernel_without_types_is_told_with_what_would_help(gadget: str) -> None:
+def test_kernel_without_types_is_reported_with_what_would_help(gadget: str) -> None:
     said = refusal(gadget)
     assert "BTF" in said
     assert "CONFIG_DEBUG_INFO_BTF" in said

@@ -63,7 +63,7 @@ def pair(engine: Engine) -> Pair:
     return Pair(engine, server, client, port)
 
 
-def test_the_rows_of_a_container_are_those_of_ss_inside_it(pair: Pair) -> None:
+def test_rows_of_a_container_are_those_of_ss_inside_it(pair: Pair) -> None:
     def ours() -> list[Any]:
         lines = pair.printed("-o", "columns=proto,src,dst,state")[1:]
         return sorted(tuple("" if word == "-" else word for word in line) for line in lines)
@@ -92,7 +92,7 @@ def test_run_by_the_gadgets_name_is_the_same(pair: Pair) -> None:
     assert pair.rows(gadget=("run", "snapshot_socket")) == pair.rows()
 
 
-def test_the_default_order_is_by_state_and_another_can_be_asked_for(pair: Pair) -> None:
+def test_default_order_is_by_state_and_another_can_be_asked_for(pair: Pair) -> None:
     states = [row["state"] for row in pair.rows()]
     assert states == ["ESTABLISHED"] * CONNECTIONS + ["LISTEN"]
     ports = [row["dst"]["port"] for row in pair.rows("--sort", "-dst")]
@@ -100,7 +100,7 @@ def test_the_default_order_is_by_state_and_another_can_be_asked_for(pair: Pair) 
     assert len(set(ports)) == 1 + CONNECTIONS
 
 
-def test_a_filter_holds_for_columns_that_are_not_shown(pair: Pair) -> None:
+def test_filter_holds_for_columns_that_are_not_shown(pair: Pair) -> None:
     inode = pair.rows("--state", "listen")[0]["ino"]
     rows = pair.printed("-F", f"ino=={inode}", "-o", "columns=src,state")[1:]
     assert rows == [[f"0.0.0.0:{pair.port}", "LISTEN"]]

@@ -108,7 +108,7 @@ def test_table_of_sockets_counts_time_wait_below(town: Town) -> None:
     assert (len(shown), said) == (len(waiting), "")
 
 
-def test_a_table_of_listeners_has_their_queue_and_a_dash_for_nothing(town: Town) -> None:
+def test_table_of_listeners_has_their_queue_and_a_dash_for_nothing(town: Town) -> None:
     shown, _ = town.table("-lt", "--port", "8004")
     assert [(row["SRC"], row["QUEUE"], row["FOR"]) for row in shown] == [
         ("0.0.0.0:8004", "0/16", "-"),
@@ -149,7 +149,7 @@ def test_table_of_sockets_counts_the_dns_resolver_below(make_cgroup: Make) -> No
         assert [row["src"]["port"] for row in rows("-c", group.name[:12])] == [port]
 
 
-def test_the_listeners_of_the_host_are_shown_unless_containers_are_chosen() -> None:
+def test_listeners_of_the_host_are_shown_unless_containers_are_chosen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert [row["src"]["port"] for row in rows("-l", "--port", port)] == [port]
@@ -163,7 +163,7 @@ def test_listening_and_states_are_mutually_exclusive() -> None:
     assert (done.returncode, "mutually exclusive" in done.stderr) == (2, True)
 
 
-def test_a_published_port_names_the_container_behind_it(engine: Engine) -> None:
+def test_published_port_names_the_container_behind_it(engine: Engine) -> None:
     ports = {f"{INSIDE}/tcp": ("127.0.0.1", None)}
     web = engine.program("web", "serve", "0.0.0.0", INSIDE, ports=ports)
     web.reports.ready()

@@ -162,7 +162,7 @@ def test_sockets_without_an_owner_are_shown_once_and_under_no_container(make_cgr
         assert "owner" not in said
 
 
-def test_a_cgroup_that_a_user_could_make_proves_nothing(make_cgroup: Make) -> None:
+def test_cgroup_that_a_user_could_make_proves_nothing(make_cgroup: Make) -> None:
     users = make_cgroup("igt-user")
     os.chown(users, 65534, 65534)
     fake = make_cgroup(f"docker-{uuid.uuid4().hex}{uuid.uuid4().hex}.scope", above=users)
@@ -193,7 +193,7 @@ def _finding(told: Container) -> Callable[..., tuple[Container, bool]]:
     return index.find
 
 
-def test_a_container_without_a_cgroup_is_known_by_its_mount_namespace() -> None:
+def test_container_without_a_cgroup_is_known_by_its_mount_namespace() -> None:
     server = program("serve", "127.0.0.1", 0)
     with resident(command=["unshare", "--mount", *server]) as stray, resident() as hosts:
         ports = [each.reports.ready()["port"] for each in (stray, hosts)]
@@ -205,7 +205,7 @@ def test_a_container_without_a_cgroup_is_known_by_its_mount_namespace() -> None:
     assert [whose[port].name for port in ports] == ["stray", ""]
 
 
-def test_a_cgroup_of_version_1_alone_tells_the_owner(make_cgroup: Make) -> None:
+def test_cgroup_of_version_1_alone_identifies_the_owner(make_cgroup: Make) -> None:
     legacy = make_cgroup(above=point("cgroup", "memory"))
     service = make_cgroup("igt-system.slice")
     with resident(service, legacy) as web, resident(service) as other:
@@ -218,7 +218,7 @@ def test_a_cgroup_of_version_1_alone_tells_the_owner(make_cgroup: Make) -> None:
 
 
 @pytest.mark.parametrize("how", ["thread", "descriptor", "mount"])
-def test_a_listener_in_a_namespace_without_a_process_is_shown(
+def test_listener_in_a_namespace_without_a_process_is_shown(
     how: str, make_cgroup: Make, tmp_path: Path
 ) -> None:
     web = make_cgroup()
@@ -231,7 +231,7 @@ def test_a_listener_in_a_namespace_without_a_process_is_shown(
     ]
 
 
-def test_a_namespace_that_only_ip_netns_holds_is_found(namespace: Namespace) -> None:
+def test_namespace_that_only_ip_netns_holds_is_found(namespace: Namespace) -> None:
     assert namespace.inode in netns.find().namespaces
     assert namespace.inode in _found_in_own_mounts()
 
@@ -247,14 +247,14 @@ def _found_in_own_mounts() -> list[int]:
     return found
 
 
-def test_a_pid_namespace_of_its_own_is_said_to_hide_the_others() -> None:
+def test_pid_namespace_of_its_own_is_said_to_hide_the_others() -> None:
     within = ("unshare", "--pid", "--fork", "--mount-proc")
     assert "own PID namespace" in asked("-c", "web", within=within)[1]
     assert "PID namespace" not in asked("-c", "web")[1]
     assert processes.sees_all_processes()
 
 
-def test_a_link_local_address_is_shown_with_its_interface(
+def test_link_local_address_is_shown_with_its_interface(
     new_namespace: Callable[[], Namespace],
 ) -> None:
     one, other = new_namespace(), new_namespace()

@@ -131,7 +131,7 @@ def same_moment(pid: int, ours: Callable[[], list[Row]]) -> tuple[list[Row], lis
     raise AssertionError("the sockets of `ss` changed during each of 20 attempts")
 
 
-def test_the_rows_are_those_of_ss_in_all_states(every_state: Container) -> None:
+def test_rows_are_those_of_ss_in_all_states(every_state: Container) -> None:
     ours, theirs = same_moment(every_state.pid, lambda: rows(take(every_state)))
     assert ours == theirs
     states = {(proto, state) for proto, _, _, state in ours}
@@ -139,7 +139,7 @@ def test_the_rows_are_those_of_ss_in_all_states(every_state: Container) -> None:
     assert states == everything | {("UDP", "ACTIVE"), ("UDP", "INACTIVE")}
 
 
-def test_the_tables_of_proc_give_the_same_rows(
+def test_tables_of_proc_give_the_same_rows(
     every_state: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A netlink family that no kernel has: refused as where the module is missing.
@@ -151,7 +151,7 @@ def test_the_tables_of_proc_give_the_same_rows(
     assert "/proc/PID/net/tcp" in said[0]
 
 
-def test_a_namespace_that_may_not_be_entered_is_read_from_proc(every_state: Container) -> None:
+def test_namespace_that_may_not_be_entered_is_read_from_proc(every_state: Container) -> None:
     def act(namespace: netns.Namespace, _entered: bool) -> set[str]:
         _, fields = reader.read(namespace, False)
         return set(fields["state"])
@@ -163,7 +163,7 @@ def test_a_namespace_that_may_not_be_entered_is_read_from_proc(every_state: Cont
     assert reader.warnings()
 
 
-def test_listeners_of_one_and_of_both_families_are_told_apart(every_state: Container) -> None:
+def test_listeners_of_one_and_of_both_families_are_distinguished(every_state: Container) -> None:
     listeners = [(src, dst) for _, src, dst, state in rows(take(every_state)) if state == "LISTEN"]
     assert ("0.0.0.0:8004", "") in listeners
     assert listeners.count(("[::]:8004", "")) == 1
@@ -206,7 +206,7 @@ def test_what_does_not_exist_is_refused(options: Mapping[str, Any]) -> None:
         take(**options)
 
 
-def test_the_processes_that_hold_a_socket_are_named(every_state: Container) -> None:
+def test_processes_that_hold_a_socket_are_named(every_state: Container) -> None:
     batch = take(every_state, processes=True)
     comm = Path(f"/proc/{every_state.pid}/comm").read_text().strip()
     for ino, pid, name, holders in shown(batch, "ino", "pid", "comm", "processes"):
@@ -241,7 +241,7 @@ def namespace_of(pid: int) -> int:
     return os.stat(f"/proc/{pid}/ns/net").st_ino
 
 
-def test_a_namespace_that_has_vanished_is_left_out() -> None:
+def test_namespace_that_has_vanished_is_left_out() -> None:
     with running(*NEW, sys.executable, str(PROGRAM), "udp") as process:
         gone = netns.Namespace(namespace_of(process.pid), tasks=(str(process.pid),))
     mine = netns.Namespace(netns.own(), tasks=(str(os.getpid()),))
@@ -280,7 +280,7 @@ def test_without_root_only_the_own_namespace_is_shown_and_that_is_said() -> None
     assert port in ports
 
 
-def test_a_thousand_namespaces_are_each_asked_once() -> None:
+def test_thousand_namespaces_are_each_asked_once() -> None:
     with running(sys.executable, str(FOREST), "1000", "3") as process:
         pids = children(process.pid)
         many = [container(f"c{pid}", pid) for pid in pids]
@@ -319,7 +319,7 @@ with Cgroups() as cgroups:
 
 
 @pytest.mark.parametrize("user", [0, 65534])
-def test_a_cgroup_is_named_by_its_id_also_without_root(groups: tuple[str, str], user: int) -> None:
+def test_cgroup_is_named_by_its_id_also_without_root(groups: tuple[str, str], user: int) -> None:
     point = next(mount.point for mount in mounts() if mount.kind == "cgroup2")
     ids = [str(os.stat(f"{point}/{group}").st_ino) for group in groups]
     words = (sys.executable, "-c", NAMED, str(user), *ids, "1234567890")
@@ -375,7 +375,7 @@ def test_in_a_shared_namespace_a_socket_is_shown_once_under_its_true_owner(
     assert {"TIME_WAIT", "LISTEN"} & set(only.fields["state"]) == set()
 
 
-def test_where_cgroups_do_not_tell_the_process_that_holds_a_socket_does() -> None:
+def test_where_cgroups_do_not_identify_the_process_that_holds_a_socket_does() -> None:
     with ExitStack() as stack:
         start = (sys.executable, str(PROGRAM))
         first = stack.enter_context(running(*NEW, *start, "tcp")).pid

@@ -101,24 +101,24 @@ def test_each_socket_is_shown_once_under_its_container(town: Town) -> None:
 
 
 @pytest.mark.parametrize("name", LISTENERS)
-def test_a_container_that_was_named_is_shown_alone(town: Town, name: str) -> None:
+def test_container_that_was_named_is_shown_alone(town: Town, name: str) -> None:
     assert town.listening(name) == [(name, LISTENERS[name], False)]
 
 
-def test_the_rows_of_a_shared_namespace_are_those_of_ss_inside(town: Town) -> None:
+def test_rows_of_a_shared_namespace_are_those_of_ss_inside(town: Town) -> None:
     ours, theirs = same_moment(town.pids["web"], lambda: rows(town.take("web", "side")))
     assert ours == theirs
     assert len(ours) == 2
 
 
-def test_the_container_on_the_hosts_network_is_not_the_host(town: Town) -> None:
+def test_container_on_the_hosts_network_is_not_the_host(town: Town) -> None:
     batch = town.take(host=True)
     assert LISTENERS["onhost"] not in batch.fields["sport"]
     namespace = os.stat(f"/proc/{town.pids['onhost']}/ns/net").st_ino
     assert namespace == os.stat("/proc/self/ns/net").st_ino
 
 
-def test_the_column_of_the_cgroup_names_the_container(town: Town) -> None:
+def test_column_of_the_cgroup_names_the_container(town: Town) -> None:
     batch = town.take("web")
     listening = [
         path

@@ -67,7 +67,7 @@ def test_sockets_at_an_interval_without_any_have_a_heading_each_time(namespace: 
     assert heading.splitlines() == heading.splitlines()[:1] * COUNT
 
 
-def test_a_count_without_an_interval_is_refused() -> None:
+def test_count_without_an_interval_is_refused() -> None:
     done = run("snapshot", "socket", "--count", COUNT)
     assert done.returncode == 2
     assert "--interval" in done.stderr
@@ -103,7 +103,7 @@ def path() -> Iterator[Path]:
         yield Path(folder) / "recording"
 
 
-def test_a_recording_of_a_trace_is_shown_as_it_was(
+def test_recording_of_a_trace_is_shown_as_it_was(
     namespace: Namespace, path: Path, start_ig: Callable[..., Tracer]
 ) -> None:
     events, said, code = attempts(namespace, path, start_ig, "json").finished()
@@ -124,7 +124,7 @@ def test_a_recording_of_a_trace_is_shown_as_it_was(
     assert "Time from the SYN to the reply" in replayed(path, "--columns")
 
 
-def test_a_recording_of_sockets_is_shown_as_it_was(namespace: Namespace, path: Path) -> None:
+def test_recording_of_sockets_is_shown_as_it_was(namespace: Namespace, path: Path) -> None:
     port = namespace.serve()
     live = sockets(port, "-p", "--resolve", "--time", "iso", "--record", path)
     path.chmod(0o644)
@@ -135,7 +135,7 @@ def test_a_recording_of_sockets_is_shown_as_it_was(namespace: Namespace, path: P
     assert all(row["processes"] for row in rows)
 
 
-def test_a_recording_of_a_killed_trace_has_what_was_printed(
+def test_recording_of_a_killed_trace_has_what_was_printed(
     namespace: Namespace, path: Path, start_ig: Callable[..., Tracer]
 ) -> None:
     port = namespace.serve()
@@ -152,7 +152,7 @@ def test_a_recording_of_a_killed_trace_has_what_was_printed(
     assert done.returncode == 0
 
 
-def test_a_recording_never_overwrites_a_file(path: Path) -> None:
+def test_recording_never_overwrites_a_file(path: Path) -> None:
     path.write_text("mine")
     done = run("snapshot", "socket", "--record", path)
     assert done.returncode == 1
@@ -160,7 +160,7 @@ def test_a_recording_never_overwrites_a_file(path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-def test_a_recording_that_has_no_room_ends_whole(tmp_path: Path) -> None:
+def test_recording_that_has_no_room_ends_whole(tmp_path: Path) -> None:
     path = tmp_path / "full"
     script = (
         f"mount -t tmpfs -o size=4k none {tmp_path} && {IG} snapshot socket --host -o json "
@@ -171,7 +171,7 @@ def test_a_recording_that_has_no_room_ends_whole(tmp_path: Path) -> None:
     assert "damaged" not in done.stderr
 
 
-def test_a_recording_without_room_takes_nothing_from_the_output(
+def test_recording_without_room_takes_nothing_from_the_output(
     namespace: Namespace, tmp_path: Path
 ) -> None:
     port = namespace.serve()
@@ -192,7 +192,7 @@ def test_a_recording_without_room_takes_nothing_from_the_output(
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[" * 100_000, '{"recording":2}', "\0" * 5_000_000])
-def test_a_file_that_is_no_recording_is_an_error(path: Path, text: str) -> None:
+def test_file_that_is_no_recording_is_an_error(path: Path, text: str) -> None:
     path.write_text(text)
     done = as_nobody("replay", path)
     assert (done.stdout, done.returncode) == ("", 1)

@@ -150,13 +150,13 @@ def counted(rows: list[Any]) -> dict[tuple[int, str], int]:
     return {(row["port"], row["outcome"]): row["attempts"] for row in rows}
 
 
-def test_a_stage_that_sums_up_is_flushed_at_the_end(package: Path, namespace: Namespace) -> None:
+def test_stage_that_sums_up_is_flushed_at_the_end(package: Path, namespace: Namespace) -> None:
     options = ("tally", "--max-events", ATTEMPTS, "-o", "json")
     _, text, made = attempts(package, namespace, *options)
     assert counted([json.loads(line) for line in text.splitlines()]) == made
 
 
-def test_a_stage_that_sums_up_is_flushed_at_each_interval(
+def test_stage_that_sums_up_is_flushed_at_each_interval(
     package: Path, namespace: Namespace
 ) -> None:
     options = ("tally", "--interval", "60", "--max-events", ATTEMPTS)
@@ -166,7 +166,7 @@ def test_a_stage_that_sums_up_is_flushed_at_each_interval(
     assert {(int(port), outcome): int(count) for _, port, outcome, count in rows} == made
 
 
-def test_a_recording_is_summed_up_by_stages_and_taken_by_sinks(
+def test_recording_is_summed_up_by_stages_and_taken_by_sinks(
     package: Path, namespace: Namespace
 ) -> None:
     path, total = package / "recording", package / "total"
@@ -180,7 +180,7 @@ def test_a_recording_is_summed_up_by_stages_and_taken_by_sinks(
     assert json.loads(total.read_text())["told"] == ["open", "close"]
 
 
-def test_a_stage_gives_rows_once_an_interval_until_the_count(package: Path) -> None:
+def test_stage_gives_rows_once_an_interval_until_the_count(package: Path) -> None:
     options = ("--host", "--interval", "0.2", "--count", 3, "-F", "comm==none-such")
     with started(package, "trace", "tally", *options) as process:
         said = process.communicate(timeout=PATIENCE)
@@ -188,7 +188,7 @@ def test_a_stage_gives_rows_once_an_interval_until_the_count(package: Path) -> N
     assert said[0].split() == ["TIME", "DST.PORT", "OUTCOME", "ATTEMPTS"] * 3
 
 
-def test_a_stage_follows_the_sockets_that_exist_now(package: Path, namespace: Namespace) -> None:
+def test_stage_follows_the_sockets_that_exist_now(package: Path, namespace: Namespace) -> None:
     port = namespace.serve()
     chosen = ("--host", "-F", f"netns=={namespace.inode},src.port=={port}", "-o", "json")
     with started(package, "snapshot", "tally", *chosen) as process:
@@ -196,14 +196,14 @@ def test_a_stage_follows_the_sockets_that_exist_now(package: Path, namespace: Na
     assert (said[1], json.loads(said[0])) == ("", {"port": 0, "attempts": 1})
 
 
-def test_a_stage_has_its_columns_listed(package: Path) -> None:
+def test_stage_has_its_columns_listed(package: Path) -> None:
     with started(package, "trace", "tally", "--columns") as process:
         said = process.communicate(timeout=PATIENCE)
     assert "Number of attempts." in said[0]
     assert "latency" not in said[0]
 
 
-def test_a_sink_of_a_package_takes_the_events(package: Path, namespace: Namespace) -> None:
+def test_sink_of_a_package_takes_the_events(package: Path, namespace: Namespace) -> None:
     path = package / "total"
     options = ("tcpconnect", "--max-events", ATTEMPTS, "-o", f"total={path}")
     _, text, _ = attempts(package, namespace, *options)
@@ -211,7 +211,7 @@ def test_a_sink_of_a_package_takes_the_events(package: Path, namespace: Namespac
     assert json.loads(path.read_text()) == {"told": ["open", "close"], "seen": ATTEMPTS}
 
 
-def test_a_sink_of_a_package_takes_the_sockets_of_each_interval(
+def test_sink_of_a_package_takes_the_sockets_of_each_interval(
     package: Path, namespace: Namespace
 ) -> None:
     port, path = namespace.serve(), package / "total"
@@ -223,7 +223,7 @@ def test_a_sink_of_a_package_takes_the_sockets_of_each_interval(
     assert json.loads(path.read_text()) == {"told": told, "seen": 3}
 
 
-def test_a_sink_of_a_package_has_intervals_of_its_own(package: Path, namespace: Namespace) -> None:
+def test_sink_of_a_package_has_intervals_of_its_own(package: Path, namespace: Namespace) -> None:
     path = package / "screen"
     options = ("tcpconnect", "--max-events", ATTEMPTS, "-o", f"screen={path}")
     attempts(package, namespace, *options)
@@ -232,14 +232,14 @@ def test_a_sink_of_a_package_has_intervals_of_its_own(package: Path, namespace: 
     assert set(report["told"][1:-1]) == {"tick"}
 
 
-def test_a_sink_of_a_package_is_refused_where_no_events_are(package: Path) -> None:
+def test_sink_of_a_package_is_refused_where_no_events_are(package: Path) -> None:
     with started(package, "list-containers", "-o", "total=x") as process:
         said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert "'total' is not available here" in said[1]
 
 
-def test_an_output_mode_that_no_package_offers_is_refused(package: Path) -> None:
+def test_output_mode_that_no_package_offers_is_refused(package: Path) -> None:
     with started(package, "trace", "tcpconnect", "-o", "totl") as process:
         said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2

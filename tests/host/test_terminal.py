@@ -85,7 +85,7 @@ def test_failures_alone_are_shown_by_every_trace(
         assert event["error"] == ("EADDRNOTAVAIL" if command == "bind" else "ECONNREFUSED")
 
 
-def test_trace_tcp_waits_for_the_answer_and_tells_the_latency(
+def test_trace_tcp_waits_for_the_answer_and_reports_the_latency(
     start_ig: Callable[..., Tracer], namespace: Namespace
 ) -> None:
     port = namespace.serve()

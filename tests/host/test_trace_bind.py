@@ -53,7 +53,7 @@ def address(event: Report) -> tuple[Any, ...]:
     return tuple(event["addr"][key] for key in ("proto", "addr", "port", "version"))
 
 
-def test_a_bind_is_told_with_the_port_that_was_chosen(
+def test_bind_is_reported_with_the_port_that_was_chosen(
     start_ig: Start, namespace: Namespace
 ) -> None:
     script = "for _ in range(7): bind(('127.0.0.1', 0))"
@@ -85,7 +85,7 @@ def test_a_bind_is_told_with_the_port_that_was_chosen(
     ],
     ids=["any", "any6", "mapped", "udp", "udp6", "icmp", "icmp6", "unnamed"],
 )
-def test_every_ip_protocol_is_told_by_its_name(
+def test_every_ip_protocol_is_shown_by_its_name(
     start_ig: Start, namespace: Namespace, call: str, expected: tuple[Any, ...]
 ) -> None:
     _, events = binds(start_ig, namespace, call)
@@ -114,7 +114,7 @@ def test_each_option_has_its_letter(
     assert [event["opts"] for event in events] == list(options)
 
 
-def test_a_failed_bind_is_told_if_asked_with_what_it_wanted(
+def test_failed_bind_is_reported_if_asked_with_what_it_wanted(
     start_ig: Start, namespace: Namespace
 ) -> None:
     script = (
@@ -134,7 +134,7 @@ def test_a_failed_bind_is_told_if_asked_with_what_it_wanted(
     assert [event["error"] for event in events] == [""]
 
 
-def test_the_device_is_told_by_its_name_in_a_table_and_its_index_in_json(
+def test_device_is_shown_by_its_name_in_a_table_and_its_index_in_json(
     start_ig: Start, namespace: Namespace
 ) -> None:
     namespace.ip("link", "add", "igt-bound", "type", "veth", "peer", "name", "igt-peer")
@@ -155,7 +155,9 @@ def test_only_the_asked_ports_pass(start_ig: Start, namespace: Namespace) -> Non
     assert [event["addr"]["port"] for event in events] == [4242, 4343]
 
 
-def test_what_is_no_bind_of_an_ip_socket_is_not_told(start_ig: Start, namespace: Namespace) -> None:
+def test_what_is_no_bind_of_an_ip_socket_is_not_reported(
+    start_ig: Start, namespace: Namespace
+) -> None:
     script = (
         "bind('\\0ig-test', socket.AF_UNIX)\n"
         "held.append(socket.socket()); held[-1].listen()\n"
@@ -166,7 +168,7 @@ def test_what_is_no_bind_of_an_ip_socket_is_not_told(start_ig: Start, namespace:
     assert [event["addr"]["port"] for event in events] == [4242]
 
 
-def test_the_classic_view_is_flat(start_ig: Start, namespace: Namespace) -> None:
+def test_classic_view_is_flat(start_ig: Start, namespace: Namespace) -> None:
     got, events = binds(start_ig, namespace, "bind(('::', 4343), socket.AF_INET6)", view=True)
     assert [list(event) for event in events] == [
         [
@@ -179,7 +181,7 @@ def test_the_classic_view_is_flat(start_ig: Start, namespace: Namespace) -> None
     assert expected.items() <= events[0].items()
 
 
-def test_a_bind_in_a_container_is_that_containers(ig: Start, engine: Engine) -> None:
+def test_bind_in_a_container_is_that_containers(ig: Start, engine: Engine) -> None:
     tracer = ig("trace", "bind")
     server, port = engine.serve("server")
     (event,) = tracer.wait_for(lambda event: event["addr"]["port"] == port)
@@ -203,7 +205,7 @@ def test_nothing_stays_attached(start_ig: Start, namespace: Namespace) -> None:
         "run ghcr.io/inspektor-gadget/gadget/trace_bind:v0.30.0 -t 0.1",
     ],
 )
-def test_the_command_lines_that_people_know_work(start_ig: Start, line: str) -> None:
+def test_command_lines_that_people_know_work(start_ig: Start, line: str) -> None:
     assert start_ig(*line.split(), ready=False).finished()[2] == 0
 
 
@@ -215,9 +217,7 @@ def test_what_is_no_port_is_refused(start_ig: Start, ports: str) -> None:
     assert "port" in said
 
 
-def test_the_end_of_a_trace_says_how_many_binds_failed(
-    start_ig: Start, namespace: Namespace
-) -> None:
+def test_end_of_a_trace_says_how_many_binds_failed(start_ig: Start, namespace: Namespace) -> None:
     script = "for _ in range(3): bind(('192.0.2.1', 0)), bind(('127.0.0.1', 0))"
     chosen = ("--host", "-F", f"netns=={namespace.inode}")
     usual, all_of_them = (start_ig("trace", "bind", *chosen, *more) for more in ((), ("-i=false",)))

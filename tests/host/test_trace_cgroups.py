@@ -73,7 +73,7 @@ def test_cgroups_that_come_while_it_is_suspended_are_all_named(
 
 
 @pytest.mark.parametrize("end", ["stay", "go"])
-def test_a_path_that_could_not_be_sent_is_looked_up_or_shown_as_unknown(
+def test_path_that_could_not_be_sent_is_looked_up_or_shown_as_unknown(
     start_ig: Start, namespace: Namespace, cgroup: Path, end: str
 ) -> None:
     count = 1_009
@@ -148,7 +148,7 @@ def test_cgroup_names_of_any_length_are_read_whole(
 
 
 @pytest.mark.needs("two cgroup hierarchies")
-def test_cgroups_in_either_hierarchy_tell_the_container(
+def test_cgroups_in_either_hierarchy_identify_the_container(
     start_ig: Start, namespace: Namespace
 ) -> None:
     a, b, c, d = (letter * 64 for letter in "abcd")

@@ -40,7 +40,7 @@ def zones(event: Report) -> tuple[str, ...]:
     return tuple(event[end].get("zone", "none") for end in ("src", "dst"))
 
 
-def test_a_link_local_address_is_shown_with_its_interface(
+def test_link_local_address_is_shown_with_its_interface(
     start_ig: Start, new_namespace: Callable[[], Namespace]
 ) -> None:
     here, there = new_namespace(), new_namespace()
@@ -121,7 +121,7 @@ closing.join()
 """
 
 
-def test_an_accept_is_told_or_counted_if_another_thread_closes_its_socket_at_once(
+def test_accept_is_reported_or_counted_if_another_thread_closes_its_socket_at_once(
     start_ig: Start, namespace: Namespace
 ) -> None:
     where = ("--host", "-o", "json", "-F", f"netns=={namespace.inode}")
@@ -161,7 +161,7 @@ print(failed)
 """
 
 
-def test_the_address_of_a_call_that_failed_is_that_which_the_kernel_read(
+def test_address_of_a_call_that_failed_is_that_which_the_kernel_read(
     start_ig: Start, namespace: Namespace
 ) -> None:
     ig = start_ig("trace", "tcpconnect", "--host", "-o", "json", "-F", f"netns=={namespace.inode}")

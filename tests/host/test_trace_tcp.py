@@ -72,7 +72,9 @@ def test_nothing_is_lost_between_threads_of_two_containers(
     }
 
 
-def test_all_that_is_on_its_way_at_the_end_is_told(start_ig: Start, namespace: Namespace) -> None:
+def test_all_that_is_on_its_way_at_the_end_is_reported(
+    start_ig: Start, namespace: Namespace
+) -> None:
     script = (
         "import os, socket, struct\n"
         "listener = socket.create_server(('127.0.0.1', 0), backlog=4096)\n"
@@ -91,7 +93,7 @@ def test_all_that_is_on_its_way_at_the_end_is_told(start_ig: Start, namespace: N
     assert told == {"connect": 4001, "accept": 4001, "close": 8002}
 
 
-def test_a_connection_is_connected_accepted_and_closed_at_both_ends(
+def test_connection_is_connected_accepted_and_closed_at_both_ends(
     watch: Watch, namespace: Namespace
 ) -> None:
     script = PAIR + (
@@ -146,7 +148,7 @@ def test_each_end_is_closed_once_under_its_owner(
     assert {event["proc"]["pid"] for event in closes} == {said["pid"]}
 
 
-def test_a_connection_closed_in_another_process_is_its_makers(
+def test_connection_closed_in_another_process_is_its_makers(
     watch: Watch, namespace: Namespace
 ) -> None:
     script = PAIR + (
@@ -162,7 +164,7 @@ def test_a_connection_closed_in_another_process_is_its_makers(
     assert [event["proc"]["pid"] for event in closes] == [said["pid"]] * 2
 
 
-def test_a_connection_that_was_passed_to_another_process_is_its_makers(
+def test_connection_that_was_passed_to_another_process_is_its_makers(
     watch: Watch, namespace: Namespace
 ) -> None:
     script = (
@@ -185,9 +187,7 @@ def test_a_connection_that_was_passed_to_another_process_is_its_makers(
     assert [event["proc"]["pid"] for event in closes] == [said["pid"]] * 2
 
 
-def test_a_reset_before_the_accept_is_the_accepters_close(
-    watch: Watch, namespace: Namespace
-) -> None:
+def test_reset_before_the_accept_is_the_accepters_close(watch: Watch, namespace: Namespace) -> None:
     script = (
         "import socket, struct\n"
         "listener = socket.create_server(('127.0.0.1', 0))\n"
@@ -214,7 +214,7 @@ def test_what_nobody_accepted_ends_as_unknown(start_ig: Start, namespace: Namesp
     assert unknown["dst"]["port"] != 0
 
 
-def test_an_ipv4_client_of_a_dual_stack_listener_is_ipv4(
+def test_ipv4_client_of_a_dual_stack_listener_is_ipv4(
     start_ig: Start, namespace: Namespace
 ) -> None:
     script = (
@@ -245,7 +245,7 @@ def test_only_failures_are_shown_if_asked(start_ig: Start, namespace: Namespace)
     assert events[1]["fd"] == said["fd"]
 
 
-def test_a_connection_older_than_the_trace_is_no_other_process_s(
+def test_connection_older_than_the_trace_is_no_other_process_s(
     start_ig: Start, namespace: Namespace
 ) -> None:
     port = namespace.serve()
@@ -272,7 +272,7 @@ def test_only_the_chosen_containers_end_of_a_connection_is_shown(ig: Start, engi
     assert {event["proc"]["pid"] for event in events} == {server.pid}
 
 
-def test_a_user_filter_holds_for_closes_too(start_ig: Start, namespace: Namespace) -> None:
+def test_user_filter_holds_for_closes_too(start_ig: Start, namespace: Namespace) -> None:
     script = PAIR + "report()\nclient.close(); server.close()\n"
     assert traced(start_ig, namespace, script, "--uid", "4242")[1:] == []
     said, *events = traced(
@@ -282,7 +282,7 @@ def test_a_user_filter_holds_for_closes_too(start_ig: Start, namespace: Namespac
     assert {event["proc"]["pid"] for event in events} == {said["pid"]}
 
 
-def test_a_server_with_many_threads_in_accept_loses_nothing(
+def test_server_with_many_threads_in_accept_loses_nothing(
     start_ig: Start, namespace: Namespace
 ) -> None:
     server = namespace.start("serve", "127.0.0.1", 0, "--acceptors", 100)
@@ -347,7 +347,7 @@ def test_what_is_written_and_still_to_be_sent_counts_as_sent(
     assert closes[said["client"]]["received"] == said["written"]
 
 
-def test_the_classic_view_is_flat(start_ig: Start, namespace: Namespace) -> None:
+def test_classic_view_is_flat(start_ig: Start, namespace: Namespace) -> None:
     tracer = start_ig("tcptracer", "--host", "-o", "json")
     namespace.connect("127.0.0.1", 9, "--count", 3)
     tracer.wait_for(lambda event: event["dport"] == 9, 3)
@@ -376,5 +376,5 @@ def test_connects_only_and_accepts_only_exclude_each_other(start_ig: Start) -> N
         "trace tcp -c test-trace-tcp -t=0.1",
     ],
 )
-def test_the_command_lines_that_people_know_work(start_ig: Start, line: str) -> None:
+def test_command_lines_that_people_know_work(start_ig: Start, line: str) -> None:
     assert start_ig(*line.split()).finished()[2] == 0

@@ -35,7 +35,7 @@ def endings() -> tuple[list[Report], list[Report]]:
     return told, [{**event, "expected_pid": program.pid} for event in events]
 
 
-def test_closes_are_told_once_for_each_end_however_it_ended(
+def test_closes_are_reported_once_for_each_end_however_it_ended(
     endings: tuple[list[Report], list[Report]],
 ) -> None:
     told, events = endings

@@ -72,7 +72,7 @@ def test_what_the_map_of_attempts_has_no_room_for_is_counted(
 
 
 @pytest.mark.parametrize("kind", ["4", "6", "mapped"])
-def test_an_established_connect_is_told_once_with_its_true_ends(
+def test_established_connect_is_reported_once_with_its_true_ends(
     watch: Watch, namespace: Namespace, kind: str
 ) -> None:
     address = "::1" if kind == "6" else "127.0.0.1"
@@ -104,7 +104,7 @@ def test_an_established_connect_is_told_once_with_its_true_ends(
         assert event["timestamp_raw"] >= report["started"] - 20_000_000
 
 
-def test_connects_of_many_threads_are_each_told(watch: Watch, namespace: Namespace) -> None:
+def test_connects_of_many_threads_are_each_reported(watch: Watch, namespace: Namespace) -> None:
     port = namespace.serve()
     ig = watch("trace", "tcpconnect")
     made = namespace.connect("127.0.0.1", port, "--threads", 5, "--count", 17)
@@ -116,7 +116,7 @@ def test_connects_of_many_threads_are_each_told(watch: Watch, namespace: Namespa
 
 
 @pytest.mark.parametrize(("kind", "address"), [("4", "127.0.0.1"), ("6", "::1")])
-def test_a_refused_connect_is_told_once(
+def test_refused_connect_is_reported_once(
     watch: Watch, namespace: Namespace, kind: str, address: str
 ) -> None:
     ig = watch("trace", "tcpconnect")
@@ -157,9 +157,7 @@ def test_connecting_a_connected_socket_is_no_second_attempt(
     assert outcomes(ig.events()) == ["established"]
 
 
-def test_a_connection_of_a_socket_to_itself_is_one_event(
-    watch: Watch, namespace: Namespace
-) -> None:
+def test_connection_of_a_socket_to_itself_is_one_event(watch: Watch, namespace: Namespace) -> None:
     ig = watch("trace", "tcpconnect")
     connects_to_itself = (
         "import socket\n"
@@ -171,7 +169,7 @@ def test_a_connection_of_a_socket_to_itself_is_one_event(
     assert outcomes(ig.events()) == ["established"]
 
 
-def test_an_attempt_without_an_answer_times_out(watch: Watch, namespace: Namespace) -> None:
+def test_attempt_without_an_answer_times_out(watch: Watch, namespace: Namespace) -> None:
     namespace.drop(9)
     ig = watch("trace", "tcpconnect", "--latency")
     namespace.connect("127.0.0.1", 9, "--syn-count", 1)
@@ -200,7 +198,7 @@ def test_without_latency_an_unanswered_attempt_is_shown_after_a_second_and_at_it
     assert first["src"] == last["src"]
 
 
-def test_the_most_events_are_the_most_attempts(start_ig: Start, namespace: Namespace) -> None:
+def test_most_events_are_the_most_attempts(start_ig: Start, namespace: Namespace) -> None:
     namespace.peer("--answer", "nothing")
     chosen = ("-F", f"netns=={namespace.inode}", "--max-events", 2)
     ig = traced(start_ig, *chosen)
@@ -235,7 +233,7 @@ def test_with_latency_the_repeated_syns_are_counted_and_the_end_awaited(
     assert (event["outcome"], event["retransmits"]) == ("timed-out", len(syns) - 1)
 
 
-def test_an_unreachable_host_is_told(watch: Watch, namespace: Namespace) -> None:
+def test_unreachable_host_is_reported(watch: Watch, namespace: Namespace) -> None:
     namespace.peer("--answer", "unreachable")
     ig = watch("trace", "tcpconnect")
     namespace.connect("198.51.100.2", 80)
@@ -274,9 +272,7 @@ def test_no_free_port_fails_with_what_connect_returned(
     ]
 
 
-def test_an_attempt_that_the_caller_gave_up_is_abandoned(
-    watch: Watch, namespace: Namespace
-) -> None:
+def test_attempt_that_the_caller_gave_up_is_abandoned(watch: Watch, namespace: Namespace) -> None:
     namespace.peer("--answer", "nothing")
     ig = watch("trace", "tcpconnect", "--latency")
     namespace.connect("198.51.100.2", 80, "--nonblocking", "--timeout", 0.1, "--count", 3)
@@ -284,7 +280,7 @@ def test_an_attempt_that_the_caller_gave_up_is_abandoned(
     assert outcomes(events) == ["abandoned"] * 3
 
 
-def test_an_attempt_whose_caller_was_killed_is_abandoned(
+def test_attempt_whose_caller_was_killed_is_abandoned(
     start_ig: Start, namespace: Namespace
 ) -> None:
     namespace.peer("--answer", "nothing")
@@ -297,7 +293,7 @@ def test_an_attempt_whose_caller_was_killed_is_abandoned(
     assert outcomes(seen_from(ig.stop()[0], namespace)) == ["abandoned"]
 
 
-def test_the_latency_is_what_the_far_side_took(watch: Watch, namespace: Namespace) -> None:
+def test_latency_is_what_the_far_side_took(watch: Watch, namespace: Namespace) -> None:
     namespace.peer("--delay", 100)
     ig = watch("trace", "tcpconnect", "--latency")
     (attempt,) = namespace.connect("198.51.100.2", 80)
@@ -327,7 +323,7 @@ def test_udp_and_unix_sockets_are_no_tcp(
 
 
 @pytest.mark.parametrize("what", ["pid", "port"])
-def test_the_kernel_filters_by_process_and_port(
+def test_kernel_filters_by_process_and_port(
     start_ig: Start, namespace: Namespace, what: str
 ) -> None:
     program = namespace.start("connect", "127.0.0.1", 9, "--count", 3, "--on-signal")

@@ -42,7 +42,7 @@ def test_containers_that_were_there_come_later_or_start_again_are_named(
     assert code == 0
 
 
-def test_a_container_that_lives_milliseconds_is_named_every_time(ig: Start, engine: Engine) -> None:
+def test_container_that_runs_milliseconds_is_named_every_time(ig: Start, engine: Engine) -> None:
     tracer = ig("trace", "tcpconnect")
     expected = []
     for number in range(TIMES):
@@ -55,7 +55,7 @@ def test_a_container_that_lives_milliseconds_is_named_every_time(ig: Start, engi
     assert names(tracer.stop()[0]) == expected
 
 
-def test_a_shared_network_does_not_change_the_owner(ig: Start, engine: Engine) -> None:
+def test_shared_network_does_not_change_the_owner(ig: Start, engine: Engine) -> None:
     holder = engine.idle("holder")
     guest = engine.idle("guest", network_mode=f"container:{holder.id}")
     hosts = engine.idle("hosts", network_mode="host")
@@ -69,7 +69,7 @@ def test_a_shared_network_does_not_change_the_owner(ig: Start, engine: Engine) -
     assert guests == holders != of_host
 
 
-def test_a_rename_is_followed(ig: Start, engine: Engine) -> None:
+def test_rename_is_followed(ig: Start, engine: Engine) -> None:
     box = engine.idle("before")
     tracer = ig("trace", "tcpconnect")
     engine.connect(box, *NOBODY)
@@ -102,7 +102,7 @@ def test_containers_are_chosen_by_name_also_before_they_exist(ig: Start, engine:
     }
 
 
-def test_the_hosts_own_processes_are_shown_if_asked(
+def test_hosts_own_processes_are_shown_if_asked(
     ig: Start, engine: Engine, namespace: Namespace
 ) -> None:
     box = engine.idle("box")
@@ -129,7 +129,7 @@ def test_without_a_container_it_says_how_to_see_the_host(start_ig: Start) -> Non
     assert code == 0
 
 
-def test_an_engine_may_stop_and_come_back(start_ig: Start, private_engine: PrivateEngine) -> None:
+def test_engine_may_stop_and_come_back(start_ig: Start, private_engine: PrivateEngine) -> None:
     private_engine.start()
     engine = Engine(private_engine.socket)
     try:

@@ -55,7 +55,7 @@ def test_retransmissions_of_a_syn_its_answer_and_data_are_reported_with_their_co
     assert (said, code) == ("", 0)
 
 
-def test_a_retransmission_is_the_sockets_containers_and_a_port_chooses(
+def test_retransmission_is_the_sockets_containers_and_a_port_chooses(
     ig: Start, engine: Engine
 ) -> None:
     one = engine.idle("one")

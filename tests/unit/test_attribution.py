@@ -106,7 +106,7 @@ class Bench:
         return self.attribution.owners[cgroup]
 
 
-def test_a_named_container_is_final_at_once() -> None:
+def test_named_container_is_final_at_once() -> None:
     bench = Bench(WEB, DB)
     bench.send(1, "docker", WEB.id)
     bench.send(2, "docker", DB.id)
@@ -117,7 +117,7 @@ def test_a_named_container_is_final_at_once() -> None:
     assert bench.kernel.verdicts == {2: False, 3: False}
 
 
-def test_a_name_that_comes_in_time_decides() -> None:
+def test_name_that_comes_in_time_decides() -> None:
     bench = Bench()
     bench.send(1, "docker", WEB.id)
     assert bench.undecided(1, now=10) == {1}
@@ -140,7 +140,7 @@ def test_patience_is_had_once_a_cgroup() -> None:
     assert bench.undecided(1, now=11 + OWNER_TIMEOUT) == set()
 
 
-def test_a_name_that_comes_late_corrects_owner_and_verdict() -> None:
+def test_name_that_comes_late_corrects_owner_and_verdict() -> None:
     bench = Bench()
     bench.send(1, "docker", WEB.id)
     bench.undecided(1, now=10)
@@ -170,7 +170,7 @@ def test_no_verdict_is_written_while_a_runtime_has_not_answered() -> None:
     assert not bench.attribution.unsure(1)
 
 
-def test_a_runtime_that_is_lost_makes_nobody_wait() -> None:
+def test_runtime_that_is_lost_makes_nobody_wait() -> None:
     bench = Bench()
     bench.send(1, "docker", DB.id)
     assert bench.undecided(1, now=10) == {1}
@@ -183,14 +183,14 @@ def test_a_runtime_that_is_lost_makes_nobody_wait() -> None:
     assert bench.owner(1) is DB
 
 
-def test_a_cgroup_without_a_path_is_looked_up() -> None:
+def test_cgroup_without_a_path_is_looked_up() -> None:
     bench = Bench(WEB)
     bench.file_system[1] = (CgroupPath(("docker", WEB.id), 16),)
     assert bench.undecided(1, now=OWNER_TIMEOUT) == set()
     assert bench.owner(1) is WEB
 
 
-def test_a_cgroup_without_a_path_is_unknown_and_gets_no_verdict() -> None:
+def test_cgroup_without_a_path_is_unknown_and_gets_no_verdict() -> None:
     bench = Bench(WEB)
     assert bench.undecided(7, now=OWNER_TIMEOUT) == {7}
     assert bench.undecided(7, now=2 * OWNER_TIMEOUT) == set()
@@ -203,7 +203,7 @@ def test_a_cgroup_without_a_path_is_unknown_and_gets_no_verdict() -> None:
     assert bench.owner(7) is WEB
 
 
-def test_a_path_that_is_cut_short_is_looked_up() -> None:
+def test_path_that_is_cut_short_is_looked_up() -> None:
     bench = Bench(WEB)
     cut = CgroupPath(("docker-" + DB.id + ".scope",), 0, complete=False)
     bench.attribution.update([(1, (cut,))])
@@ -221,7 +221,7 @@ def test_lookups_are_rare_however_many_are_missing() -> None:
     assert len(bench.looked_up) == 2
 
 
-def test_a_verdict_that_the_kernel_forgot_is_written_again() -> None:
+def test_verdict_that_the_kernel_forgot_is_written_again() -> None:
     bench = Bench(DB)
     bench.send(1, "docker", DB.id)
     bench.kernel.verdicts.clear()
@@ -247,7 +247,7 @@ def test_what_is_forgotten_here_is_forgotten_in_the_kernel(
     assert bench.owner(2) is WEB
 
 
-def test_an_id_that_is_used_again_has_its_new_path() -> None:
+def test_id_that_is_used_again_has_its_new_path() -> None:
     bench = Bench(WEB, DB)
     bench.send(1, "docker", WEB.id)
     bench.send(1, "docker", DB.id)
@@ -258,7 +258,7 @@ def test_an_id_that_is_used_again_has_its_new_path() -> None:
     assert bench.runtimes.asked == []
 
 
-def test_a_change_of_one_container_resolves_only_its_cgroups() -> None:
+def test_change_of_one_container_resolves_only_its_cgroups() -> None:
     bench = Bench(WEB)
     for number in range(2, 1002):
         bench.send(number, "system.slice", f"job{number}.service")
@@ -273,7 +273,7 @@ def test_a_change_of_one_container_resolves_only_its_cgroups() -> None:
     ]
 
 
-def test_a_container_by_another_id_than_hexadecimal_is_found_by_its_cgroups_name() -> None:
+def test_container_by_another_id_than_hexadecimal_is_found_by_its_cgroups_name() -> None:
     bench = Bench()
     bench.send(1, "default", "shop")
     bench.runtimes.asked.clear()
@@ -295,20 +295,20 @@ def test_more_changes_than_are_remembered_resolve_everything(
     assert bench.owner(1) is WEB
 
 
-def test_either_hierarchy_tells_the_container() -> None:
+def test_either_hierarchy_identifies_the_container() -> None:
     bench = Bench(WEB)
     shim, own = CgroupPath(("system.slice", "x"), 2), CgroupPath(("docker", WEB.id), 2)
     bench.attribution.update([(1 << 63 | 1, (shim, own)), (1 << 63 | 2, (own, shim))])
     assert bench.owner(1 << 63 | 1) is bench.owner(1 << 63 | 2) is WEB
 
 
-def test_a_name_that_another_user_could_have_made_proves_nothing() -> None:
+def test_name_that_another_user_could_have_made_proves_nothing() -> None:
     bench = Bench(WEB)
     bench.send(1, "user.slice", "user@1000.service", f"docker-{WEB.id}.scope", trusted=2)
     assert bench.owner(1) is HOST
 
 
-def test_of_a_socket_alone_the_host_is_not_certain_where_version_1_tells_too() -> None:
+def test_of_a_socket_alone_the_host_is_not_certain_where_version_1_identifies_it_too() -> None:
     bench = Bench(WEB, every=True)
     bench.send(1 << 62 | 5, "system.slice", "containerd.service")
     bench.send(1 << 62 | 6, "docker", WEB.id)

@@ -40,7 +40,7 @@ def test_fields_stand_where_the_kernel_has_them(btf: Btf) -> None:
     assert "#define HAVE_sock_common_skc_num 1" in said
 
 
-def test_a_field_that_the_kernel_does_not_have_is_left_out(btf: Btf) -> None:
+def test_field_that_the_kernel_does_not_have_is_left_out(btf: Btf) -> None:
     said = btf.declare("KERNEL_STRUCT(sock_common, skc_num, skc_no_such_thing)")
     assert "no_such_thing" not in said
     assert set(offsets(said, "sock_common")) == {"skc_num"}
@@ -53,12 +53,12 @@ def test_cases_are_of_the_values_that_the_kernel_has(btf: Btf) -> None:
     assert "#define HAVE_enum_no_such_enum 0" in btf.declare("KERNEL_CASES(no_such_enum, A_, b)")
 
 
-def test_a_struct_that_the_kernel_does_not_have_is_refused_by_name(btf: Btf) -> None:
+def test_struct_that_the_kernel_does_not_have_is_refused_by_name(btf: Btf) -> None:
     with pytest.raises(KernelRefused, match="no struct no_such_thing"):
         btf.declare("KERNEL_STRUCT(no_such_thing, field)")
 
 
-def test_a_struct_that_stands_inside_another_comes_before_it(btf: Btf) -> None:
+def test_struct_that_stands_inside_another_comes_before_it(btf: Btf) -> None:
     said = btf.declare("KERNEL_STRUCT(sock, __sk_common)\nKERNEL_STRUCT(sock_common, skc_num)")
     assert said.index("struct sock_common { ") < said.index("struct sock { ")
 

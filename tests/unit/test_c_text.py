@@ -44,7 +44,7 @@ def test_fields_are_flattened_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("gadget", [g for g in declared().values() if g.program])
-def test_the_programs_records_begin_with_their_time_and_have_no_hole(gadget: object) -> None:
+def test_programs_records_begin_with_their_time_and_have_no_hole(gadget: object) -> None:
     found = c_text.parse(source(gadget.program))  # type: ignore[attr-defined]
     assert found.names[0] == "timestamp"
     assert found.size % 8 == 0

@@ -25,7 +25,7 @@ TO_THE_EXIT = (0x55, 1, 1, 0)  # if r1 != 0, skip the next instruction
         ([ONE, (0x85, 0, 0, 1), ONE, EXIT], True),
     ],
 )
-def test_programs_that_return_1_however_they_end_are_told_from_others(
+def test_programs_that_return_1_however_they_end_are_distinguished_from_others(
     code: list[tuple[int, ...]], allows: bool
 ) -> None:
     assert always_allows(b"".join(struct.pack("=BBhi", *each) for each in code)) is allows
@@ -57,7 +57,7 @@ ELEMENT = (0xBF, 0x06, 0, 0)  # r6 = r0
         ([(0x85, 0x10, 0, 1), ONE, EXIT], True),  # a function of the program
     ],
 )
-def test_programs_that_may_write_to_their_argument_are_told_from_others(
+def test_programs_that_may_write_to_their_argument_are_distinguished_from_others(
     code: list[tuple[int, ...]], may: bool
 ) -> None:
     assert may_change(b"".join(struct.pack("=BBhi", *each) for each in code)) is may

@@ -84,7 +84,7 @@ def test_container_of_no_followed_runtime_is_final_at_once() -> None:
     assert index.find(["docker", "buildkit", STEP])[1]
 
 
-def test_nested_containers_innermost_is_told_by_its_id() -> None:
+def test_nested_containers_innermost_is_identified_by_its_id() -> None:
     index = Index([Script()], quiet)
     index.apply("docker", Change("exists", Container(A, "kind", "docker")))
     owner, final = index.find(["docker", A, "kubelet", f"cri-containerd-{B}.scope", "child"])
@@ -101,7 +101,7 @@ class Asked(Script):
         self.namespaces = set(namespaces)
 
 
-def test_id_in_words_is_not_the_hosts_for_good_before_containerd_has_told() -> None:
+def test_id_in_words_is_not_the_hosts_for_good_before_containerd_has_reported() -> None:
     index = Index([Asked("rt")], quiet)
     assert index.find(["new", "web"]) == (HOST, False)
     assert index.find(["new", "web", "child"]) == (HOST, False)
@@ -128,7 +128,7 @@ class Asking(Script):
         self.ids.append(identifier)
 
 
-def test_runtime_without_events_hears_which_container_is_wanted() -> None:
+def test_runtime_without_events_learns_which_container_is_wanted() -> None:
     runtime = Asking()
     index = Index([runtime], quiet)
     index.find(["system.slice", "ssh.service"])

@@ -52,7 +52,7 @@ def endpoints(*containers: Container) -> Endpoints:
     return found
 
 
-def test_an_address_of_a_container_is_its() -> None:
+def test_address_of_a_container_is_its() -> None:
     both = endpoints(WEB, API)
     assert both.find("172.17.0.2", 80, HOST) == WEB
     assert both.find("fd00::2", 5555, HOST) == WEB
@@ -60,11 +60,11 @@ def test_an_address_of_a_container_is_its() -> None:
     assert both.find("172.17.0.3", 80, HOST) is None
 
 
-def test_an_address_means_nothing_in_a_namespace_of_no_container() -> None:
+def test_address_means_nothing_in_a_namespace_of_no_container() -> None:
     assert endpoints(WEB, CLIENT).find("172.17.0.2", 80, STRANGE) is None
 
 
-def test_an_address_is_a_containers_for_others_on_its_network_alone() -> None:
+def test_address_is_a_containers_for_others_on_its_network_alone() -> None:
     other = replace(CLIENT, id=C, netns=30, networks=("other",), addresses=("172.18.0.2",))
     podman = replace(CLIENT, id="d" * 64, netns=40, runtime="podman")
     both = replace(CLIENT, id="e" * 64, netns=50, networks=("other", "bridge"))
@@ -76,7 +76,7 @@ def test_an_address_is_a_containers_for_others_on_its_network_alone() -> None:
     assert found.find("172.17.0.2", 80, both.netns) == WEB
 
 
-def test_an_address_of_two_networks_is_who_has_it_on_the_clients() -> None:
+def test_address_of_two_networks_is_who_has_it_on_the_clients() -> None:
     twin = replace(WEB, id=C, netns=30, networks=("other", "other"), ports=())
     other = replace(CLIENT, id="d" * 64, netns=40, networks=("other",))
     found = endpoints(WEB, twin, CLIENT, other)
@@ -85,7 +85,7 @@ def test_an_address_of_two_networks_is_who_has_it_on_the_clients() -> None:
     assert found.find("172.17.0.2", 80, HOST) is None
 
 
-def test_an_engine_elsewhere_has_its_addresses_and_ports_there_alone(
+def test_engine_elsewhere_has_its_addresses_and_ports_there_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ig.kernel.routes.is_local", bool)
@@ -100,7 +100,7 @@ def test_an_engine_elsewhere_has_its_addresses_and_ports_there_alone(
     assert found.find("192.0.2.7", 8080, client.netns) is None
 
 
-def test_an_engine_elsewhere_does_not_dispute_an_address_of_the_hosts_engine() -> None:
+def test_engine_elsewhere_does_not_dispute_an_address_of_the_hosts_engine() -> None:
     theirs = replace(WEB, id=C, name="theirs", source="docker /inner.sock", base=INNER, netns=30)
     outer = replace(CLIENT, id="d" * 64, netns=INNER, addresses=("172.17.0.4",))
     found = endpoints(WEB, theirs, CLIENT, outer)
@@ -112,7 +112,7 @@ def test_an_engine_elsewhere_does_not_dispute_an_address_of_the_hosts_engine() -
     assert found.find("172.17.0.2", 80, theirs.netns) == theirs
 
 
-def test_a_container_within_a_container_is_where_it_was_seen() -> None:
+def test_container_within_a_container_is_where_it_was_seen() -> None:
     inner = replace(WEB, base=INNER, source="docker /inner.sock")
     client = replace(CLIENT, base=INNER, source=inner.source, netns=0)
     found = endpoints(inner, client)
@@ -137,7 +137,7 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> dict[int, set[str]]:
 
 
 @pytest.mark.usefixtures("addresses")
-def test_an_address_that_is_not_reported_is_observed_where_it_leads() -> None:
+def test_address_that_is_not_reported_is_observed_where_it_leads() -> None:
     docker = replace(CLIENT, id="d" * 64, netns=40)
     found = endpoints(BOX, JOB, docker)
     assert found.holdings.unreported() == {10, 20}
@@ -159,7 +159,7 @@ def test_an_address_that_is_not_reported_is_observed_where_it_leads() -> None:
 
 
 @pytest.mark.usefixtures("addresses")
-def test_an_address_is_observed_only_in_a_containers_own_namespace() -> None:
+def test_address_is_observed_only_in_a_containers_own_namespace() -> None:
     shared = replace(BOX, netns=HOST)
     of_a_user = replace(BOX, id=C, netns=0)
     reported = replace(WEB, id="d" * 64, netns=50)
@@ -174,7 +174,7 @@ def test_an_address_is_observed_only_in_a_containers_own_namespace() -> None:
     assert found.find("10.4.0.7", 80, HOST) is None
 
 
-def test_an_address_that_is_observed_of_two_is_nobodys(addresses: dict[int, set[str]]) -> None:
+def test_address_that_is_observed_of_two_is_nobodys(addresses: dict[int, set[str]]) -> None:
     found = endpoints(BOX, JOB)
     addresses[8].add("10.4.0.7")
     found.holdings.observe(BOX, BOX.netns, "10.4.0.7")
@@ -184,7 +184,7 @@ def test_an_address_that_is_observed_of_two_is_nobodys(addresses: dict[int, set[
     assert found.find("10.4.0.7", 80, HOST) == BOX
 
 
-def test_an_observed_address_is_whose_it_was_at_the_time(addresses: dict[int, set[str]]) -> None:
+def test_observed_address_is_whose_it_was_at_the_time(addresses: dict[int, set[str]]) -> None:
     found = endpoints(BOX)
     found.holdings.observe(BOX, BOX.netns, "10.4.0.7")
     assert found.find("10.4.0.7", 80, HOST, 9 * SECOND) is None
@@ -206,7 +206,7 @@ def test_an_observed_address_is_whose_it_was_at_the_time(addresses: dict[int, se
 
 
 @pytest.mark.usefixtures("addresses")
-def test_an_observed_address_of_several_is_whoever_listens() -> None:
+def test_observed_address_of_several_is_whoever_listens() -> None:
     beside = replace(BOX, id=C, name="beside", pid=9)
     found = endpoints(BOX, beside)
     found.holdings.observe(BOX, BOX.netns, "10.4.0.7")
@@ -232,7 +232,7 @@ def test_memory_stays_bounded_over_many_observed_addresses(addresses: dict[int, 
     assert whose.pid == 105
 
 
-def test_a_container_that_acts_before_its_runtime_answers_is_where_it_was_seen() -> None:
+def test_container_that_acts_before_its_runtime_answers_is_where_it_was_seen() -> None:
     fresh = replace(CLIENT, netns=0, addresses=(), networks=())
     found = endpoints(WEB, fresh)
     assert found.find("172.17.0.2", 80, INNER) is None
@@ -246,14 +246,14 @@ def test_a_container_that_acts_before_its_runtime_answers_is_where_it_was_seen()
     assert found.find("172.17.0.2", 80, CLIENT.netns) == WEB
 
 
-def test_a_published_port_on_the_hosts_addresses_is_the_containers_behind() -> None:
+def test_published_port_on_the_hosts_addresses_is_the_containers_behind() -> None:
     assert endpoints(WEB).find("127.0.0.1", 8080, HOST) == WEB
     assert endpoints(WEB).find("127.0.0.1", 9090, HOST) == WEB
     assert endpoints(WEB).find("::1", 8080, HOST) == WEB
     assert endpoints(WEB).find("127.0.0.1", 80, HOST) is None
 
 
-def test_a_published_port_is_reached_from_containers_but_not_from_elsewhere(
+def test_published_port_is_reached_from_containers_but_not_from_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ig.kernel.routes.is_local", lambda address: address == "192.0.2.7")
@@ -263,16 +263,16 @@ def test_a_published_port_is_reached_from_containers_but_not_from_elsewhere(
     assert found.find("192.0.2.8", 8080, CLIENT.netns) is None
 
 
-def test_a_containers_own_loopback_is_not_the_hosts() -> None:
+def test_containers_own_loopback_is_not_the_hosts() -> None:
     assert endpoints(WEB, CLIENT).find("127.0.0.1", 8080, CLIENT.netns) is None
 
 
-def test_the_same_port_elsewhere_in_the_world_is_not_the_containers() -> None:
+def test_same_port_elsewhere_in_the_world_is_not_the_containers() -> None:
     assert endpoints(WEB).find("192.0.2.1", 8080, HOST) is None
     assert endpoints(WEB).find("2001:db8::1", 8080, STRANGE) is None
 
 
-def test_an_address_is_whose_it_was_at_the_time() -> None:
+def test_address_is_whose_it_was_at_the_time() -> None:
     old = replace(WEB, started=10 * SECOND)
     found = endpoints(old)
     CLOCK.now = 20 * SECOND
@@ -294,7 +294,7 @@ def test_an_address_is_whose_it_was_at_the_time() -> None:
     assert published.name == "web"
 
 
-def test_an_address_that_moves_to_another_container_is_whose_it_is_then() -> None:
+def test_address_that_moves_to_another_container_is_whose_it_is_then() -> None:
     found = endpoints(WEB, CLIENT)
     CLOCK.now = 2000 * SECOND
     left = replace(WEB, addresses=("fd00::2",), networks=("bridge",), addressed=1990 * SECOND)
@@ -312,13 +312,13 @@ def test_an_address_that_moves_to_another_container_is_whose_it_is_then() -> Non
     assert found.find("172.17.0.3", 80, HOST, 1985 * SECOND) == got
 
 
-def test_a_container_that_just_began_is_believed_to_have_begun_before_it_was_told() -> None:
+def test_container_that_just_began_is_trusted_to_have_begun_before_it_was_reported() -> None:
     found = endpoints(replace(WEB, started=10 * SECOND))
     assert found.find("172.17.0.2", 80, HOST, 10 * SECOND - 1000) is not None
     assert found.find("172.17.0.2", 80, HOST, 9 * SECOND) is None
 
 
-def test_a_container_that_was_renamed_has_its_new_name() -> None:
+def test_container_that_was_renamed_has_its_new_name() -> None:
     found = endpoints(WEB)
     version = found.holdings.version
     shop = replace(WEB, name="shop")
@@ -336,12 +336,12 @@ def test_what_does_not_concern_addresses_changes_no_answer() -> None:
     assert found.holdings.version == version
 
 
-def test_a_clock_that_is_ahead_makes_no_address_unknown() -> None:
+def test_clock_that_is_ahead_makes_no_address_unknown() -> None:
     found = endpoints(replace(WEB, started=9999 * SECOND))
     assert found.find("172.17.0.2", 80, HOST, 1001 * SECOND) is not None
 
 
-def test_a_loopback_or_unspecified_address_is_no_containers() -> None:
+def test_loopback_or_unspecified_address_is_no_containers() -> None:
     found = endpoints(replace(WEB, addresses=("127.0.0.1", "0.0.0.0", "::1"), ports=()))
     assert not found.any()
 
@@ -363,7 +363,9 @@ def test_of_several_in_a_namespace_the_one_that_listens_is_meant() -> None:
 
 
 @pytest.mark.parametrize("netns", [0, 10])
-def test_an_address_that_is_told_of_each_in_a_namespace_is_the_one_that_listens(netns: int) -> None:
+def test_address_that_is_reported_of_each_in_a_namespace_is_the_one_that_listens(
+    netns: int,
+) -> None:
     first = replace(WEB, netns=netns, exposed=(80,))
     joined = replace(first, id=C, name="joined", joined=first.id, exposed=(81,))
     found = endpoints(first, joined, CLIENT)
@@ -373,7 +375,7 @@ def test_an_address_that_is_told_of_each_in_a_namespace_is_the_one_that_listens(
     assert found.find("127.0.0.1", 8080, HOST) == first
 
 
-def test_a_namespace_is_shared_also_before_it_is_known() -> None:
+def test_namespace_is_shared_also_before_it_is_known() -> None:
     vpn = replace(WEB, netns=0)
     joined = Container(C, "joined", "docker", running=True, joined=vpn.id)
     found = endpoints(vpn, joined)
@@ -381,7 +383,7 @@ def test_a_namespace_is_shared_also_before_it_is_known() -> None:
     assert endpoints(vpn, joined, CLIENT).find("172.17.0.3", 80, HOST) == CLIENT
 
 
-def test_an_address_that_two_claim_is_nobodys_but_for_a_pods_containers() -> None:
+def test_address_that_two_claim_is_nobodys_but_for_a_pods_containers() -> None:
     other = Container(C, "other", "podman", running=True, addresses=WEB.addresses, ports=WEB.ports)
     assert endpoints(WEB, other).find("172.17.0.2", 80, HOST) is None
     assert endpoints(WEB, other).find("127.0.0.1", 9090, HOST) is None
@@ -395,7 +397,7 @@ def test_an_address_that_two_claim_is_nobodys_but_for_a_pods_containers() -> Non
     assert endpoints(*pod).find("10.1.0.9", 80, HOST) == pod[0]
 
 
-def test_a_container_of_two_runtimes_is_one() -> None:
+def test_container_of_two_runtimes_is_one() -> None:
     containerds = Container(A, A[:12], "containerd", running=True, scope="moby", pid=7)
     found = endpoints(containerds, WEB)
     found.holdings.on_change(Change("removed", replace(WEB, running=False)))

@@ -117,7 +117,7 @@ def watched_until_end(engine: Engine) -> list[Change]:
     "listed",
     [b"", b"no JSON", b"{}", b'"text"', b"[" * 100_000, b"\xff\xfe", b"[" + b"9" * 100_000],
 )
-def test_a_list_that_is_none_is_an_unavailable_engine(serve: Serve, listed: bytes) -> None:
+def test_list_that_is_none_is_an_unavailable_engine(serve: Serve, listed: bytes) -> None:
     with pytest.raises(RuntimeUnavailable):
         watched(serve(running(listed)))
 
@@ -130,7 +130,7 @@ def test_a_list_that_is_none_is_an_unavailable_engine(serve: Serve, listed: byte
         b"HTTP/1.1 200\r\n" * 500,
     ],
 )
-def test_an_answer_that_is_no_http_is_an_unavailable_engine(serve: Serve, said: bytes) -> None:
+def test_answer_that_is_no_http_is_an_unavailable_engine(serve: Serve, said: bytes) -> None:
     def answer(connection: socket.socket, _path: str) -> None:
         connection.sendall(said)
         connection.shutdown(socket.SHUT_RDWR)
@@ -139,7 +139,7 @@ def test_an_answer_that_is_no_http_is_an_unavailable_engine(serve: Serve, said: 
         watched(serve(answer))
 
 
-def test_an_engine_that_never_answers_is_given_up(serve: Serve) -> None:
+def test_engine_that_never_answers_is_given_up(serve: Serve) -> None:
     with pytest.raises(RuntimeUnavailable, match="timed out"):
         watched(serve(lambda _connection, _path: None))
 
@@ -272,7 +272,7 @@ def peak() -> int:
 
 
 @pytest.mark.parametrize("kind", OVERSIZED)
-def test_an_answer_of_any_kind_takes_bounded_memory(
+def test_answer_of_any_kind_takes_bounded_memory(
     serve: Serve, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(docker_api, "LONGEST_ANSWER", 0.5)
@@ -293,7 +293,7 @@ def test_an_answer_of_any_kind_takes_bounded_memory(
     assert grown < 150 << 20, f"{grown >> 20} MB"
 
 
-def test_a_header_that_trickles_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_header_that_trickles_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker_api, "LONGEST_ANSWER", 0.5)
     ends = threading.Event()
 
@@ -307,7 +307,7 @@ def test_a_header_that_trickles_is_given_up(serve: Serve, monkeypatch: pytest.Mo
     ends.set()
 
 
-def test_a_record_that_is_too_large_hides_no_other(serve: Serve) -> None:
+def test_record_that_is_too_large_hides_no_other(serve: Serve) -> None:
     large = record(1, Labels={"x": "y" * 2 * LARGEST_RECORD})
     body = b"[" + b",".join([record(0), large, record(2)]) + b"]"
     events = b"".join([created(3, 1, 2 * LARGEST_RECORD), created(4, 1, 1)])
@@ -347,12 +347,12 @@ def test_containers_beyond_the_most_are_the_oldest_that_are_forgotten(serve: Ser
         ("://", "unknown scheme"),
     ],
 )
-def test_an_address_that_makes_no_sense_is_an_unavailable_engine(address: str, found: str) -> None:
+def test_address_that_makes_no_sense_is_an_unavailable_engine(address: str, found: str) -> None:
     with pytest.raises(RuntimeUnavailable, match=found):
         watched(Engine("docker", address, ()))
 
 
-def test_a_socket_that_may_not_be_reached_is_not_called_missing(tmp_path: Path) -> None:
+def test_socket_that_may_not_be_reached_is_not_called_missing(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(RuntimeUnavailable, match=r"refused|denied"):
@@ -361,7 +361,7 @@ def test_a_socket_that_may_not_be_reached_is_not_called_missing(tmp_path: Path) 
         watched(Engine("docker", f"{file}/engine.sock", ()))
 
 
-def test_an_answer_without_end_is_cut_off(serve: Serve) -> None:
+def test_answer_without_end_is_cut_off(serve: Serve) -> None:
     def answer(connection: socket.socket, path: str) -> None:
         if path != "/containers/json":
             running(b"")(connection, path)
@@ -375,7 +375,7 @@ def test_an_answer_without_end_is_cut_off(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("piece", [chunk(b" " * 65536), b"f" * 65536])
-def test_an_event_without_end_is_cut_off(serve: Serve, piece: bytes) -> None:
+def test_event_without_end_is_cut_off(serve: Serve, piece: bytes) -> None:
     def answer(connection: socket.socket, path: str) -> None:
         running(b"[]")(connection, path)
         while path == "/events":
@@ -397,12 +397,12 @@ def test_events_that_make_no_sense_are_passed_over(serve: Serve) -> None:
     changes.close()  # type: ignore[attr-defined]
 
 
-def test_an_engine_that_ends_its_events_is_unavailable(serve: Serve) -> None:
+def test_engine_that_ends_its_events_is_unavailable(serve: Serve) -> None:
     with pytest.raises(RuntimeUnavailable, match="closed the event stream"):
         watched(serve(running(b"[]", ends=True)))
 
 
-def test_a_watch_that_waits_for_events_can_be_stopped(serve: Serve) -> None:
+def test_watch_that_waits_for_events_can_be_stopped(serve: Serve) -> None:
     engine = serve(running(b"[]"))
     changes = engine.watch(lambda: False)
     assert next(changes) == Change("synced")

@@ -85,6 +85,6 @@ def test_lines_that_are_too_long_are_left_out(size: int) -> None:
     assert [line for line in found if len(line) < 200] == [b"first", b"last"]
 
 
-def test_a_line_without_end_is_an_error() -> None:
+def test_line_without_end_is_an_error() -> None:
     with pytest.raises(ValueError, match="no end"):
         list(lines(lambda: b"x" * 99, 100, 1000))

@@ -57,7 +57,7 @@ def event(action: str, **attributes: str) -> dict[str, object]:
     }
 
 
-def test_a_listed_container_has_its_name_image_addresses_and_ports() -> None:
+def test_listed_container_has_its_name_image_addresses_and_ports() -> None:
     container = parse_list_entry("docker", LISTED)
     assert container is not None
     assert (container.name, container.image, container.running) == ("web", "nginx:1.27", True)
@@ -66,7 +66,7 @@ def test_a_listed_container_has_its_name_image_addresses_and_ports() -> None:
     assert container.labels == {"com.docker.compose.service": "web"}
 
 
-def test_a_stopped_container_has_no_addresses() -> None:
+def test_stopped_container_has_no_addresses() -> None:
     container = parse_list_entry("docker", {**LISTED, "State": "exited"})
     assert container is not None
     assert not container.running
@@ -74,7 +74,7 @@ def test_a_stopped_container_has_no_addresses() -> None:
     assert not container.ports
 
 
-def test_the_events_of_a_container_tell_its_life() -> None:
+def test_events_of_a_container_report_its_life() -> None:
     seen = Seen("docker")
     kinds = []
     for action, name in [
@@ -98,7 +98,7 @@ def test_the_events_of_a_container_tell_its_life() -> None:
     ]
 
 
-def test_a_start_tells_when() -> None:
+def test_start_reports_when() -> None:
     change = parse_event(event("start", name="web"), Seen("docker"))
     assert change is not None
     assert change.container.started == 1_700_000_000_123_456_789
@@ -110,7 +110,7 @@ def network_event(action: str, moment: int, podman: bool = False) -> dict[str, o
 
 
 @pytest.mark.parametrize("podman", [False, True])
-def test_a_networks_events_tell_that_a_containers_addresses_have_changed(podman: bool) -> None:
+def test_networks_events_tell_that_a_containers_addresses_have_changed(podman: bool) -> None:
     seen = Seen("docker")
     assert parse_event(network_event("connect", 5, podman), seen) is None
     running = parse_list_entry("docker", LISTED)
@@ -125,7 +125,7 @@ def test_a_networks_events_tell_that_a_containers_addresses_have_changed(podman:
     assert parse_event(network_event("create", 7, podman), seen) is None
 
 
-def test_a_start_has_the_time_at_which_its_addresses_came() -> None:
+def test_start_has_the_time_at_which_its_addresses_came() -> None:
     seen = Seen("docker")
 
     def next_one(record: dict[str, object]) -> Container:
@@ -148,7 +148,7 @@ def test_a_start_has_the_time_at_which_its_addresses_came() -> None:
     assert (started.addressed, started.started, started.moved) == (8, 9, False)
 
 
-def test_an_inspected_container_has_its_networks_and_what_it_exposes() -> None:
+def test_inspected_container_has_its_networks_and_what_it_exposes() -> None:
     networks = {
         "one": {"IPAddress": "172.17.0.2", "GlobalIPv6Address": "fd00::2", "NetworkID": "n1"},
         "two": {"IPAddress": "172.18.0.2"},
@@ -174,7 +174,7 @@ def test_other_events_tell_nothing() -> None:
     assert parse_event({**event("create"), "Actor": {"ID": "system.slice"}}, Seen("docker")) is None
 
 
-def test_an_inspected_container_has_its_pid_start_and_ports() -> None:
+def test_inspected_container_has_its_pid_start_and_ports() -> None:
     ports = {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "81/tcp": None}
     networks = {"bridge": {"IPAddress": "172.17.0.2"}}
     state = {"Running": True, "Pid": 4242, "StartedAt": "2026-11-20T20:33:04.123456789Z"}
@@ -194,7 +194,7 @@ POD = {
 PAUSE = {**POD, "io.kubernetes.container.name": "POD"}
 
 
-def test_a_docker_container_is_a_pods_only_where_its_name_says_so_too() -> None:
+def test_docker_container_is_a_pods_only_where_its_name_says_so_too() -> None:
     record = {**LISTED, "Names": ["/k8s_api_api-0_shop_5a1f_3"], "Labels": POD}
     container = parse_list_entry("docker", record)
     assert container is not None
@@ -207,7 +207,7 @@ def test_a_docker_container_is_a_pods_only_where_its_name_says_so_too() -> None:
     assert (pause.pod_name, pause.pod_container, pause.sandbox) == ("api-0", "", True)
 
 
-def test_an_images_labels_make_no_pod_of_a_docker_container() -> None:
+def test_images_labels_make_no_pod_of_a_docker_container() -> None:
     marks = {"io.kubernetes.docker.type": "podsandbox", "io.cri-containerd.kind": "sandbox"}
     others = ("k8s_web_web-0_shop_5a1f_0", "k8s_POD_api-0_shop_other_0", "k8s_api", "k8s_")
     for name in ("web", *others):
@@ -217,7 +217,7 @@ def test_an_images_labels_make_no_pod_of_a_docker_container() -> None:
             assert (container.pod_name, container.sandbox) == ("", False)
 
 
-def test_a_renamed_docker_container_is_a_pods_no_more() -> None:
+def test_renamed_docker_container_is_a_pods_no_more() -> None:
     seen = Seen("docker")
     made = parse_event(event("create", name="k8s_api_api-0_shop_5a1f_0", **POD), seen)
     assert made is not None

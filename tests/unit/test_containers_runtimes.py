@@ -77,12 +77,12 @@ def test_containerds_of_other_distributions_are_found_where_they_are(
     assert len(runtimes.discover(["containerd"], containerd_socket="/tmp/c.sock")) == 1
 
 
-def test_an_unknown_runtime_is_a_usage_error_that_lists_the_known() -> None:
+def test_unknown_runtime_is_a_usage_error_that_lists_the_known() -> None:
     with pytest.raises(UsageError, match="docker, containerd, podman, cri-o"):
         runtimes.discover(["lxd"])
 
 
-def test_a_runtime_named_or_given_a_socket_is_missed_when_absent(
+def test_runtime_named_or_given_a_socket_is_missed_when_absent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
@@ -92,7 +92,7 @@ def test_a_runtime_named_or_given_a_socket_is_missed_when_absent(
 
 
 @pytest.mark.parametrize("kind", [Docker, Containerd, Podman, Cri])
-def test_a_missing_socket_is_an_unavailable_runtime(
+def test_missing_socket_is_an_unavailable_runtime(
     kind: Callable[[str], Runtime], tmp_path: Path
 ) -> None:
     with pytest.raises(RuntimeUnavailable, match="no such socket"):
@@ -100,7 +100,7 @@ def test_a_missing_socket_is_an_unavailable_runtime(
 
 
 @pytest.mark.parametrize("kind", [Containerd, Cri])
-def test_an_answer_that_is_no_grpc_is_an_unavailable_runtime(
+def test_answer_that_is_no_grpc_is_an_unavailable_runtime(
     kind: type[Containerd] | type[Cri], tmp_path: Path
 ) -> None:
     path = str(tmp_path / "bad.sock")
@@ -137,7 +137,7 @@ def described(scope: str, identifier: str, *extensions: str, **labels: str) -> C
     return containerd.container_of(scope, record)
 
 
-def test_containerd_tells_of_pods_only_what_its_cri_plugin_made() -> None:
+def test_containerd_reports_only_the_pods_that_its_cri_plugin_made() -> None:
     kind, made = {"io.cri-containerd.kind": "container"}, "io.cri-containerd.container.metadata"
     pod = described("k8s.io", HEX, made, **kind)
     assert (pod.name, pod.pod_name, pod.pod_namespace) == ("api", "api-0", "shop")

@@ -58,18 +58,18 @@ def test_names_choose(names: list[str], wanted: bool) -> None:
     assert select(names=names).wants(WEB) is wanted
 
 
-def test_a_pods_container_is_found_by_either_name() -> None:
+def test_pods_container_is_found_by_either_name() -> None:
     dockershim = Container("c" * 64, "k8s_server_api-0", "docker", pod_container="server")
     assert select(names=["server"]).wants(dockershim)
     assert select(names=["k8s_*"]).wants(dockershim)
 
 
-def test_an_unknown_container_is_found_by_its_id() -> None:
+def test_unknown_container_is_found_by_its_id() -> None:
     assert select(names=["a84e5b"]).wants(UNKNOWN)
     assert not select(names=["web-1"]).wants(UNKNOWN)
 
 
-def test_the_host_is_shown_only_when_asked() -> None:
+def test_host_is_shown_only_when_asked() -> None:
     assert select(host=True).wants(HOST)
     assert select(host=True).wants(WEB)
     assert select(host_only=True).wants(HOST)
@@ -109,7 +109,7 @@ def test_labels_choose(selector: str, wanted: bool) -> None:
     assert select(selectors=[selector]).wants(WEB) is wanted
 
 
-def test_a_choice_of_runtimes_keeps_what_could_be_theirs() -> None:
+def test_choice_of_runtimes_keeps_what_could_be_theirs() -> None:
     selection = select(runtimes=["docker"])
     assert selection.wants(WEB)
     assert selection.wants(UNKNOWN)

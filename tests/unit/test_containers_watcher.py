@@ -33,7 +33,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         each.stop()
 
 
-def test_a_question_that_failed_is_asked_again(start: Start) -> None:
+def test_question_that_failed_is_asked_again(start: Start) -> None:
     asked: queue.Queue[Container] = queue.Queue()
     answers = iter([False, False, True])
 
@@ -45,7 +45,7 @@ def test_a_question_that_failed_is_asked_again(start: Start) -> None:
     assert [asked.get(timeout=BOUND) for _ in range(3)] == [WEB] * 3
 
 
-def test_a_container_that_ended_is_asked_about_no_more(start: Start) -> None:
+def test_container_that_ended_is_asked_about_no_more(start: Start) -> None:
     asked: queue.Queue[Container] = queue.Queue()
     other = replace(WEB, id="b" * 64)
 
@@ -64,7 +64,7 @@ def test_a_container_that_ended_is_asked_about_no_more(start: Start) -> None:
     assert asked.get(timeout=BOUND) == other
 
 
-def test_a_burst_of_five_thousand_containers_is_asked_about_whole(start: Start) -> None:
+def test_burst_of_five_thousand_containers_is_asked_about_whole(start: Start) -> None:
     held, all_asked = threading.Event(), threading.Event()
     asked: set[str] = set()
 
@@ -82,7 +82,7 @@ def test_a_burst_of_five_thousand_containers_is_asked_about_whole(start: Start) 
     assert all_asked.wait(BOUND)
 
 
-def test_a_runtime_that_gives_no_answer_delays_no_other(start: Start) -> None:
+def test_runtime_that_gives_no_answer_delays_no_other(start: Start) -> None:
     asked: queue.Queue[str] = queue.Queue()
 
     def ask(container: Container) -> bool:
@@ -99,7 +99,7 @@ def test_a_runtime_that_gives_no_answer_delays_no_other(start: Start) -> None:
     assert before < 101
 
 
-def test_a_bug_while_asking_is_kept() -> None:
+def test_bug_while_asking_is_kept() -> None:
     failed = threading.Event()
 
     def ask(_container: Container) -> bool:

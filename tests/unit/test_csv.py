@@ -38,7 +38,7 @@ def test_raw_columns_are_numbers_under_their_own_names() -> None:
     ]
 
 
-def test_the_line_of_names_can_be_left_out() -> None:
+def test_line_of_names_can_be_left_out() -> None:
     columns, _ = strings()
     assert output.formatter("csv", columns, columns, heading=False).header() == ""
 

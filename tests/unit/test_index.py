@@ -88,7 +88,7 @@ def told(*changes: Change, runtimes: tuple[str, ...] = ("docker",)) -> Index:
         ["system.slice", f"nerdctl-{A}.scope"],
     ],
 )
-def test_a_cgroup_of_any_driver_is_its_containers(path: list[str]) -> None:
+def test_cgroup_of_any_driver_is_its_containers(path: list[str]) -> None:
     assert told(Change("exists", WEB)).find(path) == (WEB, True)
 
 
@@ -111,14 +111,14 @@ def test_other_cgroups_are_the_hosts(path: list[str]) -> None:
     assert told(Change("exists", WEB)).find(path) == (HOST, True)
 
 
-def test_the_outermost_known_container_wins() -> None:
+def test_outermost_known_container_wins() -> None:
     inner = Container(B, "inner", "docker")
     index = told(Change("exists", WEB), Change("exists", inner))
     assert index.find(["docker", A, "docker", B])[0] == replace(WEB, nested=B)
     assert index.find(["docker", A, "child"])[0] == WEB
 
 
-def test_an_id_below_an_unknown_container_proves_nothing_by_its_name() -> None:
+def test_id_below_an_unknown_container_proves_nothing_by_its_name() -> None:
     inner = Container(B, "inner", "docker", cgroups=(("docker", C, "pod", B, "init.scope"),))
     index = told(Change("exists", WEB), Change("exists", inner))
     owner, _ = index.find(["docker", C, "docker", A])
@@ -129,7 +129,7 @@ def test_an_id_below_an_unknown_container_proves_nothing_by_its_name() -> None:
 USERS = ("user.slice", "user-1000.slice", "user@1000.service")
 
 
-def test_a_name_that_an_ordinary_user_could_make_is_believed_only_where_the_process_is() -> None:
+def test_name_that_an_ordinary_user_could_make_is_trusted_only_where_the_process_is() -> None:
     path = (*USERS, f"libpod-{A}.scope")
     rootless = replace(WEB, running=True, pid=NOBODY, cgroups=((*path, "container"),))
     index = told(Change("exists", rootless), Change("synced"))
@@ -141,14 +141,14 @@ def test_a_name_that_an_ordinary_user_could_make_is_believed_only_where_the_proc
     assert index.find(("", *USERS, f"docker-{A}.scope"), 4) == (HOST, True)
 
 
-def test_a_name_that_an_ordinary_user_made_within_a_container_is_the_containers() -> None:
+def test_name_that_an_ordinary_user_made_within_a_container_is_the_containers() -> None:
     victim = Container(B, "victim", "docker")
     index = told(Change("exists", WEB), Change("exists", victim))
     owner, final = index.find(["docker", A, f"docker-{B}.scope"], 2)
     assert (owner.id, final) == (A, True)
 
 
-def test_an_id_that_nobody_told_of_proves_nothing_where_a_user_could_have_made_it() -> None:
+def test_id_that_nobody_reported_proves_nothing_where_a_user_could_have_made_it() -> None:
     index = told(Change("exists", WEB))
     owner, final = index.find([*USERS, f"libpod-{B}.scope", "container"], 3)
     assert owner.id == f"/{'/'.join(USERS)}/libpod-{B}.scope"
@@ -158,19 +158,19 @@ def test_an_id_that_nobody_told_of_proves_nothing_where_a_user_could_have_made_i
     assert index.find([*USERS, "lxc.payload.web"], 3)[0].name == "unproven-lxc"
 
 
-def test_a_container_whose_process_is_yet_to_be_told_is_not_final_where_it_must_prove() -> None:
+def test_container_whose_process_is_yet_to_be_reported_is_not_final_where_it_must_prove() -> None:
     index = told(Change("exists", replace(WEB, running=True)))
     assert index.find([*USERS, f"libpod-{A}.scope"], 3) == (HOST, False)
     index.lost("docker")
     assert index.find([*USERS, f"libpod-{A}.scope"], 3) == (HOST, True)
 
 
-def test_an_unknown_container_has_its_short_id() -> None:
+def test_unknown_container_has_its_short_id() -> None:
     owner, _ = told().find(["docker", B, "docker", C])
     assert (owner.id, owner.name, owner.runtime, owner.known) == (B, B[:12], "unknown", False)
 
 
-def test_unknown_is_final_only_when_no_runtime_could_tell_more() -> None:
+def test_unknown_is_final_only_when_no_runtime_could_report_more() -> None:
     index = told(Change("synced"), runtimes=("docker", "podman"))
     assert not index.find([A])[1]
     index.lost("docker")
@@ -179,7 +179,7 @@ def test_unknown_is_final_only_when_no_runtime_could_tell_more() -> None:
     assert index.find([A])[1]
 
 
-def test_an_id_in_words_needs_its_namespace_as_parent() -> None:
+def test_id_in_words_needs_its_namespace_as_parent() -> None:
     web = Container("web", "web", "containerd", scope="default")
     index = Index([Script("containerd")], quiet)
     index.apply("containerd", Change("exists", web))
@@ -190,7 +190,7 @@ def test_an_id_in_words_needs_its_namespace_as_parent() -> None:
     assert index.find(["web"]) == (HOST, True)
 
 
-def test_the_same_id_in_two_namespaces_is_two_containers() -> None:
+def test_same_id_in_two_namespaces_is_two_containers() -> None:
     one = Container("web", "web", "containerd", scope="one")
     two = Container("web", "web", "containerd", scope="two")
     index = Index([Script("containerd")], quiet)
@@ -201,12 +201,12 @@ def test_the_same_id_in_two_namespaces_is_two_containers() -> None:
     assert index.containers(stopped=True) == [two]
 
 
-def test_an_id_in_words_without_a_scope_claims_nothing() -> None:
+def test_id_in_words_without_a_scope_claims_nothing() -> None:
     liar = Container("system.slice", "liar", "docker")
     assert told(Change("exists", liar)).find(["", "system.slice", "a.service"]) == (HOST, True)
 
 
-def test_a_container_of_two_runtimes_has_the_name_that_one_gave() -> None:
+def test_container_of_two_runtimes_has_the_name_that_one_gave() -> None:
     nameless = Container(A, A[:12], "containerd", running=True, scope="moby")
     index = Index([Script("containerd"), Script("docker")], quiet)
     index.apply("containerd", Change("created", nameless))
@@ -218,7 +218,7 @@ def test_a_container_of_two_runtimes_has_the_name_that_one_gave() -> None:
     assert index.find([A])[0] == nameless
 
 
-def test_a_removed_container_is_still_found_but_not_listed() -> None:
+def test_removed_container_is_still_found_but_not_listed() -> None:
     index = told(Change("created", WEB), Change("removed", WEB))
     assert index.find([A]) == (replace(WEB, running=False), True)
     assert index.containers(stopped=True) == []
@@ -235,7 +235,7 @@ def test_memory_is_bounded_over_ten_thousand_containers() -> None:
     assert kept == list(range(10_007 - 64, 10_007))
 
 
-def test_an_endless_runtime_is_believed_only_so_many_containers() -> None:
+def test_endless_runtime_is_trusted_only_so_many_containers() -> None:
     registry = Registry(["docker"], limit=100, removed=10)
     for number in range(1009):
         registry.apply("docker", Change("exists", Container(f"{number:064x}", "x", "docker")))
@@ -252,7 +252,7 @@ def test_lists_leave_out_what_does_not_run_and_pauses_unless_asked() -> None:
     assert index.containers(stopped=True, sandboxes=True) == [WEB, stopped, pause]
 
 
-def test_a_change_is_published_only_if_an_answer_could_differ() -> None:
+def test_change_is_published_only_if_an_answer_could_differ() -> None:
     index, witness = told(Change("exists", WEB), Change("synced")), Witness()
     index.subscribe(witness.changes.put)
     index.apply("docker", Change("exists", WEB))
@@ -282,7 +282,7 @@ def followed() -> Iterator[tuple[Script, Witness, Index]]:
     index.close()
 
 
-def test_a_lost_runtime_is_told_once_and_so_is_its_return(
+def test_lost_runtime_is_reported_once_and_so_is_its_return(
     followed: tuple[Script, Witness, Index],
 ) -> None:
     script, witness, index = followed
@@ -314,7 +314,7 @@ def test_names_outlive_a_lost_connection_and_the_next_list_corrects_them(
     assert index.containers() == [shop]
 
 
-def test_a_default_runtime_without_a_socket_is_not_mentioned() -> None:
+def test_default_runtime_without_a_socket_is_not_mentioned() -> None:
     script, said = Script(), Witness().said
     index = Index([script], said.put)
     index.start()
@@ -325,7 +325,7 @@ def test_a_default_runtime_without_a_socket_is_not_mentioned() -> None:
     assert said.empty()
 
 
-def test_a_hung_runtime_delays_the_start_no_longer_than_asked() -> None:
+def test_hung_runtime_delays_the_start_no_longer_than_asked() -> None:
     index = Index([Script()], quiet)
     index.start()
     index.wait_synced(0.05)
@@ -343,7 +343,7 @@ def _restless() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_restless")
-def test_reading_while_a_runtime_tells_always_finds_what_is_there() -> None:
+def test_reading_while_a_runtime_reports_always_finds_what_is_there() -> None:
     index = told(Change("exists", WEB))
     stop, missed = threading.Event(), []
 
@@ -363,7 +363,7 @@ def test_reading_while_a_runtime_tells_always_finds_what_is_there() -> None:
     assert not missed
 
 
-def test_a_container_id_needs_sixty_four_hexadecimal_digits() -> None:
+def test_container_id_needs_sixty_four_hexadecimal_digits() -> None:
     assert container_id(A) == A
     assert container_id(f"docker-{A}.scope") == A
     assert not any(map(container_id, ["", "a" * 63, "g" * 64, f"-{A}", f"{A}.service", "é" * 64]))
@@ -419,7 +419,7 @@ def test_details_come_although_a_first_question_failed() -> None:
     index.close()
 
 
-def test_a_start_waits_for_details_that_are_wanted() -> None:
+def test_start_waits_for_details_that_are_wanted() -> None:
     script = Script()
     index = Index([script], quiet, detailed=True)
     index.start()
@@ -430,7 +430,7 @@ def test_a_start_waits_for_details_that_are_wanted() -> None:
     index.close()
 
 
-def test_a_bug_in_a_thread_is_said_and_raised_in_the_end() -> None:
+def test_bug_in_a_thread_is_said_and_raised_in_the_end() -> None:
     script, witness = Script(), Witness()
     index = Index([script], witness.said.put)
     index.start()
@@ -441,7 +441,7 @@ def test_a_bug_in_a_thread_is_said_and_raised_in_the_end() -> None:
         index.close()
 
 
-def test_an_address_that_was_taken_away_is_a_containers_no_more() -> None:
+def test_address_that_was_taken_away_is_a_containers_no_more() -> None:
     class Moving(Script):
         addresses: tuple[str, ...] = ("10.0.0.1", "10.0.0.2")
 

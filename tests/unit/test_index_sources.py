@@ -31,7 +31,7 @@ def podmans() -> Index:
     return index
 
 
-def test_two_sockets_of_one_runtime_are_told_apart() -> None:
+def test_two_sockets_of_one_runtime_are_distinguished() -> None:
     index = podmans()
     web = Container(A, "web", "podman", running=True)
     shop = Container(B, "shop", "podman", running=True)
@@ -55,7 +55,7 @@ def test_both_sockets_are_waited_for() -> None:
     assert index.unlisted == {SECOND}
 
 
-def test_a_users_runtime_names_no_cgroup_but_that_of_its_process() -> None:
+def test_users_runtime_names_no_cgroup_but_that_of_its_process() -> None:
     index = podmans()
     theirs = Container(A, "web", "podman", running=True, cgroups=((*PATH, "container"),))
     index.apply(SECOND, Change("exists", theirs))
@@ -66,7 +66,7 @@ def test_a_users_runtime_names_no_cgroup_but_that_of_its_process() -> None:
     assert not unknown.known
 
 
-def test_a_users_runtime_has_no_container_with_the_id_of_one_of_roots() -> None:
+def test_users_runtime_has_no_container_with_the_id_of_one_of_roots() -> None:
     index = podmans()
     web = Container(A, A[:12], "podman", running=True, pid=NOBODY)
     index.apply("podman", Change("exists", web))
@@ -80,7 +80,7 @@ def test_a_users_runtime_has_no_container_with_the_id_of_one_of_roots() -> None:
     assert index.find(("machine.slice", f"libpod-{A}.scope"))[0].id == A
 
 
-def test_a_users_container_gives_way_to_one_of_roots_that_has_its_id() -> None:
+def test_users_container_gives_way_to_one_of_roots_that_has_its_id() -> None:
     index = podmans()
     theirs = Container(A, "shop", "podman", running=True, cgroups=(PATH,))
     index.apply(SECOND, Change("exists", theirs))
@@ -91,7 +91,7 @@ def test_a_users_container_gives_way_to_one_of_roots_that_has_its_id() -> None:
     assert index.containers() == [web]
 
 
-def test_a_socket_that_a_user_takes_over_keeps_nothing_of_roots() -> None:
+def test_socket_that_a_user_takes_over_keeps_nothing_of_roots() -> None:
     script = Script("podman", OURS)
     index = Index([script], quiet)
     index.begin("podman")
@@ -108,7 +108,7 @@ def test_a_socket_that_a_user_takes_over_keeps_nothing_of_roots() -> None:
     assert [each.name for each in index.containers()] == ["shop"]
 
 
-def test_a_users_runtime_that_goes_is_not_told() -> None:
+def test_users_runtime_that_goes_is_not_reported() -> None:
     said = Witness().said
     ours, theirs = Script("podman", "/nonexistent/podman.sock"), Script("podman", THEIRS)
     index = Index([ours, theirs], said.put)
@@ -122,7 +122,7 @@ def test_a_users_runtime_that_goes_is_not_told() -> None:
     assert said.empty()
 
 
-def test_a_users_runtime_claims_no_network_and_no_process_of_others() -> None:
+def test_users_runtime_claims_no_network_and_no_process_of_others() -> None:
     index = podmans()
     web = Container(A, "web", "podman", running=True, pid=os.getpid())
     network = replace(
@@ -146,7 +146,7 @@ class Liar(Script):
         return replace(container, pid=os.getpid())
 
 
-def test_a_users_runtime_gives_no_details_of_processes_of_others() -> None:
+def test_users_runtime_gives_no_details_of_processes_of_others() -> None:
     index = Index([Liar("podman", THEIRS)], quiet)
     index.begin("podman")
     web = Container(A, "web", "podman", running=True)
@@ -163,7 +163,7 @@ def test_changes_of_a_users_runtime_are_published() -> None:
     assert [witness.next()[0] for _ in range(2)] == ["created", "removed"]
 
 
-def test_the_user_of_a_socket_is_the_folders_or_the_files() -> None:
+def test_user_of_a_socket_is_the_folders_or_the_files() -> None:
     assert sources.owner("/run/user/4242/docker.sock") == 4242
     assert sources.owner(f"/run/user/{os.geteuid()}/docker.sock") == sources.ROOT
     assert sources.owner("tcp://127.0.0.1:2375") == sources.ROOT
@@ -202,7 +202,7 @@ def test_cgroups_above_ones_own_namespace_prove_nothing() -> None:
     assert not lookup.is_proven(web, ("docker",) * 2)
 
 
-def test_a_first_process_is_where_its_runtime_says() -> None:
+def test_first_process_is_where_its_runtime_says() -> None:
     with sleeping() as pid:
         paths = processes.cgroups(pid) or ()
         index, witness = Index([Script()], quiet), Witness()

@@ -17,7 +17,7 @@ def lines(batch: Batch, mode: str = "json") -> str:
     return made.header() + made.format(batch) + made.footer()
 
 
-def test_an_event_is_one_line_in_the_published_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_is_one_line_in_the_published_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ig.columns._host_name", lambda: "host1")
     assert lines(events({})) == (
         '{"timestamp":"2026-11-20T20:33:04.123456789Z","timestamp_raw":1795206784123456789,'
@@ -36,7 +36,7 @@ def test_an_event_is_one_line_in_the_published_shape(monkeypatch: pytest.MonkeyP
     )
 
 
-def test_a_zone_stands_beside_link_local_addresses_only() -> None:
+def test_zone_stands_beside_link_local_addresses_only() -> None:
     link_local = {"version": 6, "saddr": "fe80::2", "daddr": "fe80::1", "zone": 'e"0'}
     routed = {**link_local, "daddr": "2001:db8::1"}
     unknown = {**link_local, "zone": ""}
@@ -79,7 +79,7 @@ def test_every_event_has_its_own_owner() -> None:
     assert names == ["web", "", "db", "web", "100%", "", "%s"]
 
 
-def test_owners_are_told_apart_however_many_there_are() -> None:
+def test_owners_are_distinguished_however_many_there_are() -> None:
     objects = compile_objects(COLUMNS)
     for start in range(0, 10_000, 2_500):
         owners = [named(f"c{number}") for number in range(start, start + 2_500)]
@@ -90,7 +90,7 @@ def test_owners_are_told_apart_however_many_there_are() -> None:
         assert found == [owner.name for owner in owners]
 
 
-def test_an_owner_is_not_taken_for_one_that_is_gone() -> None:
+def test_owner_is_not_taken_for_one_that_is_gone() -> None:
     objects = compile_objects(COLUMNS)
     names = [f"c{number}" for number in range(500)]
     found = [json.loads(objects(events({}, owners=[named(name)]))) for name in names]
@@ -120,7 +120,7 @@ def test_timestamps_of_different_seconds_each_have_their_own() -> None:
     assert [event["timestamp_raw"] or 0 for event in found] == times
 
 
-def test_a_classic_view_is_flat_because_its_paths_are() -> None:
+def test_classic_view_is_flat_because_its_paths_are() -> None:
     view = (
         Column("type", "type", read=lambda batch: ["normal"] * len(batch)),
         Column("pid", "pid", Kind.INTEGER),
@@ -147,7 +147,7 @@ def test_columns_that_claim_the_same_key_are_refused(paths: tuple[str, str]) -> 
 
 
 @pytest.mark.parametrize("mode", ["json", "jsonpretty"])
-def test_a_snapshot_is_one_array_and_an_empty_one_is_brackets(mode: str) -> None:
+def test_snapshot_is_one_array_and_an_empty_one_is_brackets(mode: str) -> None:
     made = output.formatter(mode, COLUMNS, (), array=True)
     assert made.header() + made.format(events()) + made.footer() == "[]\n"
     for _ in range(2):  # a formatter serves one redraw after the other
@@ -209,7 +209,7 @@ def _without_surrogates(text: str) -> str:
     return "".join(map(shown, text))
 
 
-def test_a_column_that_reads_its_fields_is_never_taken_for_the_owners() -> None:
+def test_column_that_reads_its_fields_is_never_taken_for_the_owners() -> None:
     def either(batch: Batch) -> list[Any]:
         return list(batch.fields["pid"]) if "pid" in batch.fields else [0] * len(batch)
 

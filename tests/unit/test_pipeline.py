@@ -127,7 +127,7 @@ def test_events_are_printed_by_time() -> None:
     assert trace.step((ago(0.1), 1, 0, 2), (ago(0.2), 1, 0, 1)) == ["1,web", "2,web"]
 
 
-def test_an_event_is_held_until_none_before_it_can_come() -> None:
+def test_event_is_held_until_none_before_it_can_come() -> None:
     trace = Trace(WEB)
     trace.path(1, WEB)
     assert trace.step((time.monotonic_ns() + SECOND, 1, 0, 2)) == []
@@ -167,7 +167,7 @@ def test_nobody_waits_for_longer_than_the_patience(monkeypatch: pytest.MonkeyPat
         assert shown == (["1,bbbbbbbbbbbb", "2,bbbbbbbbbbbb"] if tenths == 12 else [])
 
 
-def test_the_largest_of_those_that_wait_is_given_up_when_there_are_too_many(
+def test_largest_of_those_that_wait_is_given_up_when_there_are_too_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pipeline, "_MOST_HELD", 100)
@@ -192,14 +192,14 @@ def test_what_a_choice_hides_while_names_are_missing_is_counted() -> None:
     assert trace.pipeline._lost() == {pipeline.UNNAMED: 2}
 
 
-def test_a_container_without_a_cgroup_is_told_by_its_mount_namespace() -> None:
+def test_container_without_a_cgroup_is_identified_by_its_mount_namespace() -> None:
     trace = Trace(WEB)
     trace.source.paths[1] = (CgroupPath(("user.slice",), 1),)
     trace.runtimes.strays.by_mntns = {4711: WEB}
     assert trace.step((ago(1), 1, 4711, 1), (ago(1), 1, 4712, 2)) == ["1,web"]
 
 
-def test_a_container_without_a_cgroup_is_told_by_its_first_process() -> None:
+def test_container_without_a_cgroup_is_identified_by_its_first_process() -> None:
     trace = Trace(WEB)
     trace.source.fields = (*Source.fields, "pid", "parent_pid")
     trace.source.paths[1] = (CgroupPath(("user.slice",), 1),)
@@ -215,7 +215,7 @@ def test_no_more_events_are_printed_than_asked_for() -> None:
     assert trace.step(*events) == ["0,web", "1,web"]
 
 
-def test_a_second_event_of_an_attempt_does_not_count() -> None:
+def test_second_event_of_an_attempt_does_not_count() -> None:
     trace = Trace(WEB, max_events=2)
     repeated = Batch({"update": [0, 1, 1, 0, 1, 0]}, [WEB] * 6)
     assert len(trace.limit.feed(repeated)) == 5
@@ -237,13 +237,13 @@ def test_losses_are_reported_at_the_end_once_and_without_those_of_none() -> None
     assert trace.lost == [{ring_full(): 3}]
 
 
-def test_a_trace_without_losses_reports_none() -> None:
+def test_trace_without_losses_reports_none() -> None:
     trace = Trace()
     trace.pipeline.run(0)
     assert trace.lost == []
 
 
-def test_a_change_between_the_steps_is_taken_in_before_new_events() -> None:
+def test_change_between_the_steps_is_taken_in_before_new_events() -> None:
     trace = Trace(WEB)
     trace.path(1, WEB)
     trace.step((ago(1), 1, 0, 1))
@@ -251,7 +251,7 @@ def test_a_change_between_the_steps_is_taken_in_before_new_events() -> None:
     assert trace.step((ago(0.5), 1, 0, 2)) == ["2,other"]
 
 
-def test_a_removed_container_keeps_its_name_for_events_that_come_late() -> None:
+def test_removed_container_keeps_its_name_for_events_that_come_late() -> None:
     trace = Trace(WEB)
     trace.path(1, WEB)
     for told in trace.runtimes._told:

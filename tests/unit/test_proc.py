@@ -21,7 +21,7 @@ LINE6 = (
 )
 
 
-def test_a_line_of_ipv4_is_read() -> None:
+def test_line_of_ipv4_is_read() -> None:
     fields = parse("TCP", 4, [LINE])
     assert {name: values[0] for name, values in fields.items()} == {
         "proto": "TCP",
@@ -41,7 +41,7 @@ def test_a_line_of_ipv4_is_read() -> None:
     }
 
 
-def test_a_line_of_ipv6_is_read() -> None:
+def test_line_of_ipv6_is_read() -> None:
     fields = parse("UDP", 6, [LINE6])
     assert (fields["saddr"], fields["sport"], fields["daddr"]) == (["::1"], [53], ["::"])
 
@@ -51,7 +51,7 @@ def test_states_that_are_not_wanted_are_left_out() -> None:
 
 
 @given(st.integers(0, len(LINE)))
-def test_a_cut_off_line_is_a_whole_row_or_none(size: int) -> None:
+def test_cut_off_line_is_a_whole_row_or_none(size: int) -> None:
     ports = parse("TCP", 4, [LINE, LINE[:size]])["sport"]
     assert ports in ([8080], [8080, 8080])
 
@@ -82,7 +82,7 @@ def test_who_holds_a_socket_is_found_by_its_inode() -> None:
         assert holders == {inode: ((os.getpid(), proc.comm(os.getpid())),)}
 
 
-def test_a_process_that_is_gone_has_nothing() -> None:
+def test_process_that_is_gone_has_nothing() -> None:
     nobody = 2**22 + 1
     assert proc.cgroup_paths(nobody) == []
     assert proc.comm(nobody) == ""

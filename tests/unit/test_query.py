@@ -47,7 +47,7 @@ def test_columns_count_in_their_order_and_equal_rows_keep_theirs(
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 2**64)] * 5), min_size=50, max_size=80))
-def test_many_distinct_values_are_told_apart(rows: list[tuple[int, ...]]) -> None:
+def test_many_distinct_values_are_distinguished(rows: list[tuple[int, ...]]) -> None:
     columns = [integer(name, "") for name in "abcde"]
     fields = dict(zip("abcde", map(list, zip(*rows, strict=True)), strict=True))
     ordered = sort(Batch(fields, [HOST] * len(rows)), columns, "abcde")
@@ -66,7 +66,7 @@ def test_ends_of_connections_go_by_address_and_port_as_numbers() -> None:
     ]
 
 
-def test_a_column_that_is_none_is_refused() -> None:
+def test_column_that_is_none_is_refused() -> None:
     with pytest.raises(UsageError):
         sort(batch(("a", 1)), COLUMNS, ["-colour"])
 
@@ -78,7 +78,7 @@ def test_batches_are_joined_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_snapshot_is_taken_again_until_it_is_enough(count: int) -> None:
+def test_snapshot_is_taken_again_until_it_is_enough(count: int) -> None:
     taken: list[int] = []
     waits: list[float] = []
 
@@ -98,7 +98,7 @@ def test_columns_that_need_an_option_turn_it_on() -> None:
 
 
 @pytest.mark.parametrize(("most", "rows"), [(2, [("c", 3), ("b", 1)]), (9, None), (None, None)])
-def test_a_sorted_snapshot_has_the_first_rows(
+def test_sorted_snapshot_has_the_first_rows(
     most: int | None, rows: list[tuple[str, int]] | None
 ) -> None:
     stage = Sort(COLUMNS, ["-name"], most)
@@ -147,7 +147,7 @@ class Seen:
         self.told.append("close")
 
 
-def test_a_chain_flushes_each_stage_through_those_after_it() -> None:
+def test_chain_flushes_each_stage_through_those_after_it() -> None:
     sink, limit = Seen(), Limit(4)
     numbers = Filter(lambda given: [number < 9 for number in given.fields["number"]])
     chain = Chain([numbers, limit, Pairs(), Sort(COLUMNS, ["-number"])], sink)
@@ -164,7 +164,7 @@ def test_a_chain_flushes_each_stage_through_those_after_it() -> None:
     assert limit.reached()
 
 
-def test_a_stage_that_withholds_counts_what_it_leaves_out() -> None:
+def test_stage_that_withholds_counts_what_it_leaves_out() -> None:
     stage = Withhold(COLUMNS[1])
     assert seen(stage.feed(batch(("a", 0), ("b", 2), ("c", 0)))) == [("a", 0), ("c", 0)]
     assert stage.count == 1

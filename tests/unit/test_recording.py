@@ -60,7 +60,7 @@ def record(path: Path, *batches: Batch, **options: Any) -> list[tuple[str, Any]]
     return list(Recording(str(path)).records())
 
 
-def test_a_recording_gives_what_was_written(path: Path) -> None:
+def test_recording_gives_what_was_written(path: Path) -> None:
     (_, batch), *others = record(path, BATCH)
     assert batch.fields == FIELDS
     assert batch.owners == BATCH.owners
@@ -70,7 +70,7 @@ def test_a_recording_gives_what_was_written(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_recording_has_each_container_once_and_forgets_the_old_ones(path: Path) -> None:
+def test_recording_has_each_container_once_and_forgets_the_old_ones(path: Path) -> None:
     many = [Container(f"{n:064x}", f"c{n}", "docker") for n in range(recording.TABLE * 3)]
     batches = [Batch({"n": [1] * 2}, [each, WEB]) for each in many]
     read = [value for kind, value in record(path, *batches) if kind == "batch"]
@@ -79,7 +79,7 @@ def test_a_recording_has_each_container_once_and_forgets_the_old_ones(path: Path
     assert path.read_text().count('"shop/web"') == 3
 
 
-def test_a_recording_splits_batches_that_are_too_large(
+def test_recording_splits_batches_that_are_too_large(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = list(range(recording.ROWS * 2 + 1))
@@ -91,7 +91,7 @@ def test_a_recording_splits_batches_that_are_too_large(
     assert [n for kind, batch in read if kind == "batch" for n in batch.fields["n"]] == texts
 
 
-def test_a_recording_that_is_full_says_so_and_stays_whole(
+def test_recording_that_is_full_says_so_and_stays_whole(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     read = record(path, *[BATCH] * 9, limit=3000)
@@ -104,7 +104,7 @@ def test_a_recording_that_is_full_says_so_and_stays_whole(
     assert [value.owners for kind, value in read if kind == "batch"] == [BATCH.owners] * count
 
 
-def test_a_recording_that_is_full_names_nobody_wrong(path: Path) -> None:
+def test_recording_that_is_full_names_nobody_wrong(path: Path) -> None:
     many = [Container(f"{n:064x}", f"c{n}", "docker") for n in range(recording.TABLE + 1)]
     batches = [Batch({"n": [1] * 9}, [each, *[WEB] * 8]) for each in many]
     record(path, *batches)
@@ -119,12 +119,12 @@ def test_a_recording_that_is_full_names_nobody_wrong(path: Path) -> None:
         assert [each.name for each in owners] == [each.name for each in (*many, POD)][: len(owners)]
 
 
-def test_a_recording_that_has_not_begun_leaves_no_file(path: Path) -> None:
+def test_recording_that_has_not_begun_leaves_no_file(path: Path) -> None:
     Recorder(str(path), {}).close()
     assert not path.exists()
 
 
-def test_a_recording_that_is_cut_off_is_read_up_to_there(
+def test_recording_that_is_cut_off_is_read_up_to_there(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(path, BATCH, BATCH)
@@ -184,20 +184,20 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize("line", DAMAGED)
-def test_a_recording_that_is_damaged_is_an_error(path: Path, line: str) -> None:
+def test_recording_that_is_damaged_is_an_error(path: Path, line: str) -> None:
     path.write_text(f'{{"recording":1}}\n{line}\n')
     with pytest.raises(IgError, match="damaged"):
         list(Recording(str(path)).records())
 
 
-def test_a_recording_with_an_endless_line_takes_bounded_memory(path: Path) -> None:
+def test_recording_with_an_endless_line_takes_bounded_memory(path: Path) -> None:
     path.write_text('{"recording":1}\n' + " " * (recording.LINE + 2))
     with pytest.raises(IgError, match="too long"):
         list(Recording(str(path)).records())
 
 
 @given(st.data())
-def test_a_recording_with_any_change_is_shown_or_is_an_error(
+def test_recording_with_any_change_is_shown_or_is_an_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     gadget = declared()["trace_tcpconnect"]
@@ -265,7 +265,7 @@ class Counter:
         self.closed = True
 
 
-def test_a_recording_without_room_ends_whole_and_other_sinks_get_all(
+def test_recording_without_room_ends_whole_and_other_sinks_get_all(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Counter()
@@ -292,7 +292,7 @@ def test_a_recording_without_room_ends_whole_and_other_sinks_get_all(
     assert f"{2 * ROWS} events were not recorded" in capsys.readouterr().err
 
 
-def test_a_recording_without_room_for_its_end_is_closed(path: Path) -> None:
+def test_recording_without_room_for_its_end_is_closed(path: Path) -> None:
     def fill() -> None:
         with recorded(path) as writer:
             writer.open()
@@ -306,13 +306,13 @@ def test_a_recording_without_room_for_its_end_is_closed(path: Path) -> None:
     assert [kind for kind, _ in Recording(str(path)).records()] == ["batch"]
 
 
-def test_a_recording_without_room_for_its_beginning_is_removed(path: Path) -> None:
+def test_recording_without_room_for_its_beginning_is_removed(path: Path) -> None:
     with room(10), pytest.raises(IgError, match="File too large"), recorded(path) as writer:
         writer.open()
     assert not path.exists()
 
 
-def test_a_recording_of_values_of_another_type_ends_alone(path: Path) -> None:
+def test_recording_of_values_of_another_type_ends_alone(path: Path) -> None:
     writer, other = Recorder(str(path), {}), Counter()
     sink = Chain([], writer, other)
     sink.open()
@@ -323,7 +323,7 @@ def test_a_recording_of_values_of_another_type_ends_alone(path: Path) -> None:
         writer.check()
 
 
-def test_a_recording_with_long_labels_is_read_and_bounded(path: Path) -> None:
+def test_recording_with_long_labels_is_read_and_bounded(path: Path) -> None:
     many = [Container(str(n), "c", "docker", labels={"a": "x" * (1 << 20)}) for n in range(20)]
     read = record(path, *[Batch({"n": [1]}, [each]) for each in many])
     assert [value.owners[0].id for kind, value in read if kind == "batch"] == list(
@@ -334,7 +334,7 @@ def test_a_recording_with_long_labels_is_read_and_bounded(path: Path) -> None:
         list(Recording(str(path)).records())
 
 
-def test_a_recording_whose_events_change_their_fields_is_damaged(path: Path) -> None:
+def test_recording_whose_events_change_their_fields_is_damaged(path: Path) -> None:
     with pytest.raises(IgError, match="other fields"):
         record(path, POD_ALONE, Batch({"m": [1]}, [POD]))
 
@@ -370,14 +370,14 @@ def record_sockets(path: Path, batch: Batch) -> None:
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
 
 
-def test_a_recording_of_200_000_sockets_is_within_bounds(path: Path) -> None:
+def test_recording_of_200_000_sockets_is_within_bounds(path: Path) -> None:
     record_sockets(path, sockets(200_000))
     recorded = Recording(str(path))
     bound = replay.Bound(recorded, replay.MOST)
     assert sum(len(bound.feed(value)) for _, value in recorded.records()) == 200_000
 
 
-def test_a_recording_of_an_endless_interval_takes_bounded_memory(
+def test_recording_of_an_endless_interval_takes_bounded_memory(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replay, "MOST", 1 << 26, raising=False)
@@ -395,7 +395,7 @@ def test_a_recording_of_an_endless_interval_takes_bounded_memory(
 
 
 @pytest.mark.parametrize("line", ["nonsense", '{"tick":17', '{"rows":0,"fields":{}}'])
-def test_a_recording_that_is_damaged_is_shown_up_to_there(path: Path, line: str) -> None:
+def test_recording_that_is_damaged_is_shown_up_to_there(path: Path, line: str) -> None:
     record_sockets(path, sockets(3))
     with path.open("a") as file:
         file.write(line + "\n")
@@ -404,7 +404,7 @@ def test_a_recording_that_is_damaged_is_shown_up_to_there(path: Path, line: str)
     assert len(played(path, "columns").splitlines()) == 1 + 3
 
 
-def test_a_recording_of_fields_that_the_gadget_has_not_is_damaged(path: Path) -> None:
+def test_recording_of_fields_that_the_gadget_has_not_is_damaged(path: Path) -> None:
     with recorded(path, "snapshot_socket") as writer:
         writer.open()
         writer.write(POD_ALONE)
@@ -416,7 +416,7 @@ def test_a_recording_of_fields_that_the_gadget_has_not_is_damaged(path: Path) ->
     os.close(null)
 
 
-def test_a_recording_with_a_cause_of_losses_forges_no_message(
+def test_recording_with_a_cause_of_losses_forges_no_message(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     report_lost({"full\nig: all is well\x1b[2J": 3}, structured=False)

@@ -119,17 +119,17 @@ def test_attributes_in_another_order_are_not_mistaken() -> None:
     ]
 
 
-def test_an_ipv4_connection_of_an_ipv6_socket_is_ipv4() -> None:
+def test_ipv4_connection_of_an_ipv6_socket_is_ipv4() -> None:
     dump = answer([message("::ffff:10.0.0.1", 80, "::ffff:10.0.0.2", 90), DONE])
     assert rows(dump, "version", "saddr", "daddr") == [(4, "10.0.0.1", "10.0.0.2")]
 
 
-def test_a_socket_bound_to_a_mapped_address_has_an_ipv4_wildcard_as_peer() -> None:
+def test_socket_bound_to_a_mapped_address_has_an_ipv4_wildcard_as_peer() -> None:
     dump = answer([message("::ffff:10.0.0.1", 80, "::", 0, LISTEN), DONE])
     assert rows(dump, "version", "saddr", "daddr") == [(4, "10.0.0.1", "0.0.0.0")]
 
 
-def test_a_dual_stack_listener_stays_ipv6() -> None:
+def test_dual_stack_listener_stays_ipv6() -> None:
     dump = answer([message("::", 80, "::", 0, LISTEN), DONE])
     assert rows(dump, "version", "saddr", "daddr") == [(6, "::", "::")]
 
@@ -145,7 +145,7 @@ def test_tcp_info_is_read_in_its_units() -> None:
     assert rows(dump, *INFO) == [(1_500_000, 3, 10, 77, 1 << 40)]
 
 
-def test_a_listener_that_takes_no_ipv4_is_told_apart() -> None:
+def test_listener_that_takes_no_ipv4_is_distinguished() -> None:
     for attributes, expected in (
         (attribute(11, b"\1"), True),
         (attribute(11, b"\0"), False),
@@ -155,31 +155,31 @@ def test_a_listener_that_takes_no_ipv4_is_told_apart() -> None:
         assert rows(answer([datagram, DONE], more=(V6ONLY,)), V6ONLY) == [(expected,)]
 
 
-def test_a_shorter_tcp_info_of_an_older_kernel_leaves_zeroes() -> None:
+def test_shorter_tcp_info_of_an_older_kernel_leaves_zeroes() -> None:
     dump = answer([message(attributes=attribute(2, bytes(104))), DONE], more=INFO)
     assert rows(dump, *INFO) == [(0, 0, 0, 0, 0)]
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_interrupted_dump_is_noticed(count: int) -> None:
+def test_interrupted_dump_is_noticed(count: int) -> None:
     assert answer([message(flags=2 | 0x10) * count, DONE]).interrupted
     assert answer([message() * count, struct.pack("=IHHIIi", 20, 3, 0x12, 1, 0, 0)]).interrupted
     assert not answer([message() * count, DONE]).interrupted
 
 
-def test_a_refusal_is_an_error() -> None:
+def test_refusal_is_an_error() -> None:
     refusal = struct.pack("=IHHIIi", 36, 2, 0, 1, 0, -2) + bytes(16)
     dump = answer([refusal])
     assert (dump.finished, dump.error) == (True, 2)
 
 
-def test_an_interrupted_dump_is_asked_for_again() -> None:
+def test_interrupted_dump_is_asked_for_again() -> None:
     torn, whole = [message(flags=0x12), DONE], [message(), message(), DONE]
     answers = iter([answer(torn), answer(torn), answer(whole), answer(torn)])
     assert len(settled(lambda: next(answers)).fields["sport"]) == 2
 
 
-def test_a_dump_that_is_always_interrupted_is_taken_as_it_is() -> None:
+def test_dump_that_is_always_interrupted_is_taken_as_it_is() -> None:
     asked: list[int] = []
 
     def torn() -> Dump:
@@ -190,14 +190,14 @@ def test_a_dump_that_is_always_interrupted_is_taken_as_it_is() -> None:
     assert (len(asked), dump.fields["sport"]) == (5, [80])
 
 
-def test_a_refused_dump_raises_what_the_kernel_said() -> None:
+def test_refused_dump_raises_what_the_kernel_said() -> None:
     refusal = struct.pack("=IHHIIi", 20, 2, 0, 1, 0, -13)
     with pytest.raises(PermissionError):
         settled(lambda: answer([refusal]))
 
 
 @given(st.integers(0, 3 * 88 + 3 * 20))
-def test_a_cut_off_answer_has_whole_rows_only(size: int) -> None:
+def test_cut_off_answer_has_whole_rows_only(size: int) -> None:
     whole = b"".join(message(sport=port, attributes=owned(port, port)) for port in (1, 2, 3))
     dump = answer([whole[:size]])
     count = size // (len(whole) // 3)

@@ -31,7 +31,7 @@ def table(
     return (made.header(batch if sized else None) + made.format(batch)).splitlines()
 
 
-def test_a_table_stands_under_its_headings() -> None:
+def test_table_stands_under_its_headings() -> None:
     assert table(events({}, {"comm": "nc", "latency": 0}), None, WITH_LATENCY) == [
         "RUNTIME.CONTAINERNAME    COMM             PID      IP SRC                    "
         "DST                         LATENCY",
@@ -130,7 +130,7 @@ def test_columns_that_were_asked_for_stay_however_narrow_the_terminal_is() -> No
     assert len(table(events({}), 20, WITH_LATENCY, keep=True)[0].split()) == len(WITH_LATENCY)
 
 
-def test_a_name_grows_where_there_is_room_and_keeps_both_ends_where_there_is_none() -> None:
+def test_name_grows_where_there_is_room_and_keeps_both_ends_where_there_is_none() -> None:
     batch = events({}, owners=[named(LONG)])
     shown = [table(batch, width)[-1].split(" ")[0] for width in (70, 100, 130, 250)]
     assert [len(name) for name in shown] == sorted(len(name) for name in shown)
@@ -139,7 +139,7 @@ def test_a_name_grows_where_there_is_room_and_keeps_both_ends_where_there_is_non
     assert shown[3] == LONG
 
 
-def test_the_name_of_an_end_is_whole_where_there_is_room_and_its_port_stays() -> None:
+def test_name_of_an_end_is_whole_where_there_is_room_and_its_port_stays() -> None:
     end = "c/ux-averylongname-of-a-replica-12:36352"
     ends = (Column("dst", width=22), Column("dst.port", kind=Kind.INTEGER), Column("n", width=40))
     batch = Batch({"dst": [end], "dst.port": [36352], "n": ["x" * 40]}, [HOST])
@@ -149,7 +149,7 @@ def test_the_name_of_an_end_is_whole_where_there_is_room_and_its_port_stays() ->
         assert made.format(batch).splitlines()[-1].split()[0] == text
 
 
-def test_an_address_that_is_longer_than_those_before_brings_a_new_heading() -> None:
+def test_address_that_is_longer_than_those_before_brings_a_new_heading() -> None:
     made = output.formatter("columns", COLUMNS, SHOWN, screen=lambda: Screen(80, 24))
     assert made.header().split() == ["CONTAINERNAME", "COMM", "PID", "IP", "SRC", "DST"]
     assert len(made.format(events({}, {})).splitlines()) == 2
@@ -159,7 +159,7 @@ def test_an_address_that_is_longer_than_those_before_brings_a_new_heading() -> N
     assert len(made.format(events({}, {})).splitlines()) == 2
 
 
-def test_the_heading_comes_again_after_each_screenful_and_after_a_resize() -> None:
+def test_heading_comes_again_after_each_screenful_and_after_a_resize() -> None:
     screen = Screen(120, 10)
     made = output.formatter("columns", COLUMNS, SHOWN, screen=lambda: screen)
     text = made.header() + made.format(events(*[{}] * 20))
@@ -176,7 +176,7 @@ def test_the_heading_comes_again_after_each_screenful_and_after_a_resize() -> No
     assert "DST" not in plain.header() + plain.format(events(*[{}] * 40))
 
 
-def test_a_finite_table_is_as_wide_as_its_content() -> None:
+def test_finite_table_is_as_wide_as_its_content() -> None:
     for width in (None, 200):
         assert table(events({}), width, sized=True) == [
             "RUNTIME.CONTAINERNAME COMM PID    IP SRC              DST",
@@ -213,7 +213,7 @@ def test_double_width_names_keep_the_columns_aligned() -> None:
     assert len({display_width(row.split("wget", maxsplit=1)[0]) for row in rows[1:]}) == 1
 
 
-def test_a_name_of_invalid_bytes_is_shown_as_escapes() -> None:
+def test_name_of_invalid_bytes_is_shown_as_escapes() -> None:
     assert "a\\xffb" in table(events({"comm": "a\udcffb"}), 100)[1]
 
 
@@ -229,7 +229,7 @@ def test_numbers_and_times_are_never_cut() -> None:
     assert text == "123456 1970-01-01T00:00:01.000000000Z\n"
 
 
-def test_an_empty_batch_has_no_text() -> None:
+def test_empty_batch_has_no_text() -> None:
     assert (
         output.formatter("columns", COLUMNS, SHOWN, screen=lambda: Screen(80)).format(events())
         == ""

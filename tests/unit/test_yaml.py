@@ -56,6 +56,6 @@ def test_bytes_that_are_no_text_are_shown_as_escapes() -> None:
     assert yaml.safe_load(documents(columns, batch)) == {"proc": {"name": "a\\xff\\ud800"}}
 
 
-def test_a_surrogate_in_an_encoded_value_does_not_come_out() -> None:
+def test_surrogate_in_an_encoded_value_does_not_come_out() -> None:
     column = Column("extra", "extra", json=lambda _: ["\ud800"])
     documents((column,), Batch({}, [HOST])).encode("utf-8")
