@@ -244,6 +244,9 @@ class Gadget:
     stages: Callable[[Mapping[str, Any]], tuple[Sequence[Stage], tuple[Column, ...]]] | None = None
     """Return the stages that follow the filter, for these options, and the columns of what leaves
     them: those that are shown. `columns` are what is filtered by."""
+    event: str = ""
+    """The name of its events as log records, `ig.tcp.connect` for example, where `{type}` is the
+    value of that column; `ig.` and the gadget's name, with dots, if empty."""
     sums: Sums | None = None
     """What `--summary` shows, if its events are shown as they come."""
 

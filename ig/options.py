@@ -90,6 +90,21 @@ OUTPUT = (
 RECORD = Param(
     "record", ("--record",), "string", "Also write the events to this new file, for `ig replay`."
 )
+OTLP = (
+    Param(
+        "otlp",
+        ("--otlp",),
+        "string",
+        "Also send the events to this OpenTelemetry Collector: http://127.0.0.1:4318.",
+        excludes=("summary",),
+    ),
+    Param(
+        "otlp_protocol",
+        ("--otlp-protocol",),
+        "string",
+        "Protocol of --otlp: http/protobuf (default) or grpc (mostly port 4317).",
+    ),
+)
 TIME = Param(
     "time", ("--time",), "string", "Start each row with the time: clock, delta, iso or none."
 )
@@ -157,8 +172,10 @@ def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
     if gadget.summable:
         repeating = (*SUMMARY, *(param for param in REPEATING if param.name == "count"))
     own = {flag for param in gadget.params for flag in param.flags}
-    record = () if gadget.source == "rates" else (RECORD,)
-    shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, *record, TIME, *repeating, *limits]
+    also = () if gadget.source == "rates" else (RECORD,)
+    if gadget.source == "program" and not gadget.stages:
+        also = (*also, *OTLP)
+    shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, *also, TIME, *repeating, *limits]
     return (
         *gadget.params,
         *(_without(param, own) for param in shared),
@@ -199,7 +216,14 @@ EXPORT = (
         "otlp",
         ("--otlp",),
         "string",
-        "Send metrics to this OpenTelemetry Collector by OTLP over HTTP: http://127.0.0.1:4318.",
+        "Send metrics to this OpenTelemetry Collector: http://127.0.0.1:4318.",
+    ),
+    OTLP[1],
+    Param(
+        "events",
+        ("--events",),
+        "flag",
+        "With --otlp: also send each connection as a log record; each costs more.",
     ),
     Param(
         "cidr",

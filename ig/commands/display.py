@@ -121,6 +121,7 @@ class DisplayOptions:
         asked = (
             options.get("resolve")
             or options.get("record")
+            or options.get("otlp")
             or names & {column.name for column in self.shown}
         )
         return bool(names and (structured or asked))

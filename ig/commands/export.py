@@ -1,16 +1,18 @@
-"""`ig export`: metrics of TCP connections, for Prometheus and OpenTelemetry."""
+"""`ig export`: metrics of TCP connections, for Prometheus and OpenTelemetry, and their events."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ig.bpf.loader import Loading
 from ig.commands import answers
 from ig.commands.answers import closing
+from ig.commands.sending import finishing, make_senders
 from ig.commands.setup import (
     asked_for,
     check_ready_file,
@@ -27,13 +29,15 @@ from ig.containers.peers import Peers
 from ig.containers.selection import Selection
 from ig.errors import UsageError
 from ig.export.address import Address, listen, parse_address, report
+from ig.export.collector import METRICS, Collector, parse_collector
 from ig.export.connections import OpenConnections
 from ig.export.destinations import Destinations, parse_networks
 from ig.export.metrics import Metrics
-from ig.export.otlp import Sender, parse_endpoint
+from ig.export.otlp import Sender
 from ig.export.pages import make_server
 from ig.export.server import Server
 from ig.export.service import LogFile, notify, on_hangup
+from ig.gadget import Gadget
 from ig.gadgets import declared
 from ig.kernel.capabilities import Capability, need_privileges
 from ig.kernel.cgroupfs import look_up
@@ -43,6 +47,9 @@ from ig.stop import Stop
 from ig.summary import counted
 from ig.trace.attribution import Attribution
 from ig.trace.pipeline import UNNAMED, Pipeline, defines
+
+if TYPE_CHECKING:
+    from ig.export.events import Events
 
 INTERVAL = 5.0
 """Seconds between reads of the kernel's counts, where the user does not say."""
@@ -54,7 +61,7 @@ _CONNECTS, _ALL = "trace_tcpconnect", "trace_tcp"
 
 def export(options: Mapping[str, Any]) -> None:
     """Export metrics until the user stops it. Raises IgError."""
-    address, endpoint = _targets(options)
+    address, collector = _targets(options)
     destinations = Destinations(parse_networks(options.get("cidr") or ()))
     chosen = selection(options)
     check_ready_file(options.get("ready_file"))
@@ -66,8 +73,9 @@ def export(options: Mapping[str, Any]) -> None:
     peers = Peers(index)
     connections = _connections(options, chosen, index)
     metrics = _metrics(options, destinations, index, connections)
-    outputs = _outputs(address, endpoint, metrics)
-    gadget = counted(declared()[_ALL if options.get("bytes") else _CONNECTS])
+    outputs = _outputs(address, collector, metrics)
+    gadget = _gadget(options)
+    senders = _senders(gadget, options, destinations, metrics)
     # Forks before there are threads.
     loading = Loading(gadget.program, defines(gadget, options), gadget.source == "aggregate")
     with closing(index), contextlib.closing(loading):
@@ -81,7 +89,7 @@ def export(options: Mapping[str, Any]) -> None:
             pipeline = Pipeline(
                 source,
                 Attribution(index, chosen.wants, source, look_up),
-                Chain((), metrics),
+                Chain((), metrics, *senders),
                 Stream(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stop),
                 lambda: stop() or any(each.failure for each in outputs),
                 lambda: False,
@@ -92,16 +100,34 @@ def export(options: Mapping[str, Any]) -> None:
                 # A series that begins with its first number would seem not to have grown then.
                 metrics.lost(dict.fromkeys((*source.causes, UNNAMED), 0))
                 metrics.open()
-                _run(pipeline, outputs, connections, options)
+                _run(pipeline, outputs, connections, senders, options)
 
 
-def _outputs(address: Address | None, endpoint: str, metrics: Metrics) -> list[Output]:
+def _gadget(options: Mapping[str, Any]) -> Gadget:
+    """Return what is counted; with --events, what is reported, each attempt once."""
+    gadget = declared()[_ALL if options.get("bytes") else _CONNECTS]
+    if options.get("events"):
+        return replace(gadget, defines={**gadget.defines, "LATENCY": 1})
+    return counted(gadget)
+
+
+def _senders(
+    gadget: Gadget, options: Mapping[str, Any], destinations: Destinations, metrics: Metrics
+) -> Sequence[Events]:
+    if not options.get("events"):
+        return ()
+    return make_senders(gadget, options, destination=destinations.name, on_lost=metrics.lost)
+
+
+def _outputs(
+    address: Address | None, collector: Collector | None, metrics: Metrics
+) -> list[Output]:
     """Return the threads that serve metrics at an address and send them to a URL."""
     outputs: list[Output] = []
     if address:
         outputs.append(make_server(listen(address), metrics))
-    if endpoint:
-        outputs.append(Sender(endpoint, metrics.reading))
+    if collector:
+        outputs.append(Sender(collector, metrics.reading))
     return outputs
 
 
@@ -109,6 +135,7 @@ def _run(
     pipeline: Pipeline,
     outputs: Sequence[Output],
     connections: OpenConnections | None,
+    senders: Sequence[Events],
     options: Mapping[str, Any],
 ) -> None:
     """Count until the user stops it. Raises what has ended one of the outputs."""
@@ -119,8 +146,9 @@ def _run(
             report(each.listener)
     write_ready_file(options.get("ready_file"))
     notify("READY=1")
-    pipeline.run()
-    notify("STOPPING=1")
+    with finishing(senders):
+        pipeline.run()
+        notify("STOPPING=1")
     if connections:
         connections.stop()
     for each in outputs:
@@ -129,14 +157,18 @@ def _run(
             raise each.failure
 
 
-def _targets(options: Mapping[str, Any]) -> tuple[Address | None, str]:
-    """Return the address to serve metrics on, and the URL to send them to."""
+def _targets(options: Mapping[str, Any]) -> tuple[Address | None, Collector | None]:
+    """Return the address to serve metrics on, and the collector to send them to."""
     address, url = options.get("prometheus"), options.get("otlp")
+    for name in ("events", "otlp_protocol"):
+        if options.get(name) and not url:
+            raise UsageError(f"--{name.replace('_', '-')} needs --otlp.", "", "Use --otlp URL.")
     if not (address or url):
         raise UsageError(
             "Nothing to export to.", "", "Use --prometheus 127.0.0.1:9435 or --otlp URL."
         )
-    return (parse_address(address) if address else None, parse_endpoint(url) if url else "")
+    collector = parse_collector(url, options.get("otlp_protocol"), METRICS) if url else None
+    return (parse_address(address) if address else None, collector)
 
 
 def _set_log_format(name: str) -> None:

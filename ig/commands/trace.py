@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from ig.commands import answers
 from ig.commands.answers import Hint, closing
 from ig.commands.display import DisplayOptions
 from ig.commands.replay import recording
+from ig.commands.sending import finishing, make_senders
 from ig.commands.setup import (
     EXAMINING,
     SYNC_TIMEOUT,
@@ -43,11 +44,11 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
     """Trace until the user stops it or a limit of the options is reached."""
     display = DisplayOptions(gadget, view, options)
     chosen = selection(options)
+    senders = make_senders(gadget, options, structured=display.mode.startswith("json"))
     need_privileges()
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, display.resolves or bool(options.get("why")))
-    peers = Peers(index).of_records if display.resolves else None
     # Forks before the index starts threads; compiles while the runtimes are queried.
     loading = Loading(
         program(gadget, options), defines(gadget, options), gadget.source == "aggregate"
@@ -55,8 +56,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
     recorded = recording(gadget, options)
     with closing(index), contextlib.closing(loading), recorded as recorders:
         report_compat()
-        examining = EXAMINING if options.get("why") else ()
-        give_up_privileges(index, options, (Capability.CAP_BPF, *examining))
+        give_up_privileges(index, options, _kept(options))
         if not chosen.choosy:
             index.batch()
         index.start()
@@ -72,8 +72,9 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
             limit = Limit(options.get("max_events") or 0)
             shown = Chain(display.stages, display.sink(stream))
             before, after = display.around_causes()
-            sink = Chain([*after, limit], *recorders, shown)
-            with stop.noted(), _explaining(options, sink, index, source) as explained, hint:
+            sink = Chain([*after, limit], *recorders, *senders, shown)
+            explains = _explaining(options, sink, index, source)
+            with stop.noted(), finishing(senders), explains as explained, hint:
                 pipeline = Pipeline(
                     source,
                     Attribution(index, chosen.wants, source, look_up),
@@ -81,7 +82,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                     stream,
                     stop,
                     limit.reached,
-                    peers=peers,
+                    peers=Peers(index).of_records if display.resolves else None,
                     holding=explained,
                     interval=options.get("interval") or shown.interval,
                     intervals=options.get("count") or 0,
@@ -91,6 +92,11 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                 pipeline.run(options.get("timeout"))
                 hint.give_at_end(limit.passed)
                 display.report_withheld()
+
+
+def _kept(options: Mapping[str, Any]) -> Sequence[Capability]:
+    """Return the capabilities that are kept."""
+    return (Capability.CAP_BPF, *(EXAMINING if options.get("why") else ()))
 
 
 @contextmanager

@@ -130,11 +130,13 @@ class Metrics:
         self.tick(0)
 
     def write(self, batch: Batch) -> None:
-        """Add the counts of attempts, and the bytes of connections."""
+        """Add attempts, and the bytes of connections: events, or what the kernel has counted."""
         fields = batch.fields
-        names = ("version", "daddr", "dport", "other")
-        ends = zip(peers(batch), *map(fields.__getitem__, names), strict=True)
-        counts = zip(measures(batch), fields["total_latency"], strict=True)
+        names = ("version", "daddr", "dport")
+        others = fields.get("other") or [0] * len(batch)
+        ends = zip(peers(batch), *map(fields.__getitem__, names), others, strict=True)
+        totals = fields.get("total_latency") or fields["latency"]
+        counts = zip(measures(batch), totals, strict=True)
         owners = of_each(batch.owners, owner_labels)
         now = self._clock()
         with self._lock:

@@ -1,4 +1,4 @@
-"""Metrics for an OpenTelemetry Collector: OTLP over HTTP, sent by the OpenTelemetry SDK.
+"""Metrics for an OpenTelemetry Collector, sent by the OpenTelemetry SDK.
 
 Their names are those of semantic-conventions' proposal #3682 with the prefix `ig.`. All are
 cumulative: what could not be sent is in what is sent next.
@@ -6,19 +6,16 @@ cumulative: what could not be sent is in what is sent next.
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from ig.errors import MissingDependency, UsageError
+from ig.errors import UsageError
+from ig.export.collector import Collector, error_type, import_sdk, resource
 from ig.export.series import Metric, Sample
 from ig.output.stream import say
 from ig.output.text import visible
@@ -26,11 +23,9 @@ from ig.values import MILLISECOND, SECOND
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import export as sdk
-    from opentelemetry.sdk.resources import Resource
 
 Reading = Callable[[], AbstractContextManager[Sequence[Metric]]]
 
-METRICS, LOGS = "/v1/metrics", "/v1/logs"
 _LAST = 5.0  # seconds to send the last counts
 _NAMES = {
     "ig_tcp_connects_total": ("ig.tcp.connections", "{connection}"),
@@ -59,19 +54,6 @@ _ATTRIBUTES = {
 }
 
 
-def parse_endpoint(text: str, path: str = METRICS) -> str:
-    """Return the URL of METRICS or LOGS at a collector, `http://HOST:4318`. Raises UsageError."""
-    try:
-        parts = urlsplit(text)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return text.rstrip("/") + path
-    except ValueError:
-        pass
-    raise UsageError(
-        f"Invalid URL {text[:64]!r}.", "", "Use that of a collector, such as http://127.0.0.1:4318."
-    )
-
-
 def attributes(metric: Metric, sample: Sample) -> dict[str, str | int]:
     """Return the labels of a series as attributes; those that are empty are left out."""
     labels = {
@@ -96,21 +78,23 @@ def attributes(metric: Metric, sample: Sample) -> dict[str, str | int]:
 class Sender(threading.Thread):
     """Sends all metrics at an interval, and at the end."""
 
-    def __init__(self, endpoint: str, reading: Reading) -> None:
+    def __init__(self, collector: Collector, reading: Reading) -> None:
         """Prepare to send what `reading` yields. Raises MissingDependency without the SDK."""
         super().__init__(name="otlp", daemon=True)
         self.failure: BaseException | None = None
         """The error that ended it, if one did."""
-        self._endpoint, self._reading = endpoint, reading
+        self._collector, self._reading = collector, reading
         self._began = time.time_ns()
         self._interval = _interval()
         self._stopping = threading.Event()
         self._fails = False
-        import_sdk()
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-
-        self._exporter = OTLPMetricExporter(endpoint=endpoint)
+        import_sdk(collector.protocol)
         self._resource = resource()
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._exporter = self._collector.exporter()
+        super().start()
 
     def run(self) -> None:
         """Send until `stop`; what ends it otherwise is in `failure`."""
@@ -128,7 +112,7 @@ class Sender(threading.Thread):
         self._exporter.shutdown()  # it ends the waits between attempts
         self.join(_LAST)
         if self.is_alive() or self._fails:
-            say(f"warning: the last metrics were not sent to {self._endpoint}")
+            say(f"warning: the last metrics were not sent to {self._collector.url}")
 
     def _send(self) -> None:
         from opentelemetry.sdk.metrics.export import MetricExportResult
@@ -138,11 +122,11 @@ class Sender(threading.Thread):
         failed = self._exporter.export(data) is not MetricExportResult.SUCCESS
         if failed and not self._fails:
             say(
-                f"warning: metrics cannot be sent to {self._endpoint}; "
+                f"warning: metrics cannot be sent to {self._collector.url}; "
                 f"trying again every {self._interval:g} s, no counts are lost"
             )
         elif self._fails and not failed:
-            say(f"metrics are sent to {self._endpoint} again")
+            say(f"metrics are sent to {self._collector.url} again")
         self._fails = failed
 
     def _data(self, metrics: Sequence[Metric], now: int) -> sdk.MetricsData:
@@ -188,44 +172,6 @@ class Sender(threading.Thread):
             None,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
         )
-
-
-def import_sdk() -> None:
-    """Import the OpenTelemetry SDK, and silence it. Raises MissingDependency."""
-    try:
-        import opentelemetry.exporter.otlp.proto.http
-    except ImportError as error:
-        raise MissingDependency(
-            "The OpenTelemetry SDK is not installed.",
-            str(error),
-            f"Install it: {sys.prefix}/bin/pip install opentelemetry-exporter-otlp-proto-http",
-        ) from error
-    # Its messages say less than ours, and quote what a server answers.
-    logger = logging.getLogger(opentelemetry.__name__)
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-
-
-def error_type(outcome: str) -> str:
-    """Return the attribute `error.type` of an outcome, "" where that is none."""
-    if outcome in ("", "established"):
-        return ""
-    return "_OTHER" if outcome == "failed" else outcome.replace("-", "_")
-
-
-def resource() -> Resource:
-    """Return what describes this host and ig; OTEL_RESOURCE_ATTRIBUTES and such change it."""
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-
-    host = socket.gethostname()
-    ours = {
-        "service.name": "ig",
-        "service.version": version("ig"),
-        "service.instance.id": host,
-        "host.name": host,
-        "os.type": "linux",
-    }
-    return Resource.create(ours).merge(OTELResourceDetector().detect())
 
 
 def _interval() -> float:

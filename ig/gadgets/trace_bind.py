@@ -128,6 +128,7 @@ GADGET = Gadget(
     command=("trace", "bind"),
     summary="Trace binds: addresses, ports and socket options.",
     program="bind.c",
+    event="ig.socket.bind",
     columns=(
         TIMESTAMP,
         *owner_columns(),

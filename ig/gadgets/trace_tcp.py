@@ -81,6 +81,7 @@ GADGET = Gadget(
     command=("trace", "tcp"),
     summary="Trace TCP connects, accepts and closes.",
     program="tcp.c",
+    event="ig.tcp.{type}",
     defines={"TRACE_CONNECT": 1, "TRACE_ACCEPT": 1, "TRACE_CLOSE": 1, "TRACE_DESCRIPTORS": 1},
     columns=(
         TIMESTAMP,

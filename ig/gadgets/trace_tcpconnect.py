@@ -13,6 +13,7 @@ GADGET = Gadget(
     command=("trace", "tcpconnect"),
     summary="Trace TCP connection attempts and their outcome.",
     program="tcp.c",
+    event="ig.tcp.{type}",
     defines={"TRACE_CONNECT": 1},
     columns=(
         TIMESTAMP,

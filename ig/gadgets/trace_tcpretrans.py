@@ -14,6 +14,7 @@ GADGET = Gadget(
     command=("trace", "tcpretrans"),
     summary="Trace TCP retransmissions: whose connections lose segments, and where to.",
     program="tcpretrans.c",
+    event="ig.tcp.retransmit",
     columns=(
         TIMESTAMP,
         *owner_columns(),

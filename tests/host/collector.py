@@ -6,20 +6,29 @@ import json
 import socket
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.features import collector
 from tests.host.waiting import PATIENCE, until
 
 CONFIGURATION = """
-receivers: {{otlp: {{protocols: {{http: {{endpoint: '{address}'}}}}}}}}
-exporters: {{otlphttp: {{endpoint: '{target}', encoding: json, compression: none}}}}
+receivers:
+  otlp: {{protocols: {{http: {{endpoint: '{address}'}}, grpc: {{endpoint: '{grpc}'}}}}}}
+exporters:
+  otlphttp:
+    endpoint: '{target}'
+    encoding: json
+    compression: none
+    sending_queue: {{enabled: false}} # so that it acknowledges nothing that dies with it
 service:
   telemetry: {{metrics: {{level: none}}, logs: {{level: error}}}}
-  pipelines: {{metrics: {{receivers: [otlp], exporters: [otlphttp]}}}}
+  pipelines:
+    metrics: {{receivers: [otlp], exporters: [otlphttp]}}
+    logs: {{receivers: [otlp], exporters: [otlphttp]}}
 """
 Attributes = tuple[tuple[str, str], ...]
 
@@ -28,16 +37,17 @@ class Collector:
     """A real collector, started and stopped at will, at one address; and all that came of it."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        self.url = f"http://{self.address}"
+        local = ("127.0.0.1", 0)
+        with socket.create_server(local) as http, socket.create_server(local) as grpc:
+            self.address, rpc = (f"127.0.0.1:{each.getsockname()[1]}" for each in (http, grpc))
+        self.url, self.grpc = f"http://{self.address}", f"http://{rpc}"
         self.requests: list[dict[str, Any]] = []
         """The bodies that it passed on, as OTLP's JSON."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         self._configuration = folder / "otelcol.yaml"
         target = f"http://127.0.0.1:{self._server.server_address[1]}"
-        text = CONFIGURATION.format(address=self.address, target=target)
+        text = CONFIGURATION.format(address=self.address, grpc=rpc, target=target)
         self._configuration.write_text(text)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -63,13 +73,14 @@ class Collector:
         """Start it, and wait until it listens."""
         command = [str(collector()), f"--config={self._configuration}"]
         self.process = subprocess.Popen(command, start_new_session=True)
-        host, _, port = self.address.partition(":")
+        ports = [urlsplit(url).port for url in (self.url, self.grpc)]
 
         def listens() -> bool:
             assert self.process
             assert self.process.poll() is None, "the collector has ended"
-            with socket.socket() as client:
-                return client.connect_ex((host, int(port))) == 0
+            with socket.socket() as http, socket.socket() as grpc:
+                pairs = zip((http, grpc), ports, strict=True)
+                return not any(each.connect_ex(("127.0.0.1", port)) for each, port in pairs)
 
         until(listens, "the collector to listen")
 
@@ -88,21 +99,30 @@ class Collector:
 
     def resources(self) -> list[Mapping[str, str]]:
         """Return the attributes of each resource that came."""
-        found = [each for body in list(self.requests) for each in body["resourceMetrics"]]
+        found = [*self._of("resourceMetrics"), *self._of("resourceLogs")]
         return [dict(_attributes(each["resource"])) for each in found]
+
+    def _of(self, signal: str) -> Iterator[dict[str, Any]]:
+        for body in list(self.requests):
+            yield from body.get(signal, ())
+
+    def records(self) -> list[tuple[dict[str, Any], dict[str, str]]]:
+        """Return the log records, and the attributes of each."""
+        scopes = (scope for each in self._of("resourceLogs") for scope in each["scopeLogs"])
+        records = (record for scope in scopes for record in scope["logRecords"])
+        return [(record, dict(_attributes(record))) for record in records]
 
     def points(self, name: str) -> dict[Attributes, dict[str, Any]]:
         """Return the last point of each series of a metric."""
         found = {}
-        for body in list(self.requests):
-            for resource in body["resourceMetrics"]:
-                for scope in resource["scopeMetrics"]:
-                    for metric in scope["metrics"]:
-                        data = metric.get("sum") or metric.get("histogram") or {}
-                        if metric["name"] == name:
-                            assert data["aggregationTemporality"] == 2  # cumulative
-                            points = {_attributes(each): each for each in data["dataPoints"]}
-                            found.update(points)
+        for resource in self._of("resourceMetrics"):
+            for scope in resource["scopeMetrics"]:
+                for metric in scope["metrics"]:
+                    data = metric.get("sum") or metric.get("histogram") or {}
+                    if metric["name"] == name:
+                        assert data["aggregationTemporality"] == 2  # cumulative
+                        points = {_attributes(each): each for each in data["dataPoints"]}
+                        found.update(points)
         return found
 
 

@@ -17,7 +17,7 @@ from ig.errors import UsageError
 from ig.export.address import parse_address
 from ig.export.destinations import Destinations, parse_networks, port_name
 from ig.export.metrics import BOUNDS, EXPIRY, Metrics
-from ig.export.otlp import attributes, parse_endpoint
+from ig.export.otlp import attributes
 from ig.export.prometheus import exposition
 from ig.export.series import Metric
 from ig.gadget import Batch
@@ -370,19 +370,6 @@ def test_ports_that_kernels_choose_are_one() -> None:
     assert [port_name(port) for port in (0, 1, 32767, 32768, 65535)] == [
         *("0", "1", "32767", "ephemeral", "ephemeral"),
     ]
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:4318", "https://collector", "http://[::1]:1/a/"])
-def test_urls_of_collectors_get_the_path_of_metrics(url: str) -> None:
-    assert parse_endpoint(url) == url.rstrip("/") + "/v1/metrics"
-
-
-@pytest.mark.parametrize(
-    "url", ["127.0.0.1:4318", "ftp://x", "http://", "http://x:y", "http://x:0", "http://[::1"]
-)
-def test_urls_that_are_none_are_refused(url: str) -> None:
-    with pytest.raises(UsageError):
-        parse_endpoint(url)
 
 
 def test_attributes_are_those_of_the_conventions() -> None:
