@@ -6,7 +6,7 @@ _SETUPS = "test_setups.py::test_"
 _OWNERS = "test_trace_tcpconnect_owners.py::test_"
 _OWNED = (
     f"{_OWNERS}containers_that_were_there_come_later_or_start_again_are_named",
-    f"{_OWNERS}a_shared_network_does_not_change_the_owner",
+    f"{_OWNERS}shared_network_does_not_change_the_owner",
 )
 _LOCKED = (
     f"{_SETUPS}kernel_that_lets_nobody_trace_is_named_as_the_reason",
@@ -18,7 +18,7 @@ SETUPS: Mapping[str, Sequence[str]] = {
     "ig.lockdown=later": _LOCKED,
     "lockdown=integrity": (f"{_SETUPS}kernel_locked_down_for_integrity_is_traced_as_any",),
     "ig.btf=no": (
-        f"{_SETUPS}kernel_without_types_is_told_with_what_would_help",
+        f"{_SETUPS}kernel_without_types_is_reported_with_what_would_help",
         f"{_SETUPS}doctor_says_that_types_are_missing_in_its_own_words_and_sockets_are_shown",
     ),
     "ig.tracefs=no": (
