@@ -3,8 +3,8 @@
  * Signals: what the kernel does to the SYNs of attempts, and to the answers. A segment is the attempt's whose initial
  * sequence number it has or acknowledges: addresses and ports may be translated on the way, that number is not.
  */
-KERNEL_STRUCT(sk_buff, head, network_header, protocol, skb_iif, dev, sk)
-KERNEL_STRUCT(net_device, nd_net)
+#include "segment.h"
+
 OPTIONAL_HOOK(raw_tp__kfree_skb, "--why: dropped segments are not seen")
 OPTIONAL_HOOK(raw_tp__icmp_send, "--why: ICMP errors that this host sends are not seen")
 OPTIONAL_HOOK(raw_tp__tcp_send_reset, "--why: resets that this host sends are not seen")
@@ -15,11 +15,6 @@ SIGNAL_HOOK(raw_tp__tcp_send_reset)
 SIGNAL_HOOK(raw_tp__tcp_receive_reset)
 KERNEL_TRACEPOINT(icmp_send)
 
-#define ETH_P_IP 0x0800
-#define ETH_P_IPV6 0x86dd
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
 #define RESET_RECEIVED 1
 #define RESET_SENT 2
 #define LEAVING 4		/* it was dropped before it left the network namespace that it was made in */
@@ -36,9 +31,6 @@ KERNEL_CASES(skb_drop_reason, SKB_DROP_REASON_,
 	IP_RPFILTER, IP_OUTNOROUTES, IP_INNOROUTES, IP_INADDRERRORS, IPV6DISABLED, NEIGH_CREATEFAIL, NEIGH_FAILED,
 	NEIGH_QUEUEFULL, NEIGH_DEAD, BPF_CGROUP_EGRESS, SECURITY_HOOK, TC_INGRESS, TC_EGRESS, XDP, XFRM_POLICY,
 	QDISC_DROP, CPU_BACKLOG, PROTO_MEM, NOMEM)
-
-/* What was dropped. */
-enum segment_kind { NO_SEGMENT, SYN_SEGMENT, ANSWER_SEGMENT };
 
 struct signals {
 	u32 drop_netns;		/* where segments were dropped last; 0 if unknown */
@@ -71,18 +63,6 @@ BPF_TABLE("lru_hash", u32, struct signal, signals, 16384);
 BPF_TABLE("lru_hash", u32, struct signal, other_signals, 16384);
 BPF_TABLE("lru_hash", struct halves, u32, clients, 4096);
 
-struct ipv4_header { u8 version_length, tos; u16 total, id, fragment; u8 ttl, protocol; u16 check; u32 saddr, daddr; };
-struct ipv6_header { u32 version; u16 payload; u8 next, hops; struct halves saddr, daddr; };
-struct tcp_header { u16 sport, dport; u32 seq, ack; u8 offset, flags; u16 window; };
-
-/* A SYN, or an answer to one, and what identifies the attempt. */
-struct segment {
-	struct halves client;
-	u32 number;		/* the initial sequence number */
-	u16 sport, dport;	/* of the client and the server */
-	u8 kind;		/* enum segment_kind */
-};
-
 static __always_inline void expect_signals(struct event *event)
 {
 	struct halves client;
@@ -91,46 +71,6 @@ static __always_inline void expect_signals(struct event *event)
 	__builtin_memcpy(&client, event->saddr, sizeof(client));
 	if (!clients.lookup(&client))
 		clients.update(&client, &one);
-}
-
-static __always_inline int read_tcp(struct segment *segment, const void *at, struct halves *saddr, struct halves *daddr)
-{
-	struct tcp_header tcp = {};
-	int from_client;
-
-	bpf_probe_read_kernel(&tcp, sizeof(tcp), at);
-	from_client = (tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
-	if (!from_client && (!(tcp.flags & TCP_ACK) || !(tcp.flags & (TCP_SYN | TCP_RST))))
-		return 0;
-	segment->kind = from_client ? SYN_SEGMENT : ANSWER_SEGMENT;
-	segment->number = from_client ? __builtin_bswap32(tcp.seq) : __builtin_bswap32(tcp.ack) - 1;
-	segment->client = from_client ? *saddr : *daddr;
-	segment->sport = NTOHS(from_client ? tcp.sport : tcp.dport);
-	segment->dport = NTOHS(from_client ? tcp.dport : tcp.sport);
-	return 1;
-}
-
-/* Whether it is a SYN or an answer to one. */
-static __always_inline int read_segment(struct segment *segment, struct sk_buff *skb)
-{
-	const void *start = (void *)READ(skb, head) + READ(skb, network_header);
-	u16 protocol = NTOHS(READ(skb, protocol));
-	struct halves saddr = {}, daddr = {};
-	struct ipv4_header v4 = {};
-	struct ipv6_header v6 = {};
-
-	if (protocol == ETH_P_IP) {
-		bpf_probe_read_kernel(&v4, sizeof(v4), start);
-		if (v4.protocol != IPPROTO_TCP || NTOHS(v4.fragment) & 0x1fff)
-			return 0;
-		*(u32 *)&saddr = v4.saddr;
-		*(u32 *)&daddr = v4.daddr;
-		return read_tcp(segment, start + (v4.version_length & 0xf) * 4, &saddr, &daddr);
-	}
-	if (protocol != ETH_P_IPV6)
-		return 0;
-	bpf_probe_read_kernel(&v6, sizeof(v6), start);
-	return v6.next == IPPROTO_TCP && read_tcp(segment, start + sizeof(v6), &v6.saddr, &v6.daddr);
 }
 
 /* What is known of its attempt so far; NULL if there is no room. */
@@ -152,19 +92,6 @@ static __always_inline struct signals *signals_of(struct segment *segment)
 		}
 	}
 	return found ? &found->signals : NULL;
-}
-
-static __always_inline u32 netns_of(struct sk_buff *skb, int leaving)
-{
-	struct net_device *device = (void *)READ(skb, dev);
-	struct sock *sk = (void *)READ(skb, sk);
-	struct net *net = NULL;
-
-	if (leaving && sk)
-		net = (void *)READ(sk, __sk_common.skc_net.net);
-	else if (device)
-		net = (void *)READ(device, nd_net.net);
-	return net ? READ(net, ns.inum) : 0;
 }
 
 #if HAVE_enum_skb_drop_reason

@@ -29,6 +29,32 @@ def has_netem() -> bool:
 
 
 @cache
+def has_tc() -> bool:
+    """Say whether packets can be dropped by a filter of traffic control (root only)."""
+    name = f"igt-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        match = ("ingress", "protocol", "ip", "u32", "match", "ip", "protocol", "6", "0xff")
+        commands = (
+            ("tc", "-n", name, "qdisc", "add", "dev", "lo", "clsact"),
+            ("tc", "-n", name, "filter", "add", "dev", "lo", *match, "action", "drop"),
+        )
+        return not any(
+            subprocess.run(each, capture_output=True, check=False).returncode for each in commands
+        )
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def has_bpf_lsm() -> bool:
+    """Say whether BPF programs may deny as security modules do."""
+    try:
+        return "bpf" in Path("/sys/kernel/security/lsm").read_text().split(",")
+    except OSError:
+        return False
+
+
+@cache
 def has_io_uring() -> bool:
     """Say whether io_uring exists and is allowed; asked with no parameters, it answers EFAULT."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -79,6 +105,8 @@ def has_drop_reasons() -> bool:
 
 FEATURES: Mapping[str, Callable[[], bool]] = {
     "netem": has_netem,
+    "tc": has_tc,
+    "BPF LSM": has_bpf_lsm,
     "io_uring": has_io_uring,
     "MPTCP": has_mptcp,
     "MPTCP that counts bytes": counts_mptcp,

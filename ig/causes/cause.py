@@ -93,3 +93,5 @@ class Cause:
     detail: str
     confidence: str
     """SEEN or LIKELY."""
+    inferred: bool = False
+    """Whether no signal of the kernel makes it more than likely."""

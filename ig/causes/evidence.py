@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from ig.causes import firewall, hooks
@@ -16,8 +17,11 @@ from ig.causes.places import Listener, LocalPorts, Places, Unreachable
 from ig.causes.translation import Rules, Translations
 from ig.causes.way import Way, follow
 from ig.container import Container
+from ig.kernel import conntrack
 from ig.kernel.nftables import Key
 from ig.sockets import proc
+
+_SILENT = frozenset({"timed-out", "unanswered", "abandoned"})
 
 Counters = Mapping[int, Mapping[Key, int]]
 """What the firewall's counters showed, by network namespace."""
@@ -37,6 +41,13 @@ class Far:
     paused: bool = False
     read: bool = True
     """Whether its listeners could be read."""
+    server: str = ""
+    """The container that listens there, in words, where several share the namespace."""
+
+    @property
+    def listener(self) -> str:
+        """Return who listens there, or whose the namespace is."""
+        return self.server or self.owner
 
     @property
     def taking(self) -> list[Listener]:
@@ -47,6 +58,11 @@ class Far:
             if any(each.takes(address, self.port) for address in self.addresses)
         ]
         return [each for each in exact if each.address in self.addresses] or exact
+
+    @property
+    def full(self) -> bool:
+        """Whether something listens there and no further connection may wait."""
+        return bool(self.taking) and all(each.full for each in self.taking)
 
     @property
     def elsewhere(self) -> list[Listener]:
@@ -98,6 +114,8 @@ class Evidence:
     """The local ports for the destination, where none was free."""
     published: bool = False
     """Whether the far end is the container that the port is published for."""
+    full_tables: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """The namespaces whose connection tracking has no room, with its entries and their maximum."""
 
 
 class Collector:
@@ -109,11 +127,13 @@ class Collector:
         containers: Iterable[Container],
         host: int,
         former: Callable[[str], Container | None],
+        whose: Callable[[Iterable[int]], Container],
     ) -> None:
         self._places = places
         self._containers = [each for each in containers if each.running]
         self._host = host
         self._former = former
+        self._whose = whose
         self._unread: list[str] = []
         self._rules = Rules(places, self.owner)
         self._doubt = ""
@@ -136,7 +156,7 @@ class Collector:
                 f"address translation of the destination ({guide.doubt}) and what follows it"
             )
         address, port = way.destination or (attempt.address, attempt.port)
-        far = self._far(way.far, (address,), port) if way.far else None
+        far = self._far(way.far, (address,), port, attempt) if way.far else None
         backend = self._backend(way, attempt)
         unsure = bool(backend and (guide.doubt or self._rules.of(way.far).unread))
         rules = tuple(self._firewall(attempt, way, before, unsure))
@@ -159,7 +179,19 @@ class Collector:
             guide.doubt,
             ports,
             published,
+            self._full_tables(owners, attempt),
         )
+
+    def _full_tables(
+        self, namespaces: Iterable[int], attempt: Attempt
+    ) -> dict[int, tuple[int, int]]:
+        found = {}
+        for each in namespaces if attempt.outcome in _SILENT else ():
+            with suppress(Unreachable, OSError):
+                used, most = self._places.inside(each, conntrack.usage)
+                if 0 < most <= used:
+                    found[each] = used, most
+        return found
 
     def _ports(self, attempt: Attempt) -> LocalPorts | None:
         if attempt.error != errno.EADDRNOTAVAIL:
@@ -177,39 +209,40 @@ class Collector:
         return self._owners[netns]
 
     def _owner(self, netns: int) -> str:
-        names = [each.name for each in self._containers if each.netns == netns and each.name]
         if netns == self._host:
             return "this host"
-        if names:
-            shared = sorted(set(names))
-            return (
-                f"container {shared[0]}" if len(shared) == 1 else f"containers {', '.join(shared)}"
-            )
+        if names := self._names(netns):
+            return f"container{'s' * (len(names) > 1)} {', '.join(names)}"
         space = self._places.namespaces.get(netns)
         others = [pid for pid in space.pids if pid != os.getpid()] if space else []
         comm = proc.comm(others[0]) if others else ""
         return f"network namespace {netns}" + (f" (of {comm})" if comm else "")
+
+    def _names(self, netns: int) -> list[str]:
+        return sorted({each.name for each in self._containers if each.netns == netns} - {""})
 
     def _holder(self, address: str) -> int:
         """Return the namespace of the only container with an address, 0 if there is none."""
         found = {each.netns for each in self._containers if address in each.addresses}
         return found.pop() if len(found) == 1 else 0
 
-    def _far(self, netns: int, addresses: tuple[str, ...], port: int) -> Far:
+    def _far(self, netns: int, addresses: tuple[str, ...], port: int, attempt: Attempt) -> Far:
         owner = self.owner(netns)
         try:
             far = Far(netns, owner, self._places.listeners(netns), port, addresses)
         except (Unreachable, OSError) as error:
             self._unread.append(f"the listeners of {owner}: {error}")
             return Far(netns, owner, (), port, addresses, read=False)
-        return replace(far, paused=self._paused(far))
-
-    def _paused(self, far: Far) -> bool:
-        """Return whether those who hold the listener, or all processes there, are frozen."""
-        if far.netns == self._host:
-            return False
-        held = self._places.holders(far.netns, {each.inode for each in far.taking})
-        return all_frozen(held or self._places.namespaces[far.netns].pids)
+        is_host, taking = netns == self._host, far.taking
+        if is_host and taking and attempt.outcome != "established" and not far.full:
+            return far  # who of many processes holds it explains nothing
+        listening = {each.inode for each in taking or far.elsewhere}
+        held = self._places.holders(netns, listening)
+        frozen = held if taking else []
+        paused = all_frozen(frozen or ([] if is_host else self._places.namespaces[netns].pids))
+        shared = is_host or len(self._names(netns)) > 1
+        server = self._whose(held).name if shared and held else ""
+        return replace(far, paused=paused, server=f"container {server}" if server else "")
 
     def _backend(self, way: Way, attempt: Attempt) -> Far | None:
         """Return the far end behind a published port of the host."""
@@ -220,7 +253,7 @@ class Collector:
             for address, port, inside in each.ports:
                 at = address in (attempt.address, every, "") and port == attempt.port
                 if at and each.netns and (each.base or self._host) == way.far:
-                    return self._far(each.netns, each.addresses or ("",), inside)
+                    return self._far(each.netns, each.addresses or ("",), inside, attempt)
         return None
 
     def _is_published(self, attempt: Attempt, way: Way) -> bool:

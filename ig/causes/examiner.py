@@ -112,7 +112,7 @@ class Examiner:
             except (OSError, IgError, Unreachable):
                 pass  # it stays without evidence, which is counted
             except Exception as error:
-                self.bug = self.bug or _words(error)
+                self.bug = self.bug or words_of(error)
             with self._lock:
                 answer.ready = True
                 alike, answer.alike = answer.alike, []
@@ -126,7 +126,7 @@ class Examiner:
         answer.evidence = self._causes.examine(answer.attempt, places=answer.places)
 
 
-def _words(error: Exception) -> str:
+def words_of(error: Exception) -> str:
     """Return an error, and where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{last.filename.rpartition('/')[2]}:{last.lineno}"

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import operator
 import socket
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ig.causes import registers, xtables
-from ig.causes.packet import SYN, Packet, Partial
+from ig.causes.fields import Fields
+from ig.causes.packet import Packet
 from ig.causes.registers import Registers
 from ig.causes.xtables import To
 from ig.kernel import netlink
 from ig.kernel.nftables import Chain, Expression, Rule, Ruleset
 from ig.kernel.nftables_sets import Element
 
-NEW, ESTABLISHED = 8, 2  # NF_CT_STATE_BIT of IP_CT_NEW and IP_CT_ESTABLISHED
 _DROP, _ACCEPT, _BREAK, _JUMP, _GOTO, _RETURN = 0, 1, -2, -3, -4, -5
 _VERDICTS = {_DROP: "drop", _ACCEPT: "accept", _JUMP: "jump", _GOTO: "goto", _RETURN: "return"}
 _DNAT, _INET = 1, 1  # NFT_NAT_DNAT; NFPROTO_INET: of both versions
@@ -51,7 +50,6 @@ _DELETE = 2  # NFT_DYNSET_OP_DELETE: what adds to a set ends the rule where the 
 _LOADING = frozenset({"meta", "payload", "ct", "fib", "numgen"})
 _MOST = 64
 """The elements of a verdict map that are followed where the key is not known."""
-_LOCAL, _UNICAST = 2, 1  # RTN_LOCAL, RTN_UNICAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +101,7 @@ class Evaluation:
         """The sets that rules look something up in and that are not known, in words."""
         self._ruleset = ruleset
         self._packet = packet
-        self._headers = packet.headers()
-        self._tracked = tracked
+        self._fields = Fields(packet, ruleset.interfaces, tracked)
         self._registers = Registers()
         self._chain: Chain | None = None
 
@@ -240,7 +237,8 @@ class Evaluation:
         if name == "lookup":
             return self._looked_up(data, number)
         if name == "match":
-            return xtables.holds(netlink.text(data.get(1, b"")), data, self._packet, self._state)
+            what = netlink.text(data.get(1, b""))
+            return xtables.holds(what, data, self._packet, self._fields.state)
         if name == "socket":
             self._registers.forget(number.get(2, 0))
         if name in _DECIDING or _may_end(name, number):
@@ -300,79 +298,13 @@ class Evaluation:
     def _load(self, name: str, number: Mapping[int, int]) -> None:
         if 1 not in number:  # it sets something of the packet
             if name == "payload":
-                self._written(number)
+                self._fields.write(number)
             return
-        loaded = self._loaded(name, number)
+        loaded = self._fields.load(name, number)
         if loaded is None:
             self._registers.forget(number[1])
         else:
             self._registers.store(number[1], *loaded)
-
-    def _written(self, number: Mapping[int, int]) -> None:
-        """Note that a part of a header is changed, and is not known from there on."""
-        base, start = number.get(2, 0), number.get(3, 0)
-        header, known = self._headers.get(base, (b"", b""))
-        size = min(number.get(4, 0), max(len(known) - start, 0))
-        self._headers[base] = header, known[:start] + bytes(size) + known[start + size :]
-
-    def _loaded(self, name: str, number: Mapping[int, int]) -> Partial | None:
-        if name == "payload":
-            start, length = number.get(3, 0), number.get(4, 0)
-            header, known = self._headers.get(number.get(2, 0), (b"", b""))
-            part = slice(start, start + length)
-            return (header[part], known[part]) if len(header[part]) == length else None
-        if name == "ct":
-            return self._connection(number.get(2, -1))
-        if name == "numgen":
-            return _counted(number)
-        if name == "fib":
-            return self._kind_of_address(number)
-        return self._meta(number.get(2, -1))
-
-    def _connection(self, key: int) -> Partial | None:
-        answer = self._packet.flags != SYN
-        if key == 0 and self._state is not None:
-            return struct.pack("=I", self._state), b"\xff" * 4
-        if key == 1 and self._state is not None:
-            return bytes([answer]), b"\xff"
-        if key == 2 and self._state is not None:  # IPS_SEEN_REPLY, IPS_ASSURED, IPS_DST_NAT
-            status = (2 if answer else 0) | (0x20 if self._packet.translated else 0)
-            known = 0x06 | (0x20 if self._packet.translated is not None else 0)
-            return struct.pack("=I", status), struct.pack("=I", known)
-        return None
-
-    def _kind_of_address(self, number: Mapping[int, int]) -> Partial | None:
-        """Return what `fib` finds of an address, where it asks for no more than its kind."""
-        asked = {1: self._packet.from_local, 2: self._packet.to_local}
-        local = asked.get(number.get(3, 0))
-        if number.get(2) != 3 or local is None:  # NFT_FIB_RESULT_ADDRTYPE
-            return None
-        return struct.pack("=I", _LOCAL if local else _UNICAST), b"\xff" * 4
-
-    @property
-    def _state(self) -> int | None:
-        """The bit of the state in connection tracking, None where a rule may turn that off."""
-        if not self._tracked():
-            return None
-        return NEW if self._packet.flags == SYN else ESTABLISHED
-
-    def _meta(self, key: int) -> Partial | None:
-        six = self._packet.version == 6
-        value = {
-            1: struct.pack("!H", 0x86DD if six else 0x0800),
-            15: bytes([socket.AF_INET6 if six else socket.AF_INET]),
-            16: bytes([socket.IPPROTO_TCP]),
-        }.get(key)
-        if key in (4, 5, 6, 7):
-            name = self._packet.interfaces[key & 1]
-            if name is not None:
-                numbers = self._ruleset.interfaces
-                index = 0 if not name else 1 if name == "lo" else numbers.get(name, 0)
-                if key > 5:
-                    value = name.encode().ljust(16, b"\0")
-                elif index or not name:
-                    value = struct.pack("=I", index)
-        return None if value is None else (value, b"\xff" * len(value))
 
 
 def _may_end(name: str, number: Mapping[int, int]) -> bool:
@@ -380,17 +312,6 @@ def _may_end(name: str, number: Mapping[int, int]) -> bool:
     if name == "objref":
         return number.get(1, 0) not in _NEUTRAL_OBJECTS
     return name == "dynset" and number.get(3, 0) != _DELETE
-
-
-def _counted(number: Mapping[int, int]) -> Partial | None:
-    """Return a number below a modulus, of which the higher bits are known."""
-    modulus, offset = number.get(2, 0), number.get(4, 0)
-    if modulus == 1:
-        return struct.pack("=I", offset), b"\xff" * 4
-    if offset or not modulus:
-        return None
-    unknown = (1 << (modulus - 1).bit_length()) - 1
-    return bytes(4), struct.pack("=I", ~unknown & 0xFFFFFFFF)
 
 
 def _constant(data: bytes) -> bytes:

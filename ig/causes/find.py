@@ -15,10 +15,12 @@ from ig.causes.cause import Attempt, Cause
 from ig.causes.evidence import Collector, Counters, Evidence
 from ig.causes.judge import judge
 from ig.causes.places import Places
-from ig.container import Change, Container
+from ig.container import HOST, Change, Container
 from ig.containers.holdings import FORMER
 from ig.containers.store import Identity, identity_of
 from ig.kernel import netns, nftables
+from ig.kernel.cgroupfs import Cgroups
+from ig.sockets.owner import Known, Owners
 
 _AGAIN = 0.2  # seconds between two walks over all processes
 
@@ -28,9 +30,15 @@ _Containers = Callable[[], Iterable[Container]]
 class Causes:
     """Finds causes; remembers the addresses of containers that end."""
 
-    def __init__(self, containers: _Containers, host: int = 0) -> None:
-        """`containers` returns those that run now, with details; `host` is as in `Holdings`."""
+    def __init__(
+        self, containers: _Containers, host: int = 0, known: Callable[[], Known] | None = None
+    ) -> None:
+        """`containers` returns those that run now, with details; `host` is as in `Holdings`.
+
+        `known` returns what identifies the containers of processes.
+        """
         self._containers = containers
+        self._known = known
         self._host = host or netns.host()
         self._places: Places | None = None
         self._lock = threading.Lock()
@@ -70,7 +78,7 @@ class Causes:
         known = self._places
         if known is None or known.stale or self._is_unknown(attempt, known):
             known = self._places = Places()
-        collector = Collector(known, self._containers(), self._host, self._ended)
+        collector = Collector(known, self._containers(), self._host, self._ended, self._owner)
         return collector.collect(attempt, before, places)
 
     def counters(self) -> Counters:
@@ -88,6 +96,15 @@ class Causes:
             return False
         time.sleep(max(0.0, _AGAIN - places.age))
         return True
+
+    def _owner(self, pids: Iterable[int]) -> Container:
+        """Return the only container of all the processes; HOST where there is none."""
+        if self._known is None:
+            return HOST
+        with Cgroups() as cgroups:
+            owners = Owners(self._known(), cgroups)
+            found = {id(owner): owner for owner, _ in map(owners.of_process, pids)}
+        return found.popitem()[1] if len(found) == 1 else HOST
 
     def _ended(self, address: str) -> Container | None:
         with self._lock:

@@ -28,26 +28,19 @@ class Denial:
     """A rule, or a chain's policy, that would drop or reject the segment."""
 
     rejects: bool
-    chain: Chain
-    rule: Rule | None
-    """None for the chain's policy."""
+    key: Key
+    """What counts its packets: the chain and the rule's handle, 0 for the chain's policy."""
+    place: int
+    """The rule's place in the chain, from 1; 0 for the chain's policy."""
     certain: bool
     """Whether all matches on the way to it were understood."""
     elsewhere: bool = False
     """Whether a verdict map or a queue decides, which may also accept."""
 
     @property
-    def key(self) -> Key:
-        """What counts its packets."""
-        handle = self.rule.handle if self.rule else 0
-        return (self.chain.family, self.chain.table, self.chain.name, handle)
-
-    @property
     def words(self) -> str:
         """Return the rule as people look for it."""
-        if self.rule is None:
-            return f"{_where(self.chain)}, policy drop"
-        return f"{_where(self.chain)}, rule {self.rule.place} (handle {self.rule.handle})"
+        return _words(self.key, self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +57,17 @@ class Translation:
     @property
     def words(self) -> str:
         """Return the rule as people look for it."""
-        return f"{_where(self.chain)}, rule {self.rule.place} (handle {self.rule.handle})"
+        return _words(_key(self.chain, self.rule), self.rule.place)
 
 
-def _where(chain: Chain) -> str:
-    return f"nftables, table {chain.family} {chain.table}, chain {chain.name}"
+def _key(chain: Chain, rule: Rule | None) -> Key:
+    return (chain.family, chain.table, chain.name, rule.handle if rule else 0)
+
+
+def _words(key: Key, place: int) -> str:
+    family, table, name, handle = key
+    rule = f"rule {place} (handle {handle})" if place else "policy drop"
+    return f"nftables, table {family} {table}, chain {name}, {rule}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,7 @@ def denials(
         if verdict == "denied":
             break
         if chain.drops and verdict != "accepted":
-            found.append(Denial(False, chain, None, walk.certain))
+            found.append(Denial(False, _key(chain, None), 0, walk.certain))
             if walk.certain:
                 break
     return Verdicts(tuple(found), unread=tuple(each for walk in walks for each in walk.unread))
@@ -190,10 +189,10 @@ class _Walk:
         sure = certain and decision.matches is True
         verdict = decision.verdict
         if verdict in ("drop", "reject"):
-            self._find(Denial(verdict == "reject", chain, rule, sure))
+            self._find(Denial(verdict == "reject", _key(chain, rule), rule.place, sure))
             return "denied"
         if verdict == "unknown":
-            self._find(Denial(False, chain, rule, False, elsewhere=True))
+            self._find(Denial(False, _key(chain, rule), rule.place, False, elsewhere=True))
             self.translations.append(Translation(chain, rule, None, False))
             self.masks, self.certain = True, False
             return ""

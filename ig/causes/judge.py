@@ -45,6 +45,7 @@ def _causes(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
         return
     yield from _near_route(attempt, evidence)
     yield from _firewall(attempt, evidence)
+    yield from _full_tables(attempt, evidence)
     if attempt.outcome == "refused" and evidence.backend:
         yield from _backend(evidence.backend)
     if evidence.doubt:
@@ -65,7 +66,7 @@ def _late(evidence: Evidence) -> Iterator[Cause]:
     far = evidence.backend or (None if evidence.doubt else evidence.far)
     if far and far.paused:
         detail = "the kernel took the connection, but no process runs that would accept it"
-        yield Cause("container-paused", far.owner, detail, LIKELY)
+        yield Cause("container-paused", far.listener, detail, LIKELY)
     if evidence.backend:  # the engine's proxy took it
         yield from _backend(evidence.backend)
 
@@ -129,6 +130,14 @@ def _denied(attempt: Attempt, evidence: Evidence, found: Found) -> Cause:
     return Cause(kind, found.owner, detail, _sure(found.rose and there))
 
 
+def _full_tables(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
+    """Yield where connection tracking has no room for what is new: nf_conntrack_alloc()."""
+    for netns, (used, most) in evidence.full_tables.items():
+        kind = "firewall-drop-out" if netns == attempt.netns else "firewall-drop-in"
+        detail = f"the table of connection tracking is full: {used:,} of {most:,} entries"
+        yield Cause(kind, evidence.owners.get(netns, ""), detail, LIKELY, inferred=True)
+
+
 def _neighbour(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     hop = evidence.way.hops[-1] if evidence.way.hops and not evidence.way.far else None
     known = hop.neighbour if hop else None
@@ -162,10 +171,10 @@ def _far(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     if attempt.outcome == "refused":
         if not taking:
             yield from _backend(far) if evidence.published else (_no_listener(far),)
-    elif taking and all(each.full for each in taking):
+    elif far.full:
         queue = f"{taking[0].waiting} of {taking[0].backlog} connections wait on port {far.port}"
         kind = "container-paused" if far.paused else "accept-queue-full"
-        yield Cause(kind, far.owner, f"accept queue is full: {queue}", LIKELY)
+        yield Cause(kind, far.listener, f"accept queue is full: {queue}", LIKELY)
 
 
 def _backend(backend: Far) -> Iterator[Cause]:
@@ -177,7 +186,8 @@ def _backend(backend: Far) -> Iterator[Cause]:
 def _no_listener(far: Far) -> Cause:
     elsewhere = sorted({each.place for each in far.elsewhere})
     if elsewhere:
-        detail = f"port {far.port} is listened on at {', '.join(elsewhere[:_PORTS])} only"
+        by = f" (by {far.server})" if far.server else ""
+        detail = f"port {far.port} is listened on at {', '.join(elsewhere[:_PORTS])} only{by}"
         return Cause("listens-elsewhere", far.owner, detail, LIKELY)
     ports = sorted({each.port for each in far.listeners})
     listens = ", ".join(map(str, ports[:_PORTS])) + (", …" if len(ports) > _PORTS else "")

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ig.kernel import netns, routes
+from ig.kernel import netns, nftables, routes
 from ig.kernel.netns import Namespace
+from ig.kernel.nftables import Ruleset
 from ig.kernel.routes import Interface
 from ig.memo import Cache
 from ig.sockets import proc, sock_diag
@@ -18,6 +19,7 @@ from ig.sockets.proc import ALL_STATES, LISTEN, V6ONLY
 Result = TypeVar("Result")
 
 _FRESH = 1.0  # seconds for which the host's namespaces are not looked for again
+_MOST_RULES = 50_000  # rules, and elements of their sets, that are kept
 
 
 class Unreachable(Exception):
@@ -86,6 +88,9 @@ class Places:
         self._partly = False
         """Whether a namespace has more interfaces, or addresses, than are read."""
         self._interfaces: Cache[int, tuple[Interface, ...]] = Cache(self._asked_interfaces)
+        self._holders: Cache[tuple[int, frozenset[int]], list[int]] = Cache(self._found_holders)
+        self._rulesets: dict[int, tuple[int, Ruleset]] = {}
+        """The rules that were read last, with the number of their generation."""
 
     @property
     def stale(self) -> bool:
@@ -180,9 +185,34 @@ class Places:
         """Return the local ports of a namespace for a destination. Raises Unreachable, OSError."""
         return self.inside(identifier, lambda: _local_ports(address, port))
 
+    def ruleset(self, identifier: int) -> Ruleset:
+        """Return the nftables rules of a namespace, with their sets; counters may be older.
+
+        They are read again if a rule has changed. Raises Unreachable, OSError.
+        """
+
+        def read() -> tuple[int, Ruleset]:
+            now = nftables.generation()
+            known = self._rulesets.get(identifier)
+            if known and known[0] == now >= 0:
+                return known
+            return now, nftables.read(with_sets=True)
+
+        found = self.inside(identifier, read)
+        self._rulesets.pop(identifier, None)
+        left = _MOST_RULES - found[1].size
+        if left >= 0:
+            while self._rulesets and sum(each.size for _, each in self._rulesets.values()) > left:
+                del self._rulesets[next(iter(self._rulesets))]
+            self._rulesets[identifier] = found
+        return found[1]
+
     def holders(self, identifier: int, inodes: set[int]) -> list[int]:
         """Return the processes in a namespace that hold one of the sockets."""
-        held = proc.holders(self.namespaces[identifier].pids, inodes)
+        return self._holders[identifier, frozenset(inodes)]
+
+    def _found_holders(self, key: tuple[int, frozenset[int]]) -> list[int]:
+        held = proc.holders(self.namespaces[key[0]].pids, key[1]) if key[1] else {}
         return sorted({pid for each in held.values() for pid, _ in each})
 
 

@@ -180,7 +180,7 @@ def _firewall(signals: Signals, where: str, likely: Cause | None, confidence: st
     kind = "firewall-drop-out" if signals.leaving else "firewall-drop-in"
     # The kernel limits the rate of ICMP errors: a rule that rejects may have only dropped it.
     if likely and likely.kind in (kind, "firewall-reject") and likely.where == where:
-        return replace(likely, confidence=confidence)
+        return likely if likely.inferred else replace(likely, confidence=confidence)
     detail = f"{_words(signals)} by {_NETFILTER} (NETFILTER_DROP)"
     return Cause(kind, where, detail, confidence)
 
@@ -261,9 +261,9 @@ def _slow(
         confidence = SEEN if signals.drops >= retransmits else LIKELY
         return Cause("syn-lost-repeated", _place(signals.drop_netns, owner), detail, confidence)
     far = evidence.backend or evidence.far if evidence else None
-    if far and far.taking and all(each.full for each in far.taking):
+    if far and far.full:
         detail = f"{repeated}: the accept queue of port {far.port} is full"
-        return Cause("syn-lost-repeated", far.owner, detail, LIKELY)
+        return Cause("syn-lost-repeated", far.listener, detail, LIKELY)
     if complete and not signals.drop:
         detail = f"{repeated}: lost where this host does not see it, or answered late"
         return Cause("syn-lost-repeated", attempt.address, detail, SEEN)

@@ -117,17 +117,18 @@ def _listener(far: Far) -> Step:
         return "listener", "unknown", "the sockets there could not be read"
     if far.taking:
         places = ", ".join(sorted({_place(each.address, each.port) for each in far.taking}))
-        return "listener", "ok", places
+        return "listener", "ok", places + (f" ({far.server})" if far.server else "")
     others = sorted({_place(each.address, each.port) for each in far.elsewhere or far.listeners})
     named = ", ".join(others[:_PORTS]) + (", …" if len(others) > _PORTS else "")
-    return "listener", "failed", f"none on port {far.port}; there are: {named or 'none at all'}"
+    by = f" ({far.server})" if far.server else ""
+    return "listener", "failed", f"none on port {far.port}; there are: {named or 'none at all'}{by}"
 
 
 def _queue(far: Far) -> Step:
     if not far.taking:
         return "queue", "-", "no listener"
     fullest = max(far.taking, key=lambda each: each.waiting)
-    result = "failed" if all(each.full for each in far.taking) else "ok"
+    result = "failed" if far.full else "ok"
     return "queue", result, f"{fullest.waiting} of {fullest.backlog} connections wait"
 
 

@@ -16,7 +16,7 @@ from ig.causes.firewall import PREROUTING, Translation, Verdicts
 from ig.causes.packet import Packet
 from ig.causes.places import Places, Unreachable
 from ig.causes.xtables import To
-from ig.kernel import conntrack, ipvs, nftables
+from ig.kernel import conntrack, ipvs
 from ig.kernel.nftables import Ruleset
 
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
@@ -39,7 +39,7 @@ class Rules:
         """Return the rules of a namespace, with their sets."""
         if netns not in self._read:
             try:
-                found = self.places.inside(netns, lambda: nftables.read(with_sets=True))
+                found = self.places.ruleset(netns)
             except (Unreachable, OSError) as error:
                 found = Ruleset({}, str(error), "nftables")
             links = {each.name: each.index for each in self.places.interfaces(netns)}

@@ -20,6 +20,7 @@ from ig.causes.probe import Destination, connect
 from ig.commands.answers import closing
 from ig.commands.explained import OBJECT, STEPS, Explained
 from ig.commands.setup import EXAMINING, follow, make_index, selection
+from ig.commands.why import following
 from ig.container import Container
 from ig.containers.index import Index
 from ig.errors import IgError, KernelRefused, UsageError
@@ -52,11 +53,11 @@ def explain(options: Mapping[str, Any]) -> bool:
         stop = Stop()
         stream = Stream(1, stop)
         index = make_index(options, detailed=True)
+        causes = following(index)
         follow(index, options, EXAMINING)
         with closing(index):
             near, container = _near(index, options)
             found = _resolved(name, port, options, index.containers(stopped=True), seconds)
-            causes = Causes(index.containers)
             attempt, before = _attempted(causes, near, found[0], seconds)
             evidence = causes.examine(attempt, before)
         addresses = tuple(each.address for each in found)

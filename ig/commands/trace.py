@@ -49,6 +49,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, display.resolves or bool(options.get("why")))
+    peers, causes = _followers(options, display, index)
     # Forks before the index starts threads; compiles while the runtimes are queried.
     loading = Loading(
         program(gadget, options), defines(gadget, options), gadget.source == "aggregate"
@@ -73,8 +74,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
             shown = Chain(display.stages, display.sink(stream))
             before, after = display.around_causes()
             sink = Chain([*after, limit], *recorders, *senders, shown)
-            explains = _explaining(options, sink, index, source)
-            with stop.noted(), finishing(senders), explains as explained, hint:
+            with stop.noted(), finishing(senders), _held(sink, causes, source) as explained, hint:
                 pipeline = Pipeline(
                     source,
                     Attribution(index, chosen.wants, source, look_up),
@@ -82,7 +82,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                     stream,
                     stop,
                     limit.reached,
-                    peers=Peers(index).of_records if display.resolves else None,
+                    peers=peers,
                     holding=explained,
                     interval=options.get("interval") or shown.interval,
                     intervals=options.get("count") or 0,
@@ -99,17 +99,31 @@ def _kept(options: Mapping[str, Any]) -> Sequence[Capability]:
     return (Capability.CAP_BPF, *(EXAMINING if options.get("why") else ()))
 
 
+def _followers(
+    options: Mapping[str, Any], display: DisplayOptions, index: Index
+) -> tuple[Any, Any]:
+    """Return what names far ends, and what finds causes, each None unless it is wanted.
+
+    They follow the containers from the first one on, so they precede the start of the index.
+    """
+    peers = Peers(index).of_records if display.resolves else None
+    causes = None
+    if options.get("why"):
+        from ig.commands.why import following
+
+        causes = following(index)
+    return peers, causes
+
+
 @contextmanager
-def _explaining(
-    options: Mapping[str, Any], sink: Chain, index: Index, source: Source
-) -> Iterator[Any]:
-    """Yield the sink that adds causes before another, None if the options do not ask for it."""
-    if not options.get("why"):
+def _held(sink: Chain, causes: Any, source: Source) -> Iterator[Any]:
+    """Yield the sink that adds causes before another, None if there are none to be found."""
+    if causes is None:
         yield None
         return
     from ig.commands.why import explaining
 
-    with explaining(sink, index, source) as explained:
+    with explaining(sink, causes, source) as explained:
         yield explained
 
 

@@ -8,23 +8,27 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from ig import c_text
 from ig.attempts import OUTCOMES, TYPES
 from ig.bpf.session import Source
 from ig.causes.cause import Attempt, Cause
-from ig.causes.examiner import Answer, Examiner
+from ig.causes.examiner import Answer, Examiner, words_of
 from ig.causes.find import Causes
 from ig.causes.signals import LEAVING, Signals, find
 from ig.columns import STRINGS, enum_names
 from ig.commands.setup import EXAMINING
-from ig.container import Change
+from ig.commands.snapshot import known_by
 from ig.containers.index import Index
 from ig.ends import ADDRESSES
 from ig.gadget import Batch
 from ig.kernel.capabilities import holds
 from ig.output.sink import Sink
 from ig.output.stream import say
+
+Result = TypeVar("Result")
 
 _PATIENCE = 4.0  # seconds that an event waits for what is found about it, at most
 _AT_END = 1.0  # the same when the trace has ended
@@ -38,23 +42,25 @@ _UNPACK = struct.Struct(f"={_LAYOUT.format}").unpack
 _PARTS = ("kind", "where", "detail", "confidence")
 
 
+def following(index: Index) -> Causes:
+    """Return what finds causes and follows the containers: it must precede the first change."""
+    causes = Causes(index.containers, known=partial(known_by, index))
+    index.subscribe(causes.on_change)
+    return causes
+
+
 @contextmanager
-def explaining(sink: Sink, index: Index, source: Source) -> Iterator[Explained]:
+def explaining(sink: Sink, causes: Causes, source: Source) -> Iterator[Explained]:
     """Yield the sink that adds causes before another; report at the end what it could not see."""
     if missing := [each.name for each in EXAMINING if not holds(each)]:
         say(f"warning: --why: this host cannot be looked at in full without {', '.join(missing)}")
-    causes = Causes(index.containers)
-    unsubscribe = index.subscribe(causes.on_change)
-    for container in index.containers():
-        causes.on_change(Change("exists", container))
     examiner = Examiner(causes)
     explained = Explained(sink, examiner, source.signals_are_complete)
     try:
         yield explained
     finally:
-        unsubscribe()
         examiner.close()
-        explained.report_unexamined()
+        explained.report_missing()
         if missed := source.missed_signals():
             say(f"--why: the kernel skipped {missed} signals, of whatever connections")
 
@@ -76,9 +82,11 @@ class Explained:
         self._sink, self._examiner, self._complete = sink, examiner, complete
         self.interval = sink.interval
         self._held: deque[_Held] = deque()
-        self._bug_reported = False
+        self._reported: set[str] = set()
         self.unexamined = 0
         """Attempts for which the host was not looked at: too many failed, for example."""
+        self.unjudged = 0
+        """Attempts without a cause because of a bug of `ig`."""
 
     @property
     def held(self) -> int:
@@ -91,7 +99,10 @@ class Explained:
 
     def write(self, batch: Batch) -> None:
         """Ask about the attempts that did not go well, and pass on what is known already."""
-        answers = {place: self._asked(batch, place) for place in _unwell(batch)}
+        sought = {
+            place: self._sought(partial(self._asked, batch, place)) for place in _unwell(batch)
+        }
+        answers = {place: answer for place, answer in sought.items() if answer}
         self._held.append(_Held(batch, answers, time.monotonic() + _PATIENCE))
         self.release()
 
@@ -124,8 +135,10 @@ class Explained:
         """Close the sink."""
         self._sink.close()
 
-    def report_unexamined(self) -> None:
+    def report_missing(self) -> None:
         """Report how many causes may be missing."""
+        if self.unjudged:
+            say(f"--why: {self.unjudged} attempts have no cause because of a bug in ig")
         if self.unexamined:
             say(
                 f"--why: {self.unexamined} attempts were not examined: too many failed at once, it "
@@ -148,7 +161,7 @@ class Explained:
         columns: dict[str, list[str]] = {f"cause_{part}": [""] * count for part in _PARTS}
         complete = bool(held.answers) and self._complete()
         for place, answer in held.answers.items():
-            cause = self._cause(held.batch, place, answer, complete)
+            cause = self._sought(partial(self._cause, held.batch, place, answer, complete))
             for part in _PARTS if cause else ():
                 columns[f"cause_{part}"][place] = getattr(cause, part)
         return held.batch.adding(columns)
@@ -156,12 +169,25 @@ class Explained:
     def _cause(self, batch: Batch, place: int, answer: Answer, complete: bool) -> Cause | None:
         evidence = answer.evidence if answer.ready else None
         self.unexamined += evidence is None
-        if self._examiner.bug and not self._bug_reported:
-            self._bug_reported = True
-            say(f"warning: --why: this host was not looked at: {self._examiner.bug}")
+        self._report_bug("this host was not looked at", self._examiner.bug)
         retransmits = batch.fields["retransmits"][place]
         attempt, signals = _attempt(batch, place), _signals(batch, place)
         return find(attempt, signals, answer.owner, evidence, retransmits, complete=complete)
+
+    def _sought(self, seek: Callable[[], Result | None]) -> Result | None:
+        """Return what is found of one attempt's cause, None also if a bug prevents that."""
+        try:
+            return seek()
+        except Exception as error:
+            self.unjudged += 1
+            self._report_bug("an attempt has no cause", words_of(error))
+            return None
+
+    def _report_bug(self, what: str, words: str) -> None:
+        """Report the first bug of a kind."""
+        if words and what not in self._reported:
+            self._reported.add(what)
+            say(f"warning: --why: {what} because of a bug in ig: {words}")
 
 
 def _unwell(batch: Batch) -> list[int]:

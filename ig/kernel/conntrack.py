@@ -22,6 +22,9 @@ _NO_ENTRY = (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP, errno.ECONNREFUSED)
 """Errors where there is no entry, or no connection tracking that can be asked."""
 
 
+_USAGE = "/proc/sys/net/netfilter/nf_conntrack_{}"
+
+
 class Tuple(NamedTuple):
     """One direction of a TCP connection."""
 
@@ -29,6 +32,18 @@ class Tuple(NamedTuple):
     source_port: int
     address: str
     port: int
+
+
+def usage() -> tuple[int, int]:
+    """Return the entries of this namespace's table, and how many there may be; 0 for any number.
+
+    Raises OSError where there is no connection tracking.
+    """
+    found = []
+    for name in ("count", "max"):
+        with open(_USAGE.format(name), encoding="ascii") as file:
+            found.append(int(file.read()))
+    return found[0], found[1]
 
 
 def reply(of: Tuple) -> Tuple | None:

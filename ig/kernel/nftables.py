@@ -18,6 +18,8 @@ from ig.kernel.nftables_sets import Name, Set
 
 _SUBSYSTEM = 10 << 8
 _NEWCHAIN, _GETCHAIN, _NEWRULE, _GETRULE = (_SUBSYSTEM | number for number in (3, 4, 6, 7))
+_GETGENERATION = _SUBSYSTEM | 16  # NFT_MSG_GETGEN
+_GENERATION = 1  # NFTA_GEN_ID
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
 """The families whose rules see a TCP segment of this host on its way through IP."""
 _BESIDE = {5: "netdev", 7: "bridge"}
@@ -112,6 +114,27 @@ class Ruleset:
                 if rule.packets is not None:
                     found[family, table, name, rule.handle] = rule.packets
         return found
+
+    @property
+    def size(self) -> int:
+        """The number of its rules and of its sets' elements."""
+        rules = sum(len(each.rules) for each in self.chains.values())
+        return rules + sum(len(each.elements) for each in self.sets.values())
+
+
+def generation() -> int:
+    """Return the number of this ruleset, which grows with each change of a rule or an element.
+
+    What the packets change (counters, elements that rules add or that expire) does not. -1 if
+    there is none.
+    """
+    body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
+    try:
+        answers = netlink.ask(netlink.NETFILTER, _GETGENERATION, body)
+    except OSError:
+        return -1
+    found = netlink.attributes(answers[0][1], _OFFSET).get(_GENERATION) if answers else None
+    return netlink.network_number(found) if found else -1
 
 
 def read(with_sets: bool = False) -> Ruleset:

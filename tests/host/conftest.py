@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from ig.kernel import netns
 from tests.host.engine import Engine, PrivateEngine, some_engine
 from tests.host.namespace import Namespace, stop_programs
 from tests.host.terminal import Terminal
 from tests.host.tracer import IG, Tracer
 from tests.host.watched import WatchedNamespace
+from tests.host.why import Traced
 
 HERE = Path(__file__).parent
 BENCH = HERE.parent / "bench"
@@ -27,6 +29,8 @@ ENGINES = {"engine", "private_engine", "docker", "kubelet", "town"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts an engine, and skip what needs root where there is none."""
     for item in items:
+        for marker in item.iter_markers("shows"):
+            item.user_properties += [("shows", kind) for kind in marker.args]
         if ENGINES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.engine)
     if os.geteuid() == 0:
@@ -99,6 +103,20 @@ def start_ig() -> Iterator[Callable[..., Tracer]]:
     yield start
     for tracer in started:
         tracer.kill()
+
+
+@pytest.fixture
+def note_cause(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Note a kind of cause that the test has seen, and its confidence, for the table of kernels."""
+    noted = request.node.user_properties
+    return lambda cause: noted.append(("cause", cause))
+
+
+@pytest.fixture
+def traced(start_ig: Callable[..., Tracer], note_cause: Callable[[str], None]) -> Traced:
+    """Trace all connects of other network namespaces than the host's, with their causes."""
+    others = ("--host", "-o", "json", "-F", f"netns!={netns.own()}")
+    return Traced(start_ig("trace", "tcpconnect", "--why", *others), note_cause)
 
 
 @pytest.fixture(scope="module")

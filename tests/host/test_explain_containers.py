@@ -7,7 +7,10 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import pytest
 
 from ig.causes.cause import Attempt
 from ig.causes.find import Causes
@@ -140,6 +143,28 @@ def test_name_of_a_container_that_has_ended_is_reported(engine: Engine) -> None:
     done = run(engine, f"{database.name}:{port}")
     assert done.returncode == 1
     assert "the container of this name has ended" in done.stderr
+
+
+def syn_sent(namespace: Namespace) -> bool:
+    return bool(namespace.run("ss", "-Htn", "state", "syn-sent").strip())
+
+
+@pytest.mark.anywhere
+def test_container_that_ends_during_the_attempt_is_found_by_its_address(engine: Engine) -> None:
+    web = engine.idle("web")
+    database, port = engine.serve("db")
+    address = database.address
+    inside = database.namespace
+    inside.run("iptables", "-A", "INPUT", "-p", "tcp", "--dport", port, "-j", "DROP")
+    near = web.namespace
+    with ThreadPoolExecutor() as pool:
+        target = f"{address}:{port}"
+        running = pool.submit(explained, engine, target, "-c", web.name, "-t", "10s")
+        until(lambda: syn_sent(near), "the SYN")
+        database.container.kill()
+        found = running.result(2 * PATIENCE)
+    assert kind(found)[1:] == ("container-gone", f"container {database.name}")
+    assert found["cause"]["confidence"] == "likely"
 
 
 def attempted(near: Running, address: str, port: int) -> Attempt:

@@ -1,6 +1,5 @@
 """`ig trace tcpconnect --why`: the cause of every attempt that did not go well, and no other."""
 
-import json
 import subprocess
 import sys
 from collections import Counter
@@ -10,88 +9,37 @@ from pathlib import Path
 import pytest
 
 from ig.commands.setup import EXAMINING
-from ig.kernel import netns
 from ig.kernel.capabilities import Capability
-from tests.features import has_drop_reasons
-from tests.host.engine import Engine
 from tests.host.namespace import Namespace
-from tests.host.reports import Report
+from tests.host.test_explain import NETWORK, linked
 from tests.host.tracer import Tracer
-from tests.host.waiting import until
+from tests.host.why import HOW, LOOPBACK, PEER, REASONS, SEEN, VERSION, Traced, deny, told
 
-NETWORK = {"4": "192.0.2.", "6": "2001:db8:2::"}
 ROUTED = {"4": "203.0.113.", "6": "2001:db8:113::"}
-PEER = {"4": "198.51.100.7", "6": "2001:db8:51::7"}
 PREFIX = {"4": "/32", "6": "/128"}
-TABLES = {"4": "iptables", "6": "ip6tables"}
-REASONS = has_drop_reasons()
-"""Whether this kernel says why it drops a segment, so that causes are seen."""
-SEEN = "seen" if REASONS else "likely"
-
-Cause = tuple[str, str, str]
-"""The outcome, the kind of the cause, and its confidence."""
+REJECTS = {
+    "4": ("tcp-reset", "icmp-host-unreachable", "icmp-admin-prohibited"),
+    "6": ("tcp-reset", "icmp6-addr-unreachable", "icmp6-adm-prohibited"),
+}
 
 
-def linked(new_namespace: Callable[[], Namespace]) -> tuple[Namespace, Namespace]:
-    """Return two namespaces that reach each other on 192.0.2.0/24 and 2001:db8:2::/64."""
-    here, there = new_namespace(), new_namespace()
-    here.link(there)
-    for namespace, last in ((here, 1), (there, 2)):
-        device = json.loads(namespace.ip("-j", "link", "show", "type", "veth"))[0]["ifname"]
-        namespace.ip("addr", "add", f"{NETWORK['6']}{last}/64", "dev", device, "nodad")
-    return here, there
-
-
-class Traced:
-    """A trace with --why, and the attempts of namespaces in it."""
-
-    def __init__(self, tracer: Tracer) -> None:
-        self.tracer = tracer
-
-    def attempt(self, near: Namespace, host: str, port: int, *options: object) -> Report:
-        """Connect from a namespace, and return the event of how that ended."""
-        begin = len(self.tracer.events)
-        near.connect(host, port, "--kind", "6" if ":" in host else "4", *options)
-
-        def ended(event: Report) -> bool:
-            place = event["netns_id"], event["dst"]["addr"], event["dst"]["port"]
-            return place == (near.inode, host, port) and event["outcome"] != "unanswered"
-
-        until(lambda: any(map(ended, self.tracer.events[begin:])), f"the connect to {port}")
-        return next(filter(ended, self.tracer.events[begin:]))
-
-
-def told(event: Report) -> Cause:
-    """Return what an event says of its cause."""
-    return event["outcome"], event["cause"]["kind"], event["cause"]["confidence"]
-
-
-@pytest.fixture
-def traced(start_ig: Callable[..., Tracer]) -> Traced:
-    """Trace all connects of other network namespaces than the host's, with their causes."""
-    others = f"netns!={netns.own()}"
-    return Traced(start_ig("trace", "tcpconnect", "--host", "--why", "-o", "json", "-F", others))
-
-
-def deny(namespace: Namespace, version: str, chain: str, port: int, *target: object) -> None:
-    """Let a rule deny what goes to a port."""
-    rule = ("-A", chain, "-p", "tcp", "--dport", port, "-j", *target)
-    namespace.run(TABLES[version], *rule)
-
-
-@pytest.mark.parametrize("how", [(), ("--nonblocking", "--timeout", 1.5)], ids=("blocking", "not"))
-@pytest.mark.parametrize("version", ["4", "6"])
+@pytest.mark.shows(
+    "no-listener", "listens-elsewhere", "firewall-drop-in", "firewall-drop-out", "firewall-reject"
+)
+@HOW
+@VERSION
 def test_why_shows_what_the_far_end_and_firewalls_on_this_host_did(
     new_namespace: Callable[[], Namespace], traced: Traced, version: str, how: tuple[object, ...]
 ) -> None:
     here, there = linked(new_namespace)
     far = f"{NETWORK[version]}2"
-    inside = there.serve("::1" if version == "6" else "127.0.0.1")
+    inside = there.serve(LOOPBACK[version])
     good = there.serve(far)
     for port, target in enumerate((("DROP",), ("REJECT",)), 81):
         deny(there, version, "INPUT", port, *target)
         deny(here, version, "OUTPUT", port + 10, *target)
-    deny(there, version, "INPUT", 83, "REJECT", "--reject-with", "tcp-reset")
+    for port, how_rejected in zip((83, 84, 85), REJECTS[version], strict=True):
+        deny(there, version, "INPUT", port, "REJECT", "--reject-with", how_rejected)
     silent = "abandoned" if how else "timed-out"
     ways = how or ("--syn-count", 1)
     expected = {
@@ -101,6 +49,8 @@ def test_why_shows_what_the_far_end_and_firewalls_on_this_host_did(
         81: (silent, "firewall-drop-in", SEEN, there),
         82: ("refused", "firewall-reject", SEEN, there),
         83: ("refused", "firewall-reject", SEEN, there),
+        84: ("unreachable", "firewall-reject", SEEN, there),
+        85: ("unreachable", "firewall-reject", SEEN, there),
         91: (silent, "firewall-drop-out", SEEN, here),
         92: ("refused", "firewall-reject", SEEN, here),
     }
@@ -111,24 +61,31 @@ def test_why_shows_what_the_far_end_and_firewalls_on_this_host_did(
             assert event["cause"]["where"].startswith(f"network namespace {where.inode}")
 
 
-@pytest.mark.parametrize("version", ["4", "6"])
+@pytest.mark.shows("route", "neighbour", "peer-refused")
+@HOW
+@VERSION
 def test_why_shows_routes_neighbours_and_peers(
-    new_namespace: Callable[[], Namespace], traced: Traced, version: str
+    new_namespace: Callable[[], Namespace], traced: Traced, version: str, how: tuple[object, ...]
 ) -> None:
     here, _ = linked(new_namespace)
     kinds = ("unreachable", "prohibit", "blackhole")
     for last, kind in enumerate(kinds, 1):
         here.ip(f"-{version}", "route", "add", kind, f"{ROUTED[version]}{last}{PREFIX[version]}")
     for last in range(1, 5):
-        event = traced.attempt(here, f"{ROUTED[version]}{last}", 80)
+        event = traced.attempt(here, f"{ROUTED[version]}{last}", 80, *how)
         assert told(event) == ("failed", "route", "seen")
+        assert event["cause"]["where"].startswith(f"network namespace {here.inode}")
     here.peer("--answer", "reset")
-    assert told(traced.attempt(here, PEER[version], 80)) == ("refused", "peer-refused", "likely")
-    event = traced.attempt(here, f"{NETWORK[version]}9", 80)
+    event = traced.attempt(here, PEER[version], 80, *how)
+    assert told(event) == ("refused", "peer-refused", "likely")
+    assert event["cause"]["where"] == PEER[version]
+    event = traced.attempt(here, f"{NETWORK[version]}9", 80, *how)
     assert event["cause"]["kind"] == "neighbour"
     assert f"{NETWORK[version]}9" in event["cause"]["detail"]
+    assert f"network namespace {here.inode}" in event["cause"]["where"]
 
 
+@pytest.mark.shows("closed-by-caller", "no-answer")
 def test_why_shows_silence_and_who_gave_up(namespace: Namespace, traced: Traced) -> None:
     namespace.peer("--answer", "nothing")
     event = traced.attempt(namespace, PEER["4"], 80, "--nonblocking", "--timeout", 0.3)
@@ -143,29 +100,61 @@ def test_why_shows_silence_and_who_gave_up(namespace: Namespace, traced: Traced)
     assert {each["cause"]["kind"] for each in unanswered} == {"no-answer"}
 
 
-def test_why_shows_full_accept_queues(namespace: Namespace, traced: Traced) -> None:
-    full = namespace.serve("127.0.0.1", 0, "--deaf", "--backlog", 0)
-    assert traced.attempt(namespace, "127.0.0.1", full)["outcome"] == "established"
-    event = traced.attempt(namespace, "127.0.0.1", full, "--syn-count", 1)
+@pytest.mark.shows("accept-queue-full")
+@HOW
+@VERSION
+def test_why_shows_full_accept_queues(
+    namespace: Namespace, traced: Traced, version: str, how: tuple[object, ...]
+) -> None:
+    loopback = LOOPBACK[version]
+    full = namespace.serve(loopback, 0, "--deaf", "--backlog", 0)
+    assert traced.attempt(namespace, loopback, full)["outcome"] == "established"
+    event = traced.attempt(namespace, loopback, full, *(how or ("--syn-count", 1)))
     assert event["cause"]["kind"] == "accept-queue-full"
     assert event["cause"]["where"].startswith(f"network namespace {namespace.inode}")
 
 
-@pytest.mark.parametrize("version", ["4", "6"])
-def test_why_shows_that_no_local_port_is_free(
+@pytest.mark.shows("peer-reset")
+@VERSION
+def test_why_shows_that_the_peer_reset_a_connection_that_was_not_established(
     namespace: Namespace, traced: Traced, version: str
 ) -> None:
-    loopback = "::1" if version == "6" else "127.0.0.1"
+    namespace.peer("--answer", "open-and-reset")
+    event = traced.attempt(namespace, PEER[version], 80)
+    assert told(event) == ("failed", "peer-reset", "seen")
+    assert event["error"] == "ECONNRESET"
+    assert event["cause"]["where"] == PEER[version]
+
+
+@HOW
+@VERSION
+def test_why_says_nothing_of_connections_that_are_reset_later(
+    namespace: Namespace, traced: Traced, version: str, how: tuple[object, ...]
+) -> None:
+    port = namespace.serve(LOOPBACK[version], 0, "--reset")
+    event = traced.attempt(namespace, LOOPBACK[version], port, *how)
+    assert told(event) == ("established", "", "")
+
+
+@pytest.mark.shows("local-port-exhausted")
+@HOW
+@VERSION
+def test_why_shows_that_no_local_port_is_free(
+    namespace: Namespace, traced: Traced, version: str, how: tuple[object, ...]
+) -> None:
+    loopback = LOOPBACK[version]
     port = namespace.serve(loopback)
     namespace.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40000")
     held = namespace.start("connect", loopback, port, "--kind", version, "--hold")
     held.reports.ready()
     traced.tracer.wait_for(lambda event: event["dst"]["port"] == port)
-    event = traced.attempt(namespace, loopback, port)
+    event = traced.attempt(namespace, loopback, port, *how)
     assert told(event) == ("failed", "local-port-exhausted", "seen")
     assert event["error"] == "EADDRNOTAVAIL"
+    assert event["cause"]["where"].startswith(f"network namespace {namespace.inode}")
 
 
+@pytest.mark.shows("syn-lost-repeated")
 def test_why_shows_what_a_slow_connect_waited_for(
     new_namespace: Callable[[], Namespace], traced: Traced
 ) -> None:
@@ -181,7 +170,7 @@ def test_why_shows_what_a_slow_connect_waited_for(
     (event,) = traced.tracer.wait_for(
         lambda event: event["outcome"] == "established" and event["netns_id"] == here.inode
     )
-    assert told(event) == ("established", "syn-lost-repeated", SEEN)
+    assert told(traced.noted(event)) == ("established", "syn-lost-repeated", SEEN)
     if REASONS:
         assert event["cause"]["where"].startswith(f"network namespace {there.inode}")
         assert "NETFILTER_DROP" in event["cause"]["detail"]
@@ -297,33 +286,3 @@ def test_why_is_not_disturbed_by_a_flood_of_dropped_segments(
     _, stderr, code = traced.tracer.stop()
     assert "lost" not in stderr
     assert code == 0
-
-
-def test_why_names_containers(ig: Callable[..., Tracer], engine: Engine) -> None:
-    web = engine.idle("web")
-    database, port = engine.serve("db")
-    slow = engine.program("slow", "serve", "0.0.0.0", 0, "--deaf", "--backlog", 0)
-    full = slow.reports.ready()["port"]
-    tracer = ig("trace", "tcpconnect", "-c", web.name, "--why")
-
-    def cause(address: str, number: int, *options: object) -> tuple[str, str]:
-        engine.connect(web, address, number, *options)
-        (event,) = tracer.wait_for(
-            lambda event: (
-                (event["dst"]["addr"], event["dst"]["port"]) == (address, number)
-                and event["outcome"] not in ("established", "unanswered")
-            )
-        )
-        return event["cause"]["kind"], event["cause"]["where"]
-
-    far, address = f"container {database.name}", database.address
-    assert cause(address, port % 60000 + 1) == ("no-listener", far)
-    engine.connect(web, slow.address, full)
-    slow.container.pause()
-    try:
-        found = cause(slow.address, full, "--syn-count", 1)
-    finally:
-        slow.container.unpause()
-    assert found == ("container-paused", f"container {slow.name}")
-    database.container.remove(force=True)
-    assert cause(address, port, "--syn-count", 1) == ("container-gone", far)

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from xml.etree import ElementTree
+from typing import NamedTuple
 
 from tabulate import tabulate
 
 from tests.kernels import debian, guest
+from tests.kernels.results import Result, causes, read
 from tests.kernels.setups import SETUPS
 
 CHECKOUT = Path(__file__).parents[2]
@@ -34,6 +35,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "containerd": ("ContainerdEngine",),
     "Podman": ("PodmanEngine",),
     "CRI": ("test_runtimes_cri.",),
+    "causes": ("test_why", "test_explain"),
     "other": ("test_",),
 }
 """The table's columns, and what the names of the tests begin with or hold that count for each."""
@@ -60,7 +62,8 @@ QUICK = (
     "test_containers_that_were_there_come_later_or_start_again_are_named",
 )
 """What CI runs on the oldest and the newest kernel: of each gadget what kernels differ in."""
-_BEGIN, _END = "<!-- kernels: written by `make kernels` -->", "<!-- kernels end -->"
+_RESULTS = "<!-- kernels: written by `make kernels` -->", "<!-- kernels end -->"
+_CAUSES = "<!-- causes: written by `make kernels` -->", "<!-- causes end -->"
 
 
 def main() -> int:
@@ -78,19 +81,32 @@ def main() -> int:
             continue
         guests += [(kernel, setup, tests) for setup, tests in _setups(options, name)]
     if options.shell:
-        return int(failed) or max(_run(guest, options)[1] for guest in guests[:1])
+        return int(failed) or max(_run(guest, options).code for guest in guests[:1])
     guests.sort(key=lambda one: bool(one[1]))  # the longest first
     # A guest has one processor.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         ended = list(pool.map(lambda guest: _run(guest, options), guests))
-    rows = [row for row, _ in ended]
-    failed |= any(code for _, code in ended)
-    if rows:
+    failed |= any(each.code for each in ended)
+    if ended:
+        rows = [each.row for each in ended]
         table = tabulate(rows, ("kernel", *COLUMNS), tablefmt="github", disable_numparse=True)
-        print(table)
+        kinds = causes({name: each for one in ended for name, each in one.results.items()})
+        print(f"{table}\n\n{kinds}")
         if options.write:
-            _write(table)
+            _write(table, _RESULTS)
+            _write(kinds, _CAUSES)
     return int(failed)
+
+
+class Ended(NamedTuple):
+    """A guest that has ended."""
+
+    row: list[str]
+    """Its row of the table."""
+    code: int
+    """0 if all is well."""
+    results: Mapping[str, Sequence[Result]]
+    """By the kernel's release, what its tests have shown; none for a kernel set up otherwise."""
 
 
 def _all(quick: bool) -> list[str]:
@@ -113,10 +129,8 @@ def _setups(options: argparse.Namespace, kernel: str) -> Iterator[tuple[str, Seq
         yield from SETUPS.items()
 
 
-def _run(
-    one: tuple[debian.Kernel, str, Sequence[str]], options: argparse.Namespace
-) -> tuple[list[str], int]:
-    """Run tests in a guest; give their row of the table, and 0 if all is well."""
+def _run(one: tuple[debian.Kernel, str, Sequence[str]], options: argparse.Namespace) -> Ended:
+    """Run tests in a guest."""
     kernel, setup, tests = one
     print(f"{kernel.release} {setup}: begins", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="ig-kernel-") as folder:
@@ -130,13 +144,14 @@ def _run(
             )
         text = (out / "printed").read_text(errors="replace")
         print(f"{kernel.release} {setup}:\n{text}", flush=True)
-        results = _results(out / "junit.xml")
-    outcomes = {outcome for _, outcome in results}
+        results = read(out / "junit.xml")
+    outcomes = {each.outcome for each in results}
     # Skipped tests pass for pytest; where nothing else is left, nothing was shown.
     passed = code == 0 and ("passed" in outcomes or bool(options.shell or options.run))
     passed &= not (setup and "skipped" in outcomes)
     cells = _cells(results, None if code is None else passed)
-    return [f"{kernel.release} {setup}".strip(), *cells], int(not passed)
+    row = [f"{kernel.release} {setup}".strip(), *cells]
+    return Ended(row, int(not passed), {} if setup else {kernel.release: results})
 
 
 def _arguments() -> argparse.Namespace:
@@ -148,7 +163,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--setup", default="", help=f"only some of {','.join(SETUPS)}")
     parser.add_argument("--append", default="", help="words for the kernel's command line")
     parser.add_argument("--seconds", type=float, default=3600, help="most for each kernel")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/kernels.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/kernels.md")
     parser.add_argument("tests", nargs="*", help="arguments for pytest")
     return parser.parse_args()
 
@@ -171,28 +186,15 @@ def _command(chosen: Sequence[str], module: str = "") -> str:
     return f"{temporary} && cd {where} && {environment} {pytest} {report} {words}\n"
 
 
-def _results(report: Path) -> list[tuple[str, str]]:
-    """Return (name, passed, skipped or failed) of each test."""
-    if not report.exists():
-        return []
-    results = []
-    for case in ElementTree.parse(report).iter("testcase"):
-        kinds = {child.tag for child in case}
-        outcome = "failed" if kinds & {"failure", "error"} else "skipped" if kinds else "passed"
-        name = f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name')}"
-        results.append((name, outcome))
-    return results
-
-
-def _cells(results: Iterable[tuple[str, str]], passed: bool | None) -> list[str]:
+def _cells(results: Iterable[Result], passed: bool | None) -> list[str]:
     """Return a cell for each column: how many passed, and how many did not.
 
     `passed` tells of the whole run, None that it did not end.
     """
     counts: dict[str, Counter[str]] = {column: Counter() for column in COLUMNS}
-    for name, outcome in results:
-        column = next(c for c, parts in COLUMNS.items() if any(part in name for part in parts))
-        counts[column][outcome] += 1
+    for each in results:
+        column = next(c for c, parts in COLUMNS.items() if any(part in each.name for part in parts))
+        counts[column][each.outcome] += 1
     if passed is None:
         counts["other"]["did not end"] += 1
     elif not passed and not any(count["failed"] for count in counts.values()):
@@ -207,13 +209,13 @@ def _cell(count: Counter[str]) -> str:
     return f"{count['passed']} passed" if count["passed"] else "-"
 
 
-def _write(table: str) -> None:
+def _write(table: str, between: tuple[str, str]) -> None:
     page = CHECKOUT / "docs" / "kernels.md"
-    text = page.read_text()
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
+    begin, end = between
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
     today = datetime.date.today().isoformat()
-    page.write_text(f"{before}{_BEGIN}\n\n{today}:\n\n{table}\n\n{_END}{after}")
+    page.write_text(f"{before}{begin}\n\n{today}:\n\n{table}\n\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def ruleset(*rules: tuple[Expression, ...], drops: bool = False, **more: Chain) 
 
 def blamed(rules: Ruleset, packet: Packet = SYN) -> list[tuple[int, bool]]:
     found = firewall.denials(rules, INPUT, packet).denials
-    return [(each.rule.handle if each.rule else 0, each.certain) for each in found]
+    return [(each.key[-1], each.certain) for each in found]
 
 
 DROP, ACCEPT, JUMP, GOTO, RETURN = (verdict(code, "mine") for code in (0, 1, -3, -4, -5))
@@ -453,7 +453,7 @@ def test_conntrack_state_is_unknown_before_connection_tracking(
     rules = Rule(1, 1, (*ESTABLISHED, ACCEPT), None), Rule(2, 2, (DROP,), None)
     base = Chain("ip", "t", "c", "filter", hook, priority, False, None, rules)
     found = firewall.denials(Ruleset({("ip", "t", "c"): base}), hook, SYN).denials
-    assert [(each.rule, each.certain) for each in found] == [(rules[1], certain)]
+    assert [(each.place, each.certain) for each in found] == [(2, certain)]
 
 
 def translates(*rules: tuple[Expression, ...], **more: Chain) -> bool:

@@ -1,9 +1,9 @@
 """Be the far side of a TUN device, and answer SYNs as told: late, by reset, by ICMP, or never.
 
-`peer.py --delay MILLISECONDS --answer accept|reset|unreachable|nothing` makes the device in the
-network namespace that it runs in, with 198.51.100.1/24 and 2001:db8:51::1/64 as its addresses (RFC
-5737, RFC 3849), so every other address of these networks is the peer. Says when it is ready in
-a JSON line, and tells each SYN in another. Needs no netem, and no second namespace.
+`peer.py --delay MILLISECONDS --answer accept|reset|unreachable|nothing|open-and-reset` makes the
+device in the network namespace that it runs in, with 198.51.100.1/24 and 2001:db8:51::1/64 as its
+addresses (RFC 5737, RFC 3849), so every other address of these networks is the peer. Says when it
+is ready in a JSON line, and tells each SYN in another. Needs no netem, and no second namespace.
 """
 
 import argparse
@@ -102,6 +102,10 @@ def answer(segment: Segment, manner: str) -> bytes | None:
     """Return the packet that answers, or None."""
     if segment.flags & RST:
         return None
+    if segment.flags & SYN and manner == "open-and-reset":  # a simultaneous open, given up
+        return segment.reply(
+            RST | ACK if segment.flags & ACK else SYN, 1000 + bool(segment.flags & ACK)
+        )
     if segment.flags & SYN:
         if manner == "accept":
             return segment.reply(SYN | ACK, seq=1000)
@@ -119,7 +123,9 @@ def main() -> None:
         "--delay", type=float, default=0, help="milliseconds before a SYN is answered"
     )
     parser.add_argument(
-        "--answer", choices=("accept", "reset", "unreachable", "nothing"), default="accept"
+        "--answer",
+        choices=("accept", "reset", "unreachable", "nothing", "open-and-reset"),
+        default="accept",
     )
     parser.add_argument("--device", default="tun0")
     options = parser.parse_args()
