@@ -4,7 +4,7 @@
  * this CPU (05b24ff9b2cf "bpf: Prevent bpf program recursion for raw tracepoint probes", 6.1): events in an
  * interrupt of such a program would be missed.
  *
- * So raw_tp__NAME, the primary, has a backup: raw_tp__NAME__backup, which is attached after it. For each event
+ * So raw_tp__NAME, the primary, has a backup: the same function, loaded again and attached after it. For each event
  * both are called, one after the other, and an interrupt can find but one of both running: the other handles
  * the interrupt's event. The backup finds out whether the primary was called, and does its work if not.
  * Two programs at one tracepoint cost four times what one does, as long as indirect calls do. So the backup is
@@ -13,9 +13,9 @@
  *
  * Since 7.0 (a46023d5616e "tracing: Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast") such programs
  * can be preempted, so that events of many threads find both running. There, where PREEMPTIBLE is defined, the
- * primary is tp__CATEGORY__NAME, which the kernel does not let be preempted (16718274ee75 "tracing: perf: Have perf
- * tracepoint callbacks always disable preemption"). It is skipped in interrupts of any program of that type; so the
- * backup is attached from the start.
+ * primary is tp__CATEGORY__NAME, and raw_tp__NAME the backup alone. The kernel does not let the primary be preempted
+ * (16718274ee75 "tracing: perf: Have perf tracepoint callbacks always disable preemption"). It is skipped in interrupts
+ * of any program of that type; so the backup is attached from the start.
  *
  * Programs at a system call's own tracepoint can be preempted too, and all of that type are skipped on their CPU
  * meanwhile. The program of all calls, raw_syscalls:sys_exit, cannot, but makes every call slower. So there are
@@ -47,7 +47,10 @@ static __always_inline int handled_by_primary(void *socket, u8 what, int backup)
 	return 0;
 }
 
-/* The three programs of a tracepoint, where `wanted`: `handler` is called with the arguments, and whether it is the backup. */
+/* Whether this is the backup. Not compiled twice: user space replaces the call by a number when it loads the program. */
+static u64 (*is_backup)(void) = (void *)IS_BACKUP;
+
+/* The programs of a tracepoint, where `wanted`: `handler` is called with the arguments, and whether it is the backup. */
 struct inet_sock_set_state_arguments { u64 sk, old, new; };
 struct inet_sock_set_state_fields { u64 common, sk; s32 old, new; };
 #define PAIR(category, name, wanted, handler, arguments...) \
@@ -57,11 +60,7 @@ int tp__##category##__##name(struct name##_fields *ctx) \
 } \
 int raw_tp__##name(struct name##_arguments *ctx) \
 { \
-	return !PREEMPTIBLE && (wanted) ? handler(arguments, 0) : 0; \
-} \
-int raw_tp__##name##__backup(struct name##_arguments *ctx) \
-{ \
-	return (wanted) ? handler(arguments, 1) : 0; \
+	return (wanted) ? handler(arguments, is_backup()) : 0; \
 }
 
 /*

@@ -11,7 +11,7 @@ import platform
 import re
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,14 +20,16 @@ from ig.bpf import cgroup_hooks
 from ig.bpf.btf import FUNCTION, KERNEL_CALL, Btf
 from ig.bpf.contract import check_owner
 from ig.bpf.hooks import does_nothing, event_of, hook_of
-from ig.bpf.syscalls import load_fexit, map_update
+from ig.bpf.syscalls import load_fexit, load_program, map_update
 from ig.errors import IgError, KernelRefused, MissingDependency
 from ig.kernel import processes
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
 
 EVENTS_BYTES = 8 << 20
 PATHS_BYTES = 1 << 20
-_BACKUP = "__backup"  # see recursion.h
+_BACKUP = "__backup"  # of a function that is loaded twice: see recursion.h
+_IS_BACKUP = 1 << 29
+"""Called where a program asks which of the two it is: no number of a helper."""
 _FEXIT = "fexit__"
 _RAW = "raw_tp__"
 _GIVEN = "fexit__security_sock_graft"  # see tcp_accept.h
@@ -35,7 +37,9 @@ _DECIDE = "decide"  # called by user space, see ig.h
 _ACCEPTS = {"43", "288"} if platform.machine() == "x86_64" else {"202", "242"}
 """The numbers of accept() and accept4(): NR_ACCEPT and NR_ACCEPT4 of ig.h."""
 _INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn
+_Instruction = tuple[int, int, int, int]
 _CALL, _PSEUDO_KFUNC_CALL = 0x85, 2
+_MOVE = 0xB7  # a number into a register, the first one
 _PREEMPTED = "init_srcu_struct_fast"
 """A function of the kernels whose tracepoints may be preempted: since 7.0 (a46023d5616e "tracing:
 Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast"), which needs it."""
@@ -121,6 +125,8 @@ def _loaded(
     from bcc.libbcc import lib
 
     flags = [f"-D{name}={value}" for name, value in macros.items()]
+    if not os.environ.get("IG_DEBUG"):
+        flags.append("-g0")  # what only the verifier's messages use takes a tenth of the time
     program = bcc.BPF(text=text.encode(), cflags=["-fms-extensions", "-Wno-everything", *flags])
     maps = {}
     lib.bpf_table_name.restype = ctypes.c_char_p
@@ -165,6 +171,7 @@ def _constants(declarations: str) -> dict[str, int | str]:
     constants: dict[str, int | str] = {
         "EVENTS_PAGES": EVENTS_BYTES // os.sysconf("SC_PAGE_SIZE"),
         "PATHS_PAGES": PATHS_BYTES // os.sysconf("SC_PAGE_SIZE"),
+        "IS_BACKUP": _IS_BACKUP,
     }
     subsystem = f"KERNEL_{legacy_cgroup_controller()}_cgrp_id"
     if f"#define {subsystem} " in declarations:
@@ -175,7 +182,7 @@ def _constants(declarations: str) -> dict[str, int | str]:
 def _attach(
     program: Any, optional: Mapping[str, str], btf: Btf, backups_attached: bool
 ) -> tuple[dict[str, int], list[int], dict[str, bool], list[str]]:
-    """Attach each function to the tracepoint that its name says; load the backups.
+    """Load and attach each function at the hook that its name says; load the backups.
 
     Return the descriptors of the functions and of the hooks, the tracepoints and whether it
     succeeded there, and what is not seen then.
@@ -184,20 +191,19 @@ def _attach(
     hooks: list[int] = []
     tracepoints: dict[str, bool] = {}
     refused: list[str] = []
-    for name, tracepoint in _hooks(program):
-        raw, backup = name.startswith(_RAW), name.endswith(_BACKUP)
+    for name, tracepoint, code in _programs(program):
+        raw = name.startswith(_RAW)
         if raw:
-            functions[name] = int(program.load_func(name.encode(), program.RAW_TRACEPOINT).fd)
-        if backup and not backups_attached:
+            functions[name] = load_program(name, code, program.RAW_TRACEPOINT, 0)
+        if name.endswith(_BACKUP) and not backups_attached:
             continue
         try:
             if raw:
                 hooks.append(_attach_raw(functions[name], tracepoint.encode()))
             elif name.startswith(_FEXIT):
-                functions[name] = _load_fexit(program, name, btf)
+                functions[name] = _load_fexit(name, code, btf)
                 hooks.append(_attach_raw(functions[name], None))
             elif "/" in tracepoint:
-                code = _instructions(program, name)
                 functions[name], link = cgroup_hooks.attach(name, tracepoint, code)
                 hooks.append(link)
             else:
@@ -214,7 +220,7 @@ def _attach(
 
 
 def _hooks(program: Any) -> list[tuple[str, str]]:
-    """Return each function that is to be attached, and where; backups come last.
+    """Return each function that is to be attached, and where.
 
     One that the options leave nothing to do is not: see ig.h.
     Raises IgError for a function whose name says no hook.
@@ -225,8 +231,7 @@ def _hooks(program: Any) -> list[tuple[str, str]]:
         lib.bpf_function_name(program.module, index).decode()
         for index in range(lib.bpf_num_functions(program.module))
     ]
-    names.sort(key=lambda name: (name.endswith(_BACKUP), name))
-    found = [(name, hook_of(name)) for name in names if name != _DECIDE]
+    found = [(name, hook_of(name)) for name in sorted(names) if name != _DECIDE]
     if unknown := [name for name, hook in found if not hook]:
         raise IgError(
             f"The function {unknown[0]} is named after no hook.",
@@ -250,18 +255,49 @@ def _attach_tracepoint(program: Any, function: str, tracepoint: str) -> int:
         raise OSError(number, f"tracepoint {tracepoint}: {os.strerror(number)}") from error
 
 
-def _load_fexit(program: Any, function: str, btf: Btf) -> int:
+def _programs(program: Any) -> Iterator[tuple[str, str, bytes]]:
+    """Yield each program's name, hook and instructions; backups come last: see recursion.h."""
+    hooks = _hooks(program)
+    others = {event_of(name) for name, _ in hooks if not name.startswith(_RAW)}
+    backups = []
+    for name, hook in hooks:
+        code = _instructions(program, name)
+        primary, backup = (_which(code, number) for number in (0, 1))
+        if primary == backup or hook not in others:
+            yield name, hook, primary
+        if primary != backup:
+            backups.append((name + _BACKUP, hook, backup))
+    yield from backups
+
+
+def _which(instructions: bytes, number: int) -> bytes:
+    """Return instructions with the number in place of the calls that ask for it."""
+
+    def answered(code: int, registers: int, offset: int, value: int) -> _Instruction:
+        asks = code == _CALL and value == _IS_BACKUP
+        return (_MOVE, 0, 0, number) if asks else (code, registers, offset, value)
+
+    return _changed(instructions, answered)
+
+
+def _load_fexit(function: str, instructions: bytes, btf: Btf) -> int:
     """Load for the end of a kernel's function; KERNEL_CALL's marks become such calls."""
     target = btf.find_id(hook_of(function).removeprefix("fexit:"), FUNCTION)
     if not target:
         raise OSError(errno.ENOENT, f"{hook_of(function)}: {os.strerror(errno.ENOENT)}")
-    instructions = bytearray(_instructions(program, function))
-    for at in range(0, len(instructions), _INSTRUCTION.size):
-        code, registers, offset, value = _INSTRUCTION.unpack_from(instructions, at)
+
+    def called(code: int, registers: int, offset: int, value: int) -> _Instruction:
         if code == _CALL and value & KERNEL_CALL:
-            changed = (code, registers | _PSEUDO_KFUNC_CALL << 4, offset, value ^ KERNEL_CALL)
-            _INSTRUCTION.pack_into(instructions, at, *changed)
-    return load_fexit(function, bytes(instructions), target)
+            return code, registers | _PSEUDO_KFUNC_CALL << 4, offset, value ^ KERNEL_CALL
+        return code, registers, offset, value
+
+    return load_fexit(function, _changed(instructions, called), target)
+
+
+def _changed(instructions: bytes, change: Callable[[int, int, int, int], _Instruction]) -> bytes:
+    """Return instructions, of which each has been replaced by what `change` makes of it."""
+    each = _INSTRUCTION.iter_unpack(instructions)
+    return b"".join(_INSTRUCTION.pack(*change(*fields)) for fields in each)
 
 
 def _instructions(program: Any, function: str) -> bytes:

@@ -133,8 +133,7 @@ def _exempt(text: str) -> Collection[str]:
         events = _CURRENT.findall(header)
         for category, event in _PAIR.findall(header):
             if event in events:
-                raw = f"raw_tp__{event}"
-                found |= {raw, f"{raw}__backup", f"tp__{category}__{event}"}
+                found |= {f"raw_tp__{event}", f"tp__{category}__{event}"}
     return found
 
 

@@ -51,6 +51,7 @@ _POLICY = (
     "`ig snapshot socket` and `ig list-containers` still work."
 )
 _REMEDIES = {
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`) to 1024 or more.",
     errno.EPERM: _POLICY,
     errno.EACCES: _POLICY,
     errno.ENOSYS: "This kernel was built without it (CONFIG_BPF_SYSCALL, CONFIG_PERF_EVENTS), or "
@@ -176,12 +177,13 @@ class Loading:
         self._receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MOST_MESSAGE)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_MESSAGE)
+        self._messages = _messages()
         sys.stdout.flush()
         sys.stderr.flush()
         self._child = _fork()
         if self._child == 0:
             self._receiver.close()
-            _run_child(sender, self._text, self._defines, aggregate)
+            _run_child(sender, self._messages, self._text, self._defines, aggregate)
         sender.close()
 
     def result(self) -> Probes:
@@ -192,12 +194,14 @@ class Loading:
             )
             _, status = os.waitpid(self._child, 0)
             self._child = 0
+            printed = "" if message else _printed(self._messages)
         finally:
             self.close()
         if not message:
             raise IgError(
                 "The process that loads the BPF program ended unexpectedly.",
                 f"Exit status: {os.waitstatus_to_exitcode(status)}.",
+                output=_last(printed),
             )
         answer: dict[str, Any] = json.loads(message)
         if "error" in answer:
@@ -223,33 +227,40 @@ class Loading:
     def close(self) -> None:
         """End the child if it has not ended: it may hang."""
         self._receiver.close()
+        self._messages.close()
         if self._child > 0:
             os.kill(self._child, signal.SIGKILL)
 
 
 def _run_child(
-    sender: socket.socket, text: str, defines: Mapping[str, int | str], aggregate: bool
+    sender: socket.socket,
+    messages: Any,
+    text: str,
+    defines: Mapping[str, int | str],
+    aggregate: bool,
 ) -> None:
     """Be the child: load, answer, and end without running anybody's exit handlers."""
     status = 1
     try:
-        with _messages() as messages:
-            os.dup2(messages.fileno(), 1)
-            os.dup2(messages.fileno(), 2)
-            sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
-            try:
-                answer, descriptors = load(
-                    text, defines, ("key", "value") if aggregate else (c_text.event(text),)
-                )
-            except IgError as error:
-                answer, descriptors = _refusal(error), []
-            except Exception as error:
-                answer, descriptors = {"error": _explain(error, messages)}, []
+        os.dup2(messages.fileno(), 1)
+        os.dup2(messages.fileno(), 2)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+        try:
+            answer, descriptors = load(
+                text, defines, ("key", "value") if aggregate else (c_text.event(text),)
+            )
+        except IgError as error:
+            answer, descriptors = _refusal(error), []
+        except Exception as error:
+            answer, descriptors = {"error": _explain(error, messages)}, []
         if descriptors:
             socket.send_fds(sender, [json.dumps(answer).encode()], descriptors)
         else:
             sender.send(json.dumps(answer).encode())
         status = 0
+    except BaseException:
+        traceback.print_exc()  # the parent prints it
+        sys.stderr.flush()
     finally:
         os._exit(status)
 
@@ -267,9 +278,7 @@ _MOST_SAID = 1 << 18  # bytes
 
 def _explain(error: Exception, messages: Any) -> tuple[str, str, str, list[str]]:
     """Return the parts of an IgError for what BCC, the compiler or the kernel said."""
-    # The verifier's reason is at the end.
-    messages.seek(max(0, messages.seek(0, os.SEEK_END) - _MOST_SAID))
-    said = messages.read(_MOST_SAID).decode(errors="replace").strip()
+    said = _printed(messages)
     if os.environ.get("IG_DEBUG"):
         said += "\n" + traceback.format_exc()
     if locked := lockdown_refusal():
@@ -279,10 +288,20 @@ def _explain(error: Exception, messages: Any) -> tuple[str, str, str, list[str]]
     for pattern, words in _SAID:
         if match := pattern.search(said):
             what = words.format(*match.groups())
-    lines = said.splitlines()
-    shown = lines if os.environ.get("IG_DEBUG") else lines[-12:]
     remedy = next(
         (remedy for number, remedy in _REMEDIES.items() if os.strerror(number) in what),
         "Run `ig doctor` to check this kernel; IG_DEBUG=1 prints the whole output.",
     )
-    return f"Cannot load the BPF program: {what}", "", remedy, shown
+    return f"Cannot load the BPF program: {what}", "", remedy, _last(said)
+
+
+def _printed(messages: Any) -> str:
+    """Return the end of what the child, BCC and the compiler have printed: a verifier's reason."""
+    messages.seek(max(0, messages.seek(0, os.SEEK_END) - _MOST_SAID))
+    return str(messages.read(_MOST_SAID).decode(errors="replace")).strip()
+
+
+def _last(printed: str) -> list[str]:
+    """Return the lines that are shown of it."""
+    lines = printed.splitlines()
+    return lines if os.environ.get("IG_DEBUG") else lines[-12:]

@@ -57,7 +57,6 @@ def test_helpers_of_the_current_task_are_refused_outside_of_system_calls(
         "tp__raw_syscalls__sys_exit",
         "raw_tp__own_event",
         "raw_tp__inet_sock_set_state",
-        "raw_tp__inet_sock_set_state__backup",
         "tp__sock__inet_sock_set_state",
         "cgroup__sock_create",
     ],
