@@ -130,7 +130,8 @@ def test_privileges_that_cannot_be_given_up_are_reported_with_what_to_do() -> No
     assert done.returncode == 1
     assert "--keep-privileges" in done.stderr
     done = refused(
-        "capset=EPERM", command="trace tcpconnect --host -t 0.1 --keep-privileges -o json"
+        "capset=EPERM",
+        command="trace tcpconnect --host -F dst.port==1 -t 0.1 --keep-privileges -o json",
     )
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
