@@ -44,9 +44,10 @@ else
 	$(VENV)/bin/python -m tests.bench.bench_index
 endif
 
-soak: ## trace containers under full load and account for each connection (root); SECONDS=60
+soak: ## trace containers under full load, and export counts, and account for each connection (root); SECONDS=60
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
 	$(VENV)/bin/python -m tests.bench.soak --seconds "$(or $(SECONDS),600)"
+	$(VENV)/bin/python -m tests.bench.soak_export --seconds "$(or $(SECONDS),600)"
 
 fuzz: ## trace random connections and compare the events with what was done (root); SECONDS=60 SEED=1
 	@sh scripts/setup tests && sh scripts/venv "$(VENV)"
