@@ -189,12 +189,19 @@ def test_monitor_that_is_stopped_ends_with_its_parent(number: int, tmp_path: Pat
     until(lambda: not session(process.pid), "the monitor to end")
 
 
+def compiling(process: subprocess.Popen[bytes]) -> int:
+    """Wait until the loader has loaded the compiler, and return its process's number."""
+    child, *_ = until(lambda: children(process.pid), "the loader to begin")
+    until(lambda: "bcc" in Path(f"/proc/{child}/maps").read_text(), "the compiler")
+    return child
+
+
 @pytest.mark.parametrize("command", ["trace tcp", "doctor"])
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.usefixtures("nothing_stays")
 def test_it_ends_while_its_program_is_being_loaded(command: str, number: int) -> None:
     process = start(command)
-    child, *_ = until(lambda: children(process.pid), "the loader to begin")
+    child = compiling(process)
     os.kill(child, signal.SIGSTOP)
     assert ends(process, number) == 0
     until(lambda: not Path(f"/proc/{child}").exists(), "the loader to end")
@@ -203,11 +210,22 @@ def test_it_ends_while_its_program_is_being_loaded(command: str, number: int) ->
 @pytest.mark.usefixtures("nothing_stays")
 def test_loader_that_hangs_ends_with_a_killed_parent() -> None:
     process = start("trace tcp")
-    child, *_ = until(lambda: children(process.pid), "the loader to begin")
-    until(lambda: "bcc" in Path(f"/proc/{child}/maps").read_text(), "the compiler")
+    child = compiling(process)
     os.kill(child, signal.SIGSTOP)
     assert ends(process, signal.SIGKILL) == -signal.SIGKILL
     until(lambda: not Path(f"/proc/{child}").exists(), "the loader to end")
+
+
+@pytest.mark.usefixtures("nothing_stays")
+def test_loader_that_is_killed_is_reported_with_how_it_ended() -> None:
+    process = start("trace tcp", stderr=subprocess.PIPE)
+    os.kill(compiling(process), signal.SIGKILL)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert said.decode().splitlines()[-2:] == [
+        "ig: The process that loads the BPF program ended unexpectedly.",
+        "Exit status: -9.",
+    ]
 
 
 def test_hangup_that_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
