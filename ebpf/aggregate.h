@@ -37,9 +37,10 @@ BPF_TABLE(AGGREGATE_TYPE, struct counted, struct value, counts, MOST_KEYS);
 BPF_TABLE(AGGREGATE_TYPE, struct counted, struct value, others, MOST_OTHERS);
 BPF_ARRAY(no_value, struct value, 1);
 
-static __always_inline struct value *value_of(struct key *key)
+/* The value of `counted->key`, or of its OTHER_KEY, which then is there. */
+static __always_inline struct value *value_at(struct counted *counted)
 {
-	struct counted counted = { .key = *key };
+	struct key *key = &counted->key;
 	struct value *none, *value;
 	u32 zero = 0;
 	u64 *now = epoch.lookup(&zero);
@@ -47,20 +48,27 @@ static __always_inline struct value *value_of(struct key *key)
 	none = no_value.lookup(&zero);
 	if (!now || !none)
 		return NULL;
-	counted.epoch = *now;
-	value = counts.lookup(&counted);
+	counted->epoch = *now;
+	value = counts.lookup(counted);
 	if (value)
 		return value;
-	counts.insert(&counted, none); /* unless another processor does it */
-	value = counts.lookup(&counted);
+	counts.insert(counted, none); /* unless another processor does it */
+	value = counts.lookup(counted);
 	if (value)
 		return value;
-	counted.key = OTHER_KEY(key);
-	value = others.lookup(&counted);
+	*key = OTHER_KEY(key);
+	value = others.lookup(counted);
 	if (!value) {
-		others.insert(&counted, none);
-		value = others.lookup(&counted);
+		others.insert(counted, none);
+		value = others.lookup(counted);
 	}
 	count_lost(value ? OTHER_KEYS : LOST_COUNTS);
 	return value;
+}
+
+static __always_inline struct value *value_of(struct key *key)
+{
+	struct counted counted = { .key = *key };
+
+	return value_at(&counted);
 }

@@ -46,11 +46,21 @@ static __always_inline int got_while_waiting(struct sock *sk)
 	return same;
 }
 
-static __always_inline int report_waiting(struct sock *sk)
+/* The verifier knows the address as that of a socket, and allows no arithmetic on it; it does on what is read. */
+static __always_inline struct sock *untyped(struct sock *typed)
+{
+	struct sock *sk = NULL;
+
+	bpf_probe_read_kernel(&sk, sizeof(sk), &typed);
+	return sk;
+}
+
+static __always_inline int report_waiting(struct sock *typed)
 {
 	struct tracked tracked = { .event = { .type = ACCEPT, .direction = INCOMING, .outcome = DONE, .accept_fd = -1 } };
 	u32 thread = bpf_get_current_pid_tgid();
 	u64 *got = waiting.lookup(&thread);
+	struct sock *sk;
 
 	if (!got)
 		return 0;
@@ -58,6 +68,7 @@ static __always_inline int report_waiting(struct sock *sk)
 		waiting.delete(&thread);
 		return 0;
 	}
+	sk = untyped(typed);
 	*got = (u64)sk;
 	tracked.event.fd = current_call().fd;
 	return report_accept(sk, &tracked);

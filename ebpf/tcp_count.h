@@ -46,18 +46,18 @@ static __always_inline void read_counted_owner(struct owner *owner, u64 cgroup)
 static __always_inline void count(struct event *event)
 {
 	u64 latency = event->type == CONNECT ? event->latency : event->duration;
-	struct key key = {
+	struct counted counted = { .key = {
 		.cgroup = event->owner.cgroup, .netns = event->netns, .mntns = event->owner.mntns, .bucket = bucket_of(latency),
 		.version = event->version, .type = event->type, .outcome = event->outcome, .direction = event->direction,
 		.dport = event->direction == OUTGOING ? event->dport : 0,
 		.sport = event->direction == INCOMING ? event->sport : 0,
-	};
+	} };
 	struct value *value;
 
-	__builtin_memcpy(key.saddr, event->saddr, 16);
-	__builtin_memcpy(key.daddr, event->daddr, 16);
-	__builtin_memcpy(key.zone, event->zone, DEVICE_NAME);
-	value = value_of(&key);
+	__builtin_memcpy(counted.key.saddr, event->saddr, 16);
+	__builtin_memcpy(counted.key.daddr, event->daddr, 16);
+	__builtin_memcpy(counted.key.zone, event->zone, DEVICE_NAME);
+	value = value_at(&counted);
 	if (!value)
 		return;
 	__sync_fetch_and_add(&value->count, 1);

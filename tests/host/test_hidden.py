@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ig.bpf.btf import FUNCTION, Btf
 from tests.host.namespace import Namespace
 from tests.host.waiting import PATIENCE
 
@@ -180,6 +181,39 @@ def test_where_programs_can_be_preempted_pairs_report_everything_once(
     assert hooks in (pairs, 1 + pairs)
     assert sorted(events) == sorted(told * 3)
     assert not lost
+
+
+LOADED = """
+import json, sys
+from ig.bpf.loader import Loading
+
+program, counted, *defines = sys.argv[1:]
+given = {"COUNT_EVENTS": int(counted), **dict(define.split("=") for define in defines)}
+probes = Loading(program, given, counted == "1").result()
+print(json.dumps(list(probes.tracepoints)))
+probes.close()
+"""
+EVERYTHING = ("TRACE_CONNECT=1", "TRACE_ACCEPT=1", "TRACE_CLOSE=1")
+
+
+@pytest.mark.parametrize("counted", [0, 1], ids=["reported", "counted"])
+@pytest.mark.parametrize(
+    "defines",
+    [(), ("PREEMPTIBLE=1",), ("PREEMPTIBLE=1", "CGROUP_LEGACY=ANY"), ("CGROUP_LEGACY=ANY",)],
+    ids=["as-is", "preemptible", "preemptible-v2", "v2"],
+)
+def test_programs_load_in_each_way_and_in_that_which_costs_least(
+    namespace: Namespace, defines: tuple[str, ...], counted: int
+) -> None:
+    command = (sys.executable, "-c", LOADED, "tcp.c", counted, *EVERYTHING, *defines)
+    hooks = json.loads(namespace.run(*command))
+    btf = Btf()
+    by_functions = btf.find_id("init_srcu_struct_fast", FUNCTION)
+    by_functions = by_functions and btf.find_id("bpf_preempt_disable", FUNCTION)
+    if by_functions or "PREEMPTIBLE=1" not in defines:
+        assert "raw_syscalls:sys_exit" not in hooks
+    if by_functions:
+        assert sum(hook.startswith("fexit:") for hook in hooks) == 4
 
 
 DECIDE = """

@@ -42,6 +42,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 QUICK = (
     "test_latency.py",
     "test_hidden.py::test_what_was_hidden_is_looked_for_once_and_nothing_is_reported_twice",
+    "test_hidden.py::test_programs_load_in_each_way_and_in_that_which_costs_least",
     "test_hidden.py::test_telling_the_kernel_what_is_wanted_hides_nothing",
     "test_trace_tcpconnect.py::test_established_connect_is_reported_once_with_its_true_ends",
     "test_trace_tcpconnect.py::test_refused_connect_is_reported_once",
