@@ -1,10 +1,19 @@
 """What `ig` knows of a container, whatever runtime reported it."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import repeat
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+Identity = tuple[str, str, str]
+"""Who reported a container, what its id is unique in, and the id."""
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text is 64 hexadecimal digits and no more."""
+    return re.match(r"[0-9a-f]{64}\Z", text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,12 @@ class Container:
         other = object.__new__(Container)
         any(map(_SET, repeat(other), _FIELDS, values))  # a loop, twice as fast; each returns None
         return other
+
+    @property
+    def identity(self) -> Identity:
+        """What distinguishes it from those of other engines too, also when its details change."""
+        # Docker's containers are containerd's too: whoever reported one first, it is the same.
+        return (self.source, "" if is_id(self.id) else self.scope, self.id)
 
     @property
     def engine(self) -> str:

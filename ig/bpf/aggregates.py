@@ -10,7 +10,7 @@ import mmap
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, compress, islice
 from typing import Any
 
 from ig.bpf.syscalls import (
@@ -27,6 +27,12 @@ def _least(values: Iterable[int]) -> int:
     return min(filter(None, values), default=0)
 
 
+Element = tuple[tuple[Any, ...], tuple[Any, ...]]
+"""The fields of a key, and those of its value."""
+_Raw = tuple[tuple[Any, ...], Sequence[Sequence[int]]]
+"""The fields of a key, and the numbers of its values."""
+MOST_RECORDS = 8192
+"""Records that are given at once: unpacked, each takes a kilobyte."""
 _FUNCTIONS: Mapping[str, Callable[[Iterable[int]], int]] = {"max_": max, "min_": _least}
 """How values of fields whose names begin so become one; others are added up."""
 
@@ -49,27 +55,35 @@ class Aggregates:
         self._keep = keep
         self._page = mmap.mmap(maps["epoch"], mmap.PAGESIZE)
         self._epoch = memoryview(self._page).cast("Q")
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows: list[Iterator[tuple[Any, ...]]] = []
 
     def collect(self) -> None:
-        """Read what was counted until now, for the next call of `records`."""
+        """Read what was counted until now, for the next calls of `records`."""
         now, epoch = time.monotonic_ns(), self._epoch[0]
         if not self._keep:
             self._epoch[0] += 1
             wait_for_programs()
         for other, table in enumerate((self._counts, self._others)):
-            rows = table.read(epoch, not self._keep)
-            self._rows += [(now, *key, *value, other) for key, value in rows]
+            self._rows.append(_rows(now, table.read(epoch, not self._keep), other))
 
     def records(self) -> Iterator[tuple[Any, ...]]:
-        """Return what was collected since the last call."""
-        rows, self._rows = self._rows, []
-        return iter(rows)
+        """Yield what was collected, so many at most: those of the next call follow."""
+        left = MOST_RECORDS
+        while self._rows and left:
+            for row in islice(self._rows[0], left):
+                left -= 1
+                yield row
+            if left:
+                del self._rows[0]
 
     def close(self) -> None:
         """Unmap the epoch."""
         self._epoch.release()
         self._page.close()
+
+
+def _rows(now: int, elements: Iterable[Element], other: int) -> Iterator[tuple[Any, ...]]:
+    return ((now, *key, *value, other) for key, value in elements)
 
 
 class _Table:
@@ -82,29 +96,44 @@ class _Table:
         self._layout = value
         self._cpus = possible_cpus() if is_per_cpu(descriptor) else 1
 
-    def read(self, epoch: int, delete: bool) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+    def read(self, epoch: int, delete: bool) -> Iterator[Element]:
         """Return the keys, without their epoch, and the values, up to an epoch.
 
-        Elements of earlier ones are there if a program that was preempted added them late.
+        Elements of earlier ones are there if a program that was preempted added them late. What is
+        not unpacked yet takes a tenth of the memory.
         """
-        found: list[tuple[tuple[Any, ...], Sequence[Sequence[int]]]] = []
-        done = bytearray()
         sizes = self._key.size, self._value.size * self._cpus
+        parts, epochs = [], set()
         for keys, values in map_read(self._descriptor, *sizes):
-            parts = self._value.iter_unpack(values)
-            for at, key in enumerate(self._key.iter_unpack(keys)):
-                value = list(islice(parts, self._cpus))
-                if key[-1] <= epoch:
-                    found.append((key[:-1], value))
-                    done += keys[at * self._key.size : (at + 1) * self._key.size]
+            found = memoryview(keys).cast("Q")[sizes[0] // 8 - 1 :: sizes[0] // 8].tolist()
+            keep = [each <= epoch for each in found]
+            parts.append((_kept(keys, sizes[0], keep), _kept(values, sizes[1], keep)))
+            epochs.update(compress(found, keep))
         if delete:
-            map_delete_keys(self._descriptor, bytes(done), self._key.size)
-        return combine_keys(self._layout, found)
+            for keys, _ in parts:
+                map_delete_keys(self._descriptor, keys, self._key.size)
+        elements = chain.from_iterable(map(self._unpacked, parts))
+        if len(epochs) > 1:  # a key may be there in several
+            return iter(combine_keys(self._layout, elements))
+        return ((key, combine(self._layout, values)) for key, values in elements)
+
+    def _unpacked(self, part: tuple[bytes, bytes]) -> Iterator[_Raw]:
+        """Yield the keys and the values of each processor."""
+        keys, values = part
+        numbers = self._value.iter_unpack(values)
+        for key in self._key.iter_unpack(keys):
+            yield key[:-1], list(islice(numbers, self._cpus))
 
 
-def combine_keys(
-    layout: Layout, elements: Iterable[tuple[tuple[Any, ...], Sequence[Sequence[int]]]]
-) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+def _kept(data: bytes, size: int, keep: Sequence[bool]) -> bytes:
+    """Return the elements of so many bytes whose place in `keep` is true."""
+    if all(keep):
+        return data
+    starts = compress(range(0, len(data), size), keep)
+    return b"".join(data[start : start + size] for start in starts)
+
+
+def combine_keys(layout: Layout, elements: Iterable[_Raw]) -> list[Element]:
     """Return one value for each key, of all its elements' values."""
     by_key: dict[tuple[Any, ...], list[Sequence[int]]] = {}
     for key, values in elements:

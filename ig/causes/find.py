@@ -15,9 +15,8 @@ from ig.causes.cause import Attempt, Cause
 from ig.causes.evidence import Collector, Counters, Evidence
 from ig.causes.judge import judge
 from ig.causes.places import Places
-from ig.container import HOST, Change, Container
+from ig.container import HOST, Change, Container, Identity
 from ig.containers.holdings import FORMER
-from ig.containers.store import Identity, identity_of
 from ig.kernel import netns, nftables
 from ig.kernel.cgroupfs import Cgroups
 from ig.sockets.owner import Known, Owners
@@ -50,7 +49,7 @@ class Causes:
         container = change.container
         if change.kind == "synced":
             return
-        identity = identity_of(container)
+        identity = container.identity
         with self._lock:
             if change.kind in ("exited", "removed") or not container.running:
                 ended = self._running.pop(identity, None)

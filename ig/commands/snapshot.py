@@ -27,7 +27,7 @@ from ig.gadget import NOTHING, Batch, Column, CompatView, Gadget, Stage
 from ig.kernel import netns
 from ig.kernel.capabilities import Capability
 from ig.output.sink import Chain, Sink
-from ig.output.stream import Stream, say
+from ig.output.stream import Once, Stream, say
 from ig.query import Sort, find_column
 from ig.sockets.collect import PROCESS_FIELDS, Say, collect
 from ig.sockets.owner import Known
@@ -210,11 +210,9 @@ class Notes:
     """The messages about a snapshot, printed below it."""
 
     def __init__(self, say: Say, again: bool) -> None:
-        """With `again`, repeat messages that were printed below the last snapshot."""
-        self._say = say
-        self._again = again
+        """With `again`, repeat messages that were printed below another snapshot."""
+        self._say = say if again else Once(say)
         self._lines: list[str] = []
-        self._said: list[str] = []
 
     def append(self, line: str) -> None:
         """Add a line about the current snapshot."""
@@ -222,10 +220,9 @@ class Notes:
 
     def tell(self) -> None:
         """Print the messages added since the last call."""
-        for line in self._lines:
-            if line and (self._again or line not in self._said):
-                self._say(line)
-        self._lines, self._said = [], self._lines
+        lines, self._lines = self._lines, []
+        for line in filter(None, lines):
+            self._say(line)
 
 
 class Fold:

@@ -70,7 +70,7 @@ def top(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> 
             configure_display(display, chosen, index, answers.of(index, asked_for(options)))
             notes = Notes(say, again=False)
             sampler = Sampler(
-                options, partial(known_by, index), peers.with_peers, chosen.wants, notes.append
+                options, partial(known_by, index), peers, chosen.wants, notes.append
             )
             live = _live(display, options, order, sampler) if _is_live(options) else None
             tables = Tables(display, options["by"], order, options.get("max_rows"), stream)

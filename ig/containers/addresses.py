@@ -14,9 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
-from ig.container import Container
+from ig.container import Container, Identity
 from ig.containers.holdings import FOREVER, Holding, Holdings
-from ig.containers.store import Identity, identity_of
 from ig.kernel import routes
 from ig.memo import Cache
 
@@ -44,7 +43,7 @@ class Endpoints:
     def listens(self, owner: Container, namespace: int, port: int) -> None:
         """Note that a container listens on a port of a network namespace."""
         with self.holdings.lock:
-            self._listeners[(namespace, port)] = identity_of(owner)
+            self._listeners[(namespace, port)] = owner.identity
             self._listeners.move_to_end((namespace, port))
             if len(self._listeners) > LISTENERS:
                 self._listeners.popitem(last=False)
@@ -135,7 +134,7 @@ class Endpoints:
         if namespace == self.holdings.host or not self._on_link[address]:
             return self._on_link[address]
         clients = (
-            self.holdings.held.get(identity_of(each)) for each in self._tenants(namespace, moment)
+            self.holdings.held.get(each.identity) for each in self._tenants(namespace, moment)
         )
         return any(key[0] == "observed" for held in clients if held for key in held.holdings)
 
@@ -165,17 +164,17 @@ class Endpoints:
     def _tenants(self, namespace: int, moment: int) -> list[Container]:
         """Return the containers in a network namespace."""
         found = {
-            identity_of(each.container): each
+            each.container.identity: each
             for each in self.holdings.namespaces.at(namespace, moment)
         }
         for identity in list(found):
             for each in self.holdings.joined.at(identity[2], moment):
-                found.setdefault(identity_of(each.container), each)
+                found.setdefault(each.container.identity, each)
         return [each.container for each in found.values()]
 
     def _namespace(self, container: Container) -> int:
         """Return the network namespace of a container, 0 if it is not known."""
-        held = self.holdings.held.get(identity_of(container))
+        held = self.holdings.held.get(container.identity)
         seen = [key[1] for key in held.holdings if key[0] == "namespace"] if held else []
         return container.netns or int(str(seen[0])) if seen else container.netns
 
@@ -183,11 +182,11 @@ class Endpoints:
         """Return the containers in a container's network namespace that open sockets there."""
         if container.pod_uid:
             return [container]
-        found = {identity_of(container): container}
+        found = {container.identity: container}
         for each in self._tenants(self._namespace(container), moment):
-            found.setdefault(identity_of(each), each)
+            found.setdefault(each.identity, each)
         for holding in self.holdings.joined.at(container.id, moment):
-            found.setdefault(identity_of(holding.container), holding.container)
+            found.setdefault(holding.container.identity, holding.container)
         return [each for each in found.values() if not each.sandbox] or [container]
 
     def _listening(self, container: Container, port: int, moment: int) -> Container | None:
@@ -197,7 +196,7 @@ class Endpoints:
             return sharing[0]
         seen = self._listeners.get((self._namespace(container), port))
         for each in sharing:
-            if identity_of(each) == seen:
+            if each.identity == seen:
                 return each
         exposing = [each for each in sharing if port in each.exposed]
         return exposing[0] if len(exposing) == 1 else None
@@ -210,7 +209,7 @@ class Endpoints:
         first, *others = (each.container for each in holders)
         namespace = self._namespace(first)
         alike = all(
-            identity_of(each) == identity_of(first)
+            each.identity == first.identity
             or (first.pod_uid and each.pod_uid == first.pod_uid)
             or (namespace and self._namespace(each) == namespace)
             or (first.joined or first.id) == (each.joined or each.id)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from ig.container import UNKNOWN_RUNTIME, Container
 
 ID_LENGTH = 64
-_ID = r"[0-9a-f]{64}\Z"
 
 # `<id>`, `docker-<id>.scope`, `cri-containerd-<id>.scope`, `crio-<id>`, `libpod-<id>.scope`, …:
 # the systemd drivers put their name before the id, and new engines come with new names. A cgroup
@@ -17,11 +16,6 @@ _ID = r"[0-9a-f]{64}\Z"
 _WITH_ID = r"(?s)(?:(.{1,190})[-:_])?([0-9a-f]{64})(?:\.scope)?\Z"
 
 _ESCAPED = r"\\x([0-9a-f]{2})"
-
-
-def is_id(text: str) -> bool:
-    """Return whether a text is 64 hexadecimal digits and no more."""
-    return re.match(_ID, text) is not None
 
 
 def container_id(component: str) -> str:

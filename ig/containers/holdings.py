@@ -15,8 +15,7 @@ from ipaddress import ip_address
 from itertools import zip_longest
 from typing import Any, Generic, TypeVar
 
-from ig.container import Change, Container
-from ig.containers.store import Identity, identity_of
+from ig.container import Change, Container, Identity
 from ig.kernel import processes
 
 Key = TypeVar("Key")
@@ -169,7 +168,7 @@ class Holdings:
         if change.kind == "synced":
             return
         container = change.container
-        identity = identity_of(container)
+        identity = container.identity
         running = container.running and change.kind not in ("exited", "removed")
         with self.lock:
             held = self.held.get(identity)
@@ -205,7 +204,7 @@ class Holdings:
                 inner = [self.held.get((each, "", owner.nested)) for each in sources]
                 held = next((each for each in inner if each and each.container.base), None)
             else:
-                held = self.held.get(identity_of(owner))
+                held = self.held.get(owner.identity)
             if held is None or held.container.netns or held.container.joined or held.assumed:
                 return False
             held.assumed = True
@@ -228,7 +227,7 @@ class Holdings:
         It is the container's if the namespace is known to be, and has that address. Where somebody
         had it before, it is from then on, else since the container began.
         """
-        identity, key = identity_of(owner), ("observed", address)
+        identity, key = owner.identity, ("observed", address)
         with self.lock:
             held = self.held.get(identity)
             if held is None or held.ended != FOREVER or held.container.netns != namespace:
@@ -262,7 +261,7 @@ class Holdings:
         now = self._now()
         changed = min(container.addressed or now, now)
         first = not any(key[0] == "address" for key in held.holdings)
-        identity, wanted = identity_of(container), self._wanted(held, container)
+        identity, wanted = container.identity, self._wanted(held, container)
         altered = container.name != held.container.name
         held.container = container
         for key in [key for key in held.holdings if key not in wanted]:
@@ -290,9 +289,9 @@ class Holdings:
         wanted, kept = dict(holdings_of(container)), []
         if held.assumed and not container.netns:
             kept.append("namespace")
-        self._unreported.pop(identity_of(container), None)
+        self._unreported.pop(container.identity, None)
         if self._is_unreported(container):
-            self._unreported[identity_of(container)] = container.netns
+            self._unreported[container.identity] = container.netns
             if container.netns == held.container.netns:
                 kept.append("observed")
         return wanted | {key: each for key, each in held.holdings.items() if key[0] in kept}

@@ -117,6 +117,10 @@ class Peers:
         peer = self._by_port(found, addresses.__getitem__, ports, namespaces)
         return Batch({**fields, "peer": peer}, batch.owners)
 
+    def observes(self, namespace: int) -> bool:
+        """Return whether addresses are learned from the sockets of a network namespace."""
+        return namespace in self._unreported
+
     def _knows_any(self) -> bool:
         """Return whether any far end could be named."""
         self._refresh()

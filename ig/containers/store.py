@@ -8,8 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 
-from ig.container import Change, Container
-from ig.containers.cgroup import is_id
+from ig.container import Change, Container, is_id
 from ig.containers.untrusted import CONTAINERS
 
 MOST = 16384
@@ -24,8 +23,6 @@ REMOVED = 4096
 
 Key = str | tuple[str, str]
 """The id where it is unique by itself, else what it is unique in and the id."""
-Identity = tuple[str, str, str]
-"""Who reported a container, what its id is unique in, and the id."""
 _ScopedId = tuple[str, str]
 """What a container's id is unique in, and the id."""
 
@@ -140,12 +137,6 @@ def key_of(container: Container) -> Key:
     if is_id(container.id):
         return container.id
     return (container.scope, container.id)
-
-
-def identity_of(container: Container) -> Identity:
-    """Return what distinguishes a container from those of other engines too."""
-    # Docker's containers are containerd's too: whoever reported one first, it is the same.
-    return (container.source, "" if is_id(container.id) else container.scope, container.id)
 
 
 class Registry:

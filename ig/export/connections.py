@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from ig.container import Container
 from ig.export.metrics import OWNER, owner_labels
 from ig.export.series import OTHER, Metric
 from ig.gadget import of_each
+from ig.output.stream import Once
 from ig.sockets.collect import collect
 from ig.sockets.owner import Known
 
@@ -39,9 +39,8 @@ class OpenConnections(threading.Thread):
     ) -> None:
         """`known` returns the containers, `say` gets each limitation once; `most` series."""
         super().__init__(name="connections", daemon=True)
-        self._known, self._wants, self._say, self._most = known, wants, say, most
+        self._known, self._wants, self._say, self._most = known, wants, Once(say), most
         self._interval = interval
-        self._said: set[str] = set()
         self._stopping = threading.Event()
         self._metric = Metric(
             "ig_tcp_open_connections",
@@ -63,7 +62,7 @@ class OpenConnections(threading.Thread):
                 self._metric.set(self._count())
             except Exception as error:
                 self._metric.set({})  # not known now
-                self._limit(f"warning: open connections cannot be counted: {error!r}")
+                self._say(f"warning: open connections cannot be counted: {error!r}")
             finally:
                 pause = max(self._interval, _SHARE * (time.monotonic() - began))
 
@@ -74,7 +73,7 @@ class OpenConnections(threading.Thread):
 
     def _count(self) -> dict[tuple[str, ...], int]:
         options = {"proto": "tcp", "state": _STATES}
-        batch = collect(options, self._known(), self._wants, self._limit)
+        batch = collect(options, self._known(), self._wants, self._say)
         owners = of_each(batch.owners, owner_labels)
         states = [state.lower().replace("_", "-") for state in batch.fields["state"]]
         counts = Counter((*owner, state) for owner, state in zip(owners, states, strict=True))
@@ -83,9 +82,3 @@ class OpenConnections(threading.Thread):
             labels = (*(OTHER for _ in OWNER), state)
             shown[labels] = shown.get(labels, 0) + count
         return shown
-
-    def _limit(self, line: str) -> None:
-        kind = re.sub(r"\d+", "", line)  # its numbers change with each count
-        if kind not in self._said:
-            self._said.add(kind)
-            self._say(line)

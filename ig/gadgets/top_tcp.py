@@ -14,6 +14,9 @@ from ig.values import SECOND
 
 GROUPS = ("pair", "container", "pod", "destination", "process")
 """What rows can be summed up by."""
+_OF_PAIRS = ("new", "failed")
+"""What the kernel counts for all processes together."""
+_UNKNOWN = "; null for a process, of which it is not known"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -58,9 +61,17 @@ def _rate(field: str) -> Callable[[Batch], Sequence[int]]:
 
 def _shown_rate(field: str) -> Callable[[Batch], Sequence[str]]:
     return lambda batch: [
-        "-" if not count or not seconds else compact(count / seconds)
-        for count, seconds in _counts(batch, field)
+        "?" if count is None else "-" if not count or not seconds else compact(count / seconds)
+        for count, seconds in zip(_known(batch, field), batch.fields["seconds"], strict=True)
     ]
+
+
+def _known(batch: Batch, field: str) -> Sequence[int | None]:
+    """Return counts, None for attempts of a process: the kernel counts them without it."""
+    counts = batch.fields[field]
+    if field not in _OF_PAIRS or not any(batch.fields["pid"]):
+        return counts
+    return [None if pid else n for n, pid in zip(counts, batch.fields["pid"], strict=True)]
 
 
 def _counts(batch: Batch, field: str) -> Sequence[tuple[int, float]]:
@@ -112,7 +123,13 @@ def _styles(batch: Batch) -> Sequence[str]:
 def _count(name: str, description: str, heading: str, drop: int) -> tuple[Column, Column]:
     """Return the columns of a count: of the interval, for JSON, and per second, for tables."""
     return (
-        integer(name, name, right=True, description=f"{description} in the interval."),
+        integer(
+            name,
+            name,
+            right=True,
+            json=lambda batch: _known(batch, name),
+            description=f"{description} in the interval{_UNKNOWN if name in _OF_PAIRS else ''}.",
+        ),
         Column(
             f"{name}_rate",
             kind=Kind.INTEGER,

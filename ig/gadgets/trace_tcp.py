@@ -8,7 +8,7 @@ from ig.attempts import LATENCY, TYPES, WHY, attempt_columns, filter_params
 from ig.columns import TIMESTAMP, classic_columns, failures, integer, owner_columns, process_columns
 from ig.ends import ADDRESSES, RESOLVE, ZONED, addresses, endpoint_columns
 from ig.gadget import Batch, Column, CompatView, Gadget, Kind, Param
-from ig.summary import sums
+from ig.summary_columns import sums
 
 _LETTERS = {"": "", "connect": "C", "accept": "A", "close": "X", "unknown": "U"}
 _CLOSE = TYPES.index("close")

@@ -6,7 +6,7 @@ from ig.attempts import LATENCY, WHY, attempt_columns, filter_params
 from ig.columns import TIMESTAMP, failures, integer, owner_columns, process_columns
 from ig.ends import RESOLVE, endpoint_columns
 from ig.gadget import Gadget, Param
-from ig.summary import sums
+from ig.summary_columns import sums
 
 GADGET = Gadget(
     name="trace_tcpconnect",

@@ -11,6 +11,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import select
 import socket
 import stat
@@ -246,6 +247,21 @@ def say(*lines: str, level: str = "info") -> None:
     safe = "\n".join(map(_escaped, lines))
     sys.stderr.write(_json(safe, level) if _as_json else f"ig: {safe}\n")
     sys.stderr.flush()
+
+
+class Once:
+    """Passes each message on once, also if its numbers change."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._said: set[str] = set()
+
+    def __call__(self, line: str) -> None:
+        """Pass on a message unless it was before."""
+        kind = re.sub(r"\d+", "", line)
+        if kind not in self._said:
+            self._said.add(kind)
+            self._say(line)
 
 
 def _json(message: str, level: str) -> str:

@@ -28,6 +28,7 @@ from ig.sockets.proc import (
     extend,
 )
 from ig.sockets.reader import Reader
+from ig.sockets.sides import Side
 
 Wants = Callable[[Container], bool]
 Say = Callable[[str], None]
@@ -47,13 +48,19 @@ _OTHER_NAMES = {  # as `ss` writes them
 
 
 def collect(
-    options: Mapping[str, Any], known: Known, wants: Wants, say: Say, more: Sequence[str] = ()
+    options: Mapping[str, Any],
+    known: Known,
+    wants: Wants,
+    say: Say,
+    more: Sequence[str] = (),
+    side: Side | None = None,
 ) -> Batch:
     """Return the sockets of the wanted containers (of the host if HOST is wanted), unsorted.
 
     `options` are the gadget's: proto, state, listening, port, info, processes. `more` are the
-    fields besides those that are always there. `say` gets a line for each limitation. Raises
-    UsageError for a state or protocol that does not exist.
+    fields besides those that are always there. With a `side`, TCP connections of the other one may
+    be left out. `say` gets a line for each limitation. Raises UsageError for a state or protocol
+    that does not exist.
     """
     wanted = asked(options)
     ports = frozenset(options.get("port") or ())
@@ -67,7 +74,7 @@ def collect(
             say(line)
         owners = Owners(known, cgroups)
         namespace_owners = owners.of_namespaces(found, netns.host())
-        reader = Reader(_with_listeners(wanted), more)
+        reader = Reader(_with_listeners(wanted), more, side)
         spaces = [
             namespace
             for namespace in found.namespaces.values()

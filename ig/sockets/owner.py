@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ig.container import HOST, Container
+from ig.container import HOST, Container, Identity
 from ig.kernel import processes
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.netns import Found, Namespace
 from ig.sockets import proc
 from ig.sockets.proc import LISTEN, SYN_RECV, Fields
+from ig.sockets.sides import WILDCARDS
 
 Find = Callable[[Sequence[str], int | None], tuple[Container, bool]]
 """The names of a cgroup from the root down, and how many of them only root could have made (None:
@@ -19,8 +20,6 @@ unknown), to whose it is, and whether that is final."""
 
 NOBODY = Container(id="", name="", runtime="", scope="?")
 """The owner of a socket of one of several containers, unknown which."""
-
-_WILDCARDS = ("0.0.0.0", "::")
 
 
 class Known(NamedTuple):
@@ -49,11 +48,6 @@ class NamespaceOwners(NamedTuple):
         return self.owners[0] if len(self.owners) == 1 and self.complete else None
 
 
-def _identity(container: Container) -> tuple[str, str, str]:
-    # Engines of two users may report the same id.
-    return container.source, container.scope, container.id
-
-
 class Owners:
     """The owners of processes, cgroups and sockets; each cgroup is resolved once."""
 
@@ -62,14 +56,12 @@ class Owners:
         self._cgroups = cgroups
         self._by_path: dict[tuple[str, str], Container] = {}
         # One object per container, so that identity distinguishes them.
-        self._same: dict[tuple[str, str, str], Container] = {
-            _identity(each): each for each in (HOST, NOBODY)
-        }
+        self._same: dict[Identity, Container] = {each.identity: each for each in (HOST, NOBODY)}
         self._first = {each.pid: self.same(each) for each in known.containers if each.pid}
 
     def same(self, container: Container) -> Container:
         """Return the single object for this container."""
-        return self._same.setdefault(_identity(container), container)
+        return self._same.setdefault(container.identity, container)
 
     def of_path(self, path: str, controllers: str = "") -> Container:
         """Return the owner of a cgroup; `controllers` are those of a version 1 hierarchy."""
@@ -188,7 +180,7 @@ def _ask_listeners(fields: Fields, owners: list[Container | None]) -> None:
             owner = owners[place]
             listeners.setdefault((sources[place], ports[place]), {})[id(owner)] = owner
     for place in half_open:
-        for address in (sources[place], *_WILDCARDS):
+        for address in (sources[place], *WILDCARDS):
             found = listeners.get((address, ports[place]))
             if found:
                 owners[place] = next(iter(found.values())) if len(found) == 1 else None

@@ -10,7 +10,8 @@ from typing import Any
 
 from ig.kernel.netns import Namespace
 from ig.sockets import proc, sock_diag
-from ig.sockets.proc import STATES, UDP_STATES, Fields, empty, extend
+from ig.sockets.proc import LISTEN, STATES, UDP_STATES, Fields, empty, extend
+from ig.sockets.sides import Side
 
 _TABLES_OF_PROCESS = "/proc/PID/net"
 _NO_MODULE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
@@ -19,13 +20,17 @@ _NO_MODULE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNO
 class Reader:
     """Reads one namespace after another, by sock_diag or else from /proc."""
 
-    def __init__(self, asked: Mapping[str, int], more: Sequence[str] = ()) -> None:
+    def __init__(
+        self, asked: Mapping[str, int], more: Sequence[str] = (), side: Side | None = None
+    ) -> None:
         """Read the protocols in `asked` (TCP, UDP), each with a bit 1 << state for those wanted.
 
-        `more` are the fields besides FIELDS.
+        `more` are the fields besides FIELDS. Of TCP connections those of the other `side` may be
+        left out; listeners are asked for then.
         """
         self._asked = asked
         self._more = more
+        self._side = side
         self._refused: dict[str, str] = {}
         self._unread = 0
 
@@ -59,6 +64,8 @@ class Reader:
     def _table(self, namespace: Namespace, entered: bool, proto: str, states: int) -> Fields:
         if entered:
             try:
+                if self._side and proto == "TCP":
+                    return self._one_side(self._side, namespace, states)
                 return sock_diag.ask(proto, states, self._more)
             except OSError as error:
                 self._refused[proto] = _why(error)
@@ -71,6 +78,14 @@ class Reader:
                 continue
         self._unread += 1
         return empty(self._more)
+
+    def _one_side(self, side: Side, namespace: Namespace, states: int) -> Fields:
+        fields = sock_diag.ask("TCP", 1 << LISTEN, self._more)
+        listeners = zip(fields["saddr"], fields["sport"], strict=True)
+        chosen = side.chosen(namespace.id, listeners)
+        if chosen is not None:
+            extend(fields, sock_diag.ask("TCP", states & ~(1 << LISTEN), self._more, chosen))
+        return fields
 
     def _completed(self, fields: Fields) -> dict[str, list[Any]]:
         count = len(fields["proto"])

@@ -34,6 +34,8 @@ _DUMP_INTERRUPTED = 0x10
 _HEADER, _MESSAGE = 16, 16 + 72
 _ATTRIBUTE_INFO, _ATTRIBUTE_V6ONLY, _ATTRIBUTE_MARK, _ATTRIBUTE_CGROUP = 2, 11, 15, 21
 
+_REQUEST_BYTECODE = 1
+
 _header = struct.Struct("=IHHII")
 _request = struct.Struct("=BBBBI48s")  # inet_diag_req_v2
 _compatible = struct.Struct("=BBBB48sII")  # inet_diag_req
@@ -246,11 +248,15 @@ def _big_endian(numbers: memoryview) -> list[int]:
     return ports.tolist()
 
 
-def _requests(proto: str, states: int, more: Sequence[str]) -> Sequence[bytes]:
+def _requests(
+    proto: str, states: int, more: Sequence[str], chosen: bytes = b""
+) -> Sequence[bytes]:
     extension = 1 << (_ATTRIBUTE_INFO - 1) if more else 0
     if proto == "TCP":
         # The older request walks the table of connections once for both families.
         body = _compatible.pack(socket.AF_INET, 0, 0, extension, bytes(48), states, 0)
+        if chosen:
+            body += _attribute.pack(_attribute.size + len(chosen), _REQUEST_BYTECODE) + chosen
         return [_framed(_TCPDIAG_GETSOCK, body)]
     families = (socket.AF_INET, socket.AF_INET6)
     bodies = [
@@ -295,16 +301,18 @@ def _ask_once(request: bytes, proto: str, more: Sequence[str], buffer: bytearray
     return dump
 
 
-def ask(proto: str, states: int = ALL_STATES, more: Sequence[str] = ()) -> Fields:
+def ask(
+    proto: str, states: int = ALL_STATES, more: Sequence[str] = (), chosen: bytes = b""
+) -> Fields:
     """Return the sockets of this thread's network namespace; `proto` is TCP or UDP.
 
-    `states` has the bit 1 << state for each wanted, `more` the fields besides FIELDS. A table that
-    changed while it was read is asked again, up to five times; what the fifth answer has is given,
-    whole rows only.
+    `states` has the bit 1 << state for each wanted, `more` the fields besides FIELDS; `chosen` is a
+    filter of TCP sockets (ig.sockets.sides). A table that changed while it was read is asked again,
+    up to five times; what the fifth answer has is given, whole rows only.
     Raises OSError where the kernel refuses, or has no such module.
     """
     fields, buffer = empty(more), bytearray(_BUFFER)
-    for request in _requests(proto, states, more):
+    for request in _requests(proto, states, more, chosen):
         dump = settled(partial(_ask_once, request, proto, more, buffer))
         extend(fields, dump.fields)
     return fields

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 
 from ig.attempts import OUTCOMES
 from ig.container import HOST
 from ig.ends import ADDRESSES
 from ig.gadget import Batch
 from ig.summary import ACCEPT, CONNECT, UNANSWERED, measures
-from ig.top.rows import Row, distinct
+from ig.top.rows import Row
 
 _ESTABLISHED = OUTCOMES.index("established")
 
 
-def rows_of(batches: Iterable[Batch], accepted: bool) -> list[Row]:
+def rows_of(batch: Batch, accepted: bool) -> list[Row]:
     """Return a row for each pair; of accepts if `accepted`, else of attempts to connect.
 
-    `batches` are those of a pipeline that counts (see ig.summary), with far ends named.
+    The batch is one of a pipeline that counts (see ig.summary), with far ends named.
     """
     rows: dict[Hashable, Row] = {}
-    for batch in batches:
-        fields = batch.fields
-        ports = fields["sport" if accepted else "dport"]
-        ends = zip(fields["version"], fields["daddr"], fields["other"], strict=True)
-        peers = fields["peer"]
-        for place, (end, measure) in enumerate(zip(ends, measures(batch), strict=True)):
-            if measure.type != (ACCEPT if accepted else CONNECT) or not measure.number:
-                continue
-            owner, peer, port = batch.owners[place], peers[place], ports[place]
-            key = id(owner), id(peer) if peer is not HOST else end[:2], port, end[2]
-            row = rows.get(key)
-            if row is None:
-                near, far = (port, 0) if accepted else (0, port)
-                address = "" if end[2] else ADDRESSES[end[:2]]
-                row = rows[key] = Row(owner, accepted, peer, address, near, far)
-                row.other = bool(end[2])
-            if accepted or measure.outcome == _ESTABLISHED:
-                row.new += measure.number
-            elif measure.outcome != UNANSWERED:
-                row.failed += measure.number
-            if not accepted:
-                row.latencies.add(measure.bucket, measure.number, measure.longest)
-    return list(distinct(rows.values()).values())
+    fields = batch.fields
+    ports = fields["sport" if accepted else "dport"]
+    ends = zip(fields["version"], fields["daddr"], fields["other"], strict=True)
+    peers = fields["peer"]
+    for place, (end, measure) in enumerate(zip(ends, measures(batch), strict=True)):
+        if measure.type != (ACCEPT if accepted else CONNECT) or not measure.number:
+            continue
+        owner, peer, port = batch.owners[place], peers[place], ports[place]
+        key = id(owner), id(peer) if peer is not HOST else end[:2], port, end[2]
+        row = rows.get(key)
+        if row is None:
+            near, far = (port, 0) if accepted else (0, port)
+            address = "" if end[2] else ADDRESSES[end[:2]]
+            row = rows[key] = Row(owner, accepted, peer, address, near, far)
+            row.other = bool(end[2])
+        if accepted or measure.outcome == _ESTABLISHED:
+            row.new += measure.number
+        elif measure.outcome != UNANSWERED:
+            row.failed += measure.number
+        if not accepted:
+            row.latencies.add(measure.bucket, measure.number, measure.longest)
+    return list(rows.values())

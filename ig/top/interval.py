@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from ig.containers.peers import Peers
 from ig.gadget import Batch
 from ig.output.sink import report_lost
 from ig.sockets.collect import Say, Wants, collect
 from ig.sockets.owner import Known
 from ig.sockets.proc import TRAFFIC
+from ig.sockets.sides import Side
 from ig.top.counts import rows_of
-from ig.top.rows import Pairs, Row, batch_of
+from ig.top.pairs import Pairs
+from ig.top.rows import Row, batch_of
 from ig.top.traffic import STATES, Meter, Traffic
 
 
@@ -41,16 +43,16 @@ class Sampler:
         self,
         options: Mapping[str, Any],
         known: Callable[[], Known],
-        name_ends: Callable[[Batch], Batch],
+        peers: Peers,
         wants: Wants,
         say: Say,
     ) -> None:
-        """`options` are those of `ig top tcp`. `name_ends` adds the owners of far ends."""
+        """`options` are those of `ig top tcp`."""
         self.accepted = bool(options.get("accepted"))
         self._processes = options.get("by") == "process"
         self._ports = frozenset(options.get("port") or ())
-        self._version = 4 * bool(options.get("ipv4")) + 6 * bool(options.get("ipv6"))
-        self._known, self._name_ends, self._wants, self._say = known, name_ends, wants, say
+        self._version = (4 * bool(options.get("ipv4")) + 6 * bool(options.get("ipv6"))) % 10  # 0: both
+        self._known, self._peers, self._wants, self._say = known, peers, wants, say
         self._meter, self._pairs = Meter(), Pairs()
         self._at = 0.0
 
@@ -64,7 +66,7 @@ class Sampler:
         if wanted != self._processes:
             self._processes, self._pairs = wanted, Pairs()
 
-    def take(self, counted: Iterable[Batch] = ()) -> Interval:
+    def take(self, counted: Iterable[Row] = ()) -> Interval:
         """Return the interval since the last call, and what the kernel has `counted` in it."""
         gc.disable()  # plain lists and tuples: a collection would cost time and free nothing
         try:
@@ -72,33 +74,30 @@ class Sampler:
         finally:
             gc.enable()
 
-    def _taken(self, counted: Iterable[Batch]) -> Interval:
+    def _taken(self, counted: Iterable[Row]) -> Interval:
         known, now, at = self._known(), time.time_ns(), time.monotonic()
         asked = {"proto": "tcp", "state": STATES, "processes": self.processes}
-        sockets = self._name_ends(collect(asked, known, self._wants, self._say, TRAFFIC))
-        if self._version in (4, 6):
-            sockets = sockets.select([each == self._version for each in sockets.fields["version"]])
+        side = Side(self.accepted, self._meter.served, self._peers.observes)
+        sockets = collect(asked, known, self._wants, self._say, TRAFFIC, side)
+        sockets = self._peers.with_peers(sockets)
         traffic = self._meter.feed(
             sockets,
             now,
             filter(self._wants, known.containers),
             accepted=self.accepted,
             ports=self._ports,
+            version=self._version,
         )
         seconds, self._at = at - self._at if self._at else 0.0, at
-        rows = self._pairs.feed(traffic, self._counts(counted), now)
+        rows = self._pairs.feed(traffic, counted, now)
         return Interval(rows, traffic, now, seconds)
 
-    def _counts(self, batches: Iterable[Batch]) -> Iterable[Row]:
+    def counts(self, batch: Batch) -> list[Row]:
         """Return rows of what was counted on the wanted ports and IP version."""
-        if self._version in (4, 6):
-            batches = [
-                batch.select([each == self._version for each in batch.fields["version"]])
-                for batch in batches
-            ]
-        for row in rows_of(batches, self.accepted):
-            if not self._ports or row.sport + row.dport in self._ports:
-                yield row
+        if self._version:
+            batch = batch.select([each == self._version for each in batch.fields["version"]])
+        rows = rows_of(batch, self.accepted)
+        return [row for row in rows if not self._ports or row.sport + row.dport in self._ports]
 
 
 class Counting(Protocol):
@@ -126,18 +125,19 @@ class Intervals:
         """`show` gets each interval; `ready` is called once what follows will be in one."""
         self._sampler, self._source = sampler, source
         self._show, self._ready = show, ready
-        self._counted: list[Batch] = []
+        self._counted: list[Row] = []
 
     def open(self) -> None:
         """Begin the first interval."""
         self._source.collect()
-        deque(self._source.records(), maxlen=0)  # of the time before
+        while list(self._source.records()):
+            pass  # of the time before
         self._show(self._sampler.take())
         self._ready()
 
     def write(self, batch: Batch) -> None:
         """Take what was counted."""
-        self._counted.append(batch)
+        self._counted += self._sampler.counts(batch)
 
     def tick(self, now: int) -> None:  # noqa: ARG002 - the snapshot has its own time
         """End an interval, and begin the next."""

@@ -15,7 +15,8 @@ from ig.gadgets.top_tcp import compact
 from ig.output.layout import Need, arrange, short_heading
 from ig.output.text import cells, display_width, pad, shorten, shorten_endpoint, visible
 from ig.top.interval import Interval
-from ig.top.rows import Row, members
+from ig.top.pairs import members
+from ig.top.rows import Row
 from ig.top.view import HELP, OF_PROCESS, SHORT_HELP, View
 from ig.values import SECOND, format_milliseconds
 
@@ -171,7 +172,7 @@ def _help(width: int, room: int) -> list[Text]:
 def _connections(view: View, interval: Interval, row: Row) -> Iterator[Text]:
     """Yield a line for each connection of a row."""
     traffic = interval.traffic
-    fields, places = traffic.sockets.fields, members(traffic, row, view.by)
+    fields, places = traffic.sockets.fields, members(interval.rows, traffic, row, view.by)
     for place in places[:_MOST_CONNECTIONS]:
         near, far = (
             f"[{fields[end][place]}]" if ":" in fields[end][place] else fields[end][place]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import compress
-from typing import NamedTuple
+from operator import attrgetter, or_
+from typing import Any, NamedTuple
 
-from ig.container import Container
+from ig.container import Container, Identity
 from ig.gadget import Batch, of_each
+from ig.memo import Cache
 from ig.sockets.proc import ESTABLISHED, LISTEN
+from ig.sockets.sides import WILDCARDS, Listener
 
 STATES = (
     *("established", "fin_wait1", "fin_wait2", "close_wait", "last_ack", "closing"),
@@ -19,7 +23,6 @@ _FIN_WAIT2, _CLOSE_WAIT, _LAST_ACK, _CLOSING = 5, 8, 9, 11
 _HELD = frozenset({ESTABLISHED, _CLOSE_WAIT})
 """The states in which an application has the connection, or will get it by accept()."""
 _FIN_RECEIVED = frozenset({_CLOSE_WAIT, _LAST_ACK, _CLOSING})
-_WILDCARDS = ("0.0.0.0", "::")
 _NOTHING = (0, 0, 0)
 _NEEDED = (
     *("version", "saddr", "sport", "daddr", "dport", "state_raw", "state", "netns_id", "ino"),
@@ -27,14 +30,11 @@ _NEEDED = (
     *("pid", "comm"),
 )
 
-Key = tuple[str, str, str]
+_IDENTITY: Callable[[Container], Identity] = attrgetter("identity")
+_Ends = AbstractSet[tuple[int, str, int]]
+"""Ids of network namespaces, addresses and ports."""
 _Volumes = Mapping[int, tuple[int, int, int]]
 """By cookie: bytes received, bytes acknowledged by the far end, retransmits; of its whole life."""
-
-
-def identity(container: Container) -> Key:
-    """Return what distinguishes a container from all others, also when its details change."""
-    return container.engine, container.scope, container.id
 
 
 class Traffic(NamedTuple):
@@ -58,8 +58,11 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self._accepted: frozenset[int] = frozenset()
-        self._known: frozenset[Key] = frozenset()
+        self._listened: _Ends = frozenset()
+        self._orphans: frozenset[int] = frozenset()
+        self._known: frozenset[Identity] = frozenset()
+        self.served: dict[int, set[Listener]] = {}
+        """Where connections of the last snapshot were accepted, by network namespace."""
         self._before: _Volumes = {}
         self._missed: _Volumes = {}
         self._at = 0
@@ -72,15 +75,16 @@ class Meter:
         *,
         accepted: bool = False,
         ports: Collection[int] = (),
+        version: int = 0,
     ) -> Traffic:
         """Return the connections of a snapshot that was taken at `now` (ns since the epoch).
 
         They are the accepted ones or the others, if there are `ports` those on one of them: the
-        port that was connected to. `known` are the containers whose connections are all in the
+        port that was connected to; with a `version` of IP those that use it. `known` are the containers whose connections are all in the
         snapshot. What a connection did before its owner was known is not counted, as it may be
         older than the snapshot before.
         """
-        batch = self._chosen(batch, accepted, ports)
+        batch = self._chosen(batch, accepted, ports, version)
         cookies = batch.fields["cookie"]
         values = list(zip(*_volumes(batch, accepted), strict=True))
         differences = _differences(values, self._starts(batch, values))
@@ -88,27 +92,15 @@ class Meter:
         seen.pop(0, None)
         self._missed = {cookie: self._before[cookie] for cookie in self._before.keys() - seen}
         self._before, self._at = seen, now
-        self._known = frozenset(map(identity, known)) | set(of_each(batch.owners, identity))
+        self._known = frozenset(map(_IDENTITY, known)) | set(of_each(batch.owners, _IDENTITY))
         return Traffic(batch, accepted, *differences)
 
-    def _chosen(self, batch: Batch, accepted: bool, ports: Collection[int]) -> Batch:
-        """Return the connections of one direction, with the fields that are needed of them.
-
-        One was accepted if something listens on its port, or did so when it was seen first: the
-        kernel gives no outgoing connection such a port, unless it is asked for it.
-        """
+    def _chosen(
+        self, batch: Batch, accepted: bool, ports: Collection[int], version: int
+    ) -> Batch:
+        """Return the connections of one direction, with the fields that are needed of them."""
         fields = {name: batch.fields[name] for name in _NEEDED if name in batch.fields}
-        listeners, cookies = _listeners(batch), fields["cookie"]
-        ends = zip(fields["netns_id"], fields["sport"], strict=True)
-        came = [
-            cookie in self._accepted
-            or (found is not None and not found.isdisjoint((address, *_WILDCARDS)))
-            for cookie, found, address in zip(
-                cookies, map(listeners.get, ends), fields["saddr"], strict=True
-            )
-        ]
-        self._accepted = frozenset(compress(cookies, came)) - {0}
-        rows = zip(came, fields["state_raw"], fields["ino"], strict=True)
+        rows = zip(self._came(fields), fields["state_raw"], fields["ino"], strict=True)
         # The rest is what the kernel finishes after its application has closed it.
         keep = [
             way == accepted and (state in _HELD or (inode != 0 and state != LISTEN))
@@ -117,7 +109,31 @@ class Meter:
         if ports:
             served = fields["sport" if accepted else "dport"]
             keep = [chosen and port in ports for chosen, port in zip(keep, served, strict=True)]
+        if version:
+            versions = zip(keep, fields["version"], strict=True)
+            keep = [chosen and each == version for chosen, each in versions]
         return Batch(fields, batch.owners).select(keep)
+
+    def _came(self, fields: Mapping[str, Sequence[Any]]) -> Sequence[bool]:
+        """Return which connections were accepted: something listens where they begin, or did so.
+
+        The kernel gives no outgoing connection such a port, unless it is asked for it.
+        """
+        listens = [state == LISTEN for state in fields["state_raw"]]
+        listeners = frozenset(compress(_ends(fields), listens))
+        came = _begin_at(listeners, fields)
+        ends = set(listeners)
+        gone = self._listened - listeners
+        if gone or self._orphans:
+            rows = zip(came, _begin_at(gone, fields), fields["cookie"], strict=True)
+            left = [not now and (was or cookie in self._orphans) for now, was, cookie in rows]
+            self._orphans = frozenset(compress(fields["cookie"], left)) - {0}
+            ends.update(compress(_ends(fields), left))
+            came = list(map(or_, came, left))
+        self._listened, self.served = listeners, {}
+        for namespace, address, port in ends:
+            self.served.setdefault(namespace, set()).add((address, port))
+        return came
 
     def _starts(
         self, batch: Batch, values: Sequence[tuple[int, int, int]]
@@ -134,7 +150,7 @@ class Meter:
 
     def _knew(self, owner: Container) -> bool:
         """Return whether the snapshot before had all connections of an owner."""
-        return not owner.id or owner.started >= self._at or identity(owner) in self._known
+        return not owner.id or owner.started >= self._at or owner.identity in self._known
 
 
 def _differences(
@@ -150,15 +166,22 @@ def _differences(
     return inbound, outbound, retransmits
 
 
-def _listeners(batch: Batch) -> dict[tuple[int, int], set[str]]:
-    """Return the addresses that are listened on, by network namespace and port."""
-    names = ("netns_id", "sport", "saddr")
-    listens = [state == LISTEN for state in batch.fields["state_raw"]]
-    found: dict[tuple[int, int], set[str]] = {}
-    rows = zip(*(compress(batch.fields[name], listens) for name in names), strict=True)
-    for namespace, port, address in rows:
-        found.setdefault((namespace, port), set()).add(address)
-    return found
+def _ends(fields: Mapping[str, Sequence[Any]]) -> Iterator[tuple[int, str, int]]:
+    return zip(fields["netns_id"], fields["saddr"], fields["sport"], strict=True)
+
+
+def _begin_at(listeners: _Ends, fields: Mapping[str, Sequence[Any]]) -> list[bool]:
+    """Return whether each connection begins where one of the listeners is."""
+
+    def is_served(end: tuple[int, str, int]) -> bool:
+        namespace, address, port = end
+        return not listeners.isdisjoint(
+            (namespace, each, port) for each in (address, *WILDCARDS)
+        )
+
+    ports = {port for _, _, port in listeners}
+    served: Cache[tuple[int, str, int], bool] = Cache(is_served)
+    return [end[2] in ports and served[end] for end in _ends(fields)]
 
 
 def _volumes(batch: Batch, accepted: bool) -> tuple[Sequence[int], ...]:

@@ -11,7 +11,8 @@ from ig.gadget import Batch, Column, Stage
 from ig.gadgets.top_tcp import GROUPS
 from ig.query import sort
 from ig.top.interval import Interval
-from ig.top.rows import LINGER, Row, grouped
+from ig.top.pairs import LINGER
+from ig.top.rows import Row, grouped
 
 SORTS = {
     "C": "containername",

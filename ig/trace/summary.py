@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 from ig import filters
@@ -20,6 +21,7 @@ DRAIN = 10.0
 """Seconds after which what the kernel has counted is read, so that it has room again."""
 _OTHER = frozenset({"cgroup", "type", "outcome", "direction"})
 """The fields that are known of what the kernel had no room for: OTHER_KEY in tcp_count.h."""
+_WHOSE = attrgetter("identity", "nested")
 _SAMPLE: Mapping[str, Any] = {
     "saddr": bytes(16),
     "daddr": bytes(16),
@@ -37,7 +39,7 @@ class Summarize:
         self._by, self._owned, self._most = by, owned, most
         self._known = all(_readable(column, _OTHER) for column in by)
         self._rows: dict[tuple[Any, ...], Counts] = {}
-        self._owners: dict[tuple[str, ...], Container] = {}
+        self._owners: dict[tuple[Any, ...], Container] = {}
         self.without_room = 0
         """The number of attempts, accepts and closes that had no room for their key here."""
 
@@ -45,7 +47,7 @@ class Summarize:
         """Count, and return nothing."""
         keys = zip(*map(batch.read, self._by), strict=True) if self._by else repeat(())
         others = batch.fields.get("other") if not self._known else None
-        whose = of_each(batch.owners, _identity) if self._owned else repeat(())
+        whose = of_each(batch.owners, _WHOSE) if self._owned else repeat(())
         if self._owned:
             self._owners.update(zip(whose, batch.owners, strict=False))
         rows = zip(others or repeat(0), whose, keys, measures(batch), strict=False)
@@ -76,10 +78,6 @@ class Summarize:
         fields["counts"] = list(rows.values())
         fields["overflow"] = [values is None for _, values in rows]
         return Batch(fields, [whose.get(owner, HOST) for owner, _ in rows])
-
-
-def _identity(owner: Container) -> tuple[str, ...]:
-    return owner.runtime, owner.scope, owner.source, owner.id, owner.nested
 
 
 def _readable(column: Column, fields: frozenset[str]) -> bool:

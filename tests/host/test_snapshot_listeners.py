@@ -197,10 +197,10 @@ def test_published_port_names_the_container_behind_it(engine: Engine) -> None:
 
 
 def test_notes_are_not_repeated_below_each_snapshot_in_a_file() -> None:
-    for again, expected in ((True, ["a", "b", "a", "a"]), (False, ["a", "b", "a"])):
+    for again, expected in ((True, ["1 a", "b", "1 a", "27 a"]), (False, ["1 a", "b"])):
         said: list[str] = []
         notes = Notes(said.append, again)
-        for lines in (["a", ""], ["b"], ["a"], ["a"]):
+        for lines in (["1 a", ""], ["b"], ["1 a"], ["27 a"]):
             for line in lines:
                 notes.append(line)
             notes.tell()

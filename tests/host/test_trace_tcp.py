@@ -318,6 +318,8 @@ def test_threads_that_waited_in_accept_before_the_trace_began_are_seen(
         server: namespace.connect("127.0.0.1", ports[server], "--count", count)
         for server, count in servers.items()
     }
+    pids = {server.pid for server in servers}
+    tracer.wait_for(lambda e: e["type"] == "close" and e["proc"]["pid"] in pids, 19 + 23)
     events = [e for e in tracer.stop()[0] if e["netns_id"] == namespace.inode]
     for server, reports in connected.items():
         own = [e for e in events if e["proc"]["pid"] == server.pid]

@@ -12,7 +12,8 @@ from ig.gadget import Batch
 from ig.gadgets.top_tcp import GADGET, age, compact
 from ig.output.text import cells
 from ig.query import find_column
-from ig.top.rows import LINGER, Pairs, Row, batch_of, grouped
+from ig.top.pairs import LINGER, Pairs, members
+from ig.top.rows import Row, batch_of, grouped
 from ig.top.traffic import Traffic
 
 WEB, API = (Container(name * 64, name, "docker") for name in "ab")
@@ -108,6 +109,33 @@ def test_counted_pairs_beyond_the_most_are_summed_up() -> None:
     assert [(row.address, row.new, row.other) for row in rows] == [
         *(("10.0.0.1", 1, False), ("", 2, True))
     ]
+
+
+def test_pair_has_a_row_with_all_of_it_or_is_summed_up() -> None:
+    one: Connection = (WEB, HOST, "10.0.0.1", 5432)
+    two: Connection = (WEB, HOST, "10.0.0.2", 5432)
+    pairs = Pairs(most=1)
+    (row, rest) = pairs.feed(traffic(one, one, two), [counted(3, {}, last=2)], 5)
+    assert (row.address, row.open, row.new) == ("10.0.0.2", 1, 3)
+    assert (rest.other, rest.open, rest.new, rest.ends) == (True, 2, 0, 1)
+    now = traffic(one, one, two)
+    (row, rest) = pairs.feed(now, (), 6)
+    assert (row.address, row.open, row.since) == ("10.0.0.1", 2, 5)
+    assert (rest.other, rest.open, rest.ended) == (True, 1, 0)
+    assert members([row, rest], now, row, "pair") == [0, 1]
+    assert members([row, rest], now, rest, "pair") == [2]
+
+
+def test_attempts_of_a_process_are_unknown_not_none() -> None:
+    now = traffic(ONE)
+    fields = {**now.sockets.fields, "pid": [7], "comm": ["web"]}
+    now = now._replace(sockets=Batch(fields, now.sockets.owners))
+    rows = Pairs().feed(now, [counted(3, {})], 0)
+    assert [(row.pid, row.open) for row in rows] == [(7, 1), (0, 0)]
+    assert shown(rows, "new_rate") == ["?", "1.5"]
+    new = find_column("new", GADGET.columns).json
+    assert new is not None
+    assert list(new(batch_of(rows, 0, 2.0))) == [None, 3]
 
 
 @pytest.mark.parametrize(

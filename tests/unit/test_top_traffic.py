@@ -82,9 +82,24 @@ def test_connections_of_a_listener_are_accepted_also_when_it_is_closed() -> None
     meter = Meter()
     (accepted,) = [meter.feed(sockets(listener, came, FIRST), 10, accepted=True)]
     assert accepted.sockets.fields["sport"] == [80]
+    assert meter.served == {3: {("10.0.0.1", 80)}}
     more = (*came[:6], 300)
     assert told(meter.feed(sockets(more), 20, accepted=True)) == [(0, 100, 0)]
-    assert told(meter.feed(sockets(more), 30, accepted=False)) == []
+    assert meter.served == {3: {("10.0.0.1", 80)}}
+    other = (5, *came[1:])
+    assert told(meter.feed(sockets(more, other), 30, accepted=False)) == [(100, 199, 0)]
+    meter.feed(sockets((7, *FIRST[1:])), 40)
+    assert meter.served == {}
+
+
+def test_connections_of_one_ip_version_are_chosen_whatever_accepted_them() -> None:
+    listener = (9, 80, 0, LISTEN, 5, 0, 0)
+    came = (1, 80, 40000, ESTABLISHED, 7, 100, 200)
+    batch = sockets(listener, came)
+    batch.fields["version"][0], batch.fields["saddr"][0] = 6, "::"  # type: ignore[index]
+    for version, wanted in ((4, [1]), (6, []), (0, [1])):
+        found = Meter().feed(batch, 10, accepted=True, version=version)
+        assert found.sockets.fields["cookie"] == wanted
 
 
 def test_ports_choose_by_the_one_that_was_connected_to() -> None:

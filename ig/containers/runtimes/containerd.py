@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from ig.container import Change, Container
+from ig.container import Change, Container, is_id
 from ig.containers import untrusted
-from ig.containers.cgroup import is_id
 from ig.containers.runtimes import cri
 from ig.containers.runtimes.grpc_api import (
     REQUEST_TIMEOUT,

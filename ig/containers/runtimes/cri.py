@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from ig.container import Change, Container
+from ig.container import Change, Container, is_id
 from ig.containers import untrusted
-from ig.containers.cgroup import is_id
 from ig.containers.runtimes.grpc_api import Connection, connected
 from ig.containers.store import MOST, Seen
 from ig.kernel import processes

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ig.container import Change, Container
+from ig.container import Change, Container, is_id
 from ig.containers import untrusted
-from ig.containers.cgroup import is_id
 from ig.containers.store import Seen
 from ig.kernel import processes
 
