@@ -58,6 +58,8 @@ class Batch:
 
     def select(self, keep: Sequence[object]) -> Batch:
         """Return the events whose place in `keep` is true."""
+        if all(keep):
+            return self
         fields = {name: list(compress(values, keep)) for name, values in self.fields.items()}
         return Batch(fields, list(compress(self.owners, keep)))
 

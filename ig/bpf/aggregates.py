@@ -103,7 +103,8 @@ class _Table:
         not unpacked yet takes a tenth of the memory.
         """
         sizes = self._key.size, self._value.size * self._cpus
-        parts, epochs = [], set()
+        parts: list[tuple[bytes, bytes]] = []
+        epochs: set[int] = set()
         for keys, values in map_read(self._descriptor, *sizes):
             found = memoryview(keys).cast("Q")[sizes[0] // 8 - 1 :: sizes[0] // 8].tolist()
             keep = [each <= epoch for each in found]

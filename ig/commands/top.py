@@ -69,9 +69,7 @@ def top(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> 
         with open_source(loading, index) as source, Hint(index, chosen, options):
             configure_display(display, chosen, index, answers.of(index, asked_for(options)))
             notes = Notes(say, again=False)
-            sampler = Sampler(
-                options, partial(known_by, index), peers, chosen.wants, notes.append
-            )
+            sampler = Sampler(options, partial(known_by, index), peers, chosen.wants, notes.append)
             live = _live(display, options, order, sampler) if _is_live(options) else None
             tables = Tables(display, options["by"], order, options.get("max_rows"), stream)
 

@@ -164,8 +164,7 @@ class Endpoints:
     def _tenants(self, namespace: int, moment: int) -> list[Container]:
         """Return the containers in a network namespace."""
         found = {
-            each.container.identity: each
-            for each in self.holdings.namespaces.at(namespace, moment)
+            each.container.identity: each for each in self.holdings.namespaces.at(namespace, moment)
         }
         for identity in list(found):
             for each in self.holdings.joined.at(identity[2], moment):

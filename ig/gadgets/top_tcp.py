@@ -16,7 +16,7 @@ GROUPS = ("pair", "container", "pod", "destination", "process")
 """What rows can be summed up by."""
 _OF_PAIRS = ("new", "failed")
 """What the kernel counts for all processes together."""
-_UNKNOWN = "; null for a process, of which it is not known"
+_UNKNOWN = ": a number; null for a process, of which it is not known"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -127,7 +127,7 @@ def _count(name: str, description: str, heading: str, drop: int) -> tuple[Column
             name,
             name,
             right=True,
-            json=lambda batch: _known(batch, name),
+            json=(lambda batch: _known(batch, name)) if name in _OF_PAIRS else None,
             description=f"{description} in the interval{_UNKNOWN if name in _OF_PAIRS else ''}.",
         ),
         Column(

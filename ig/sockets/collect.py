@@ -53,6 +53,7 @@ def collect(
     wants: Wants,
     say: Say,
     more: Sequence[str] = (),
+    *,
     side: Side | None = None,
 ) -> Batch:
     """Return the sockets of the wanted containers (of the host if HOST is wanted), unsorted.

@@ -7,6 +7,7 @@ Source: proc(5), Documentation/networking/proc_net_tcp.rst.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 import sys
@@ -107,6 +108,7 @@ Holders = dict[int, tuple[tuple[int, str], ...]]
 
 COMPAT = "accepts and binds of 32-bit processes, and their connects that fail before a SYN"
 """What has no tracepoint."""
+_MANY = 1 << 32
 _SOCKET = "socket:["
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -162,6 +164,16 @@ def _sockets_of(pid: int) -> Iterator[int]:
         return
     finally:
         os.close(folder)
+
+
+def tcp_in_use() -> int:
+    """Return how many TCP sockets this thread's network namespace has that listen or are connected.
+
+    Those in TIME_WAIT are not among them. A great number if that cannot be read.
+    """
+    texts = [_read(f"/proc/thread-self/net/{name}") for name in ("sockstat", "sockstat6")]
+    found = re.findall(r"^TCP6?: inuse (\d+)", "\n".join(texts), re.MULTILINE)
+    return sum(map(int, found)) if texts[0] else _MANY
 
 
 def sockets(task: int | str, proto: str, states: int = ALL_STATES) -> Fields:

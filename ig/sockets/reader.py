@@ -13,6 +13,8 @@ from ig.sockets import proc, sock_diag
 from ig.sockets.proc import LISTEN, STATES, UDP_STATES, Fields, empty, extend
 from ig.sockets.sides import Side
 
+_UNUSED = ("ifindex", "recv_q", "send_q", "uid")
+"""The fields that are 0 in what is read of one side: that saves time."""
 _TABLES_OF_PROCESS = "/proc/PID/net"
 _NO_MODULE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 
@@ -81,10 +83,13 @@ class Reader:
 
     def _one_side(self, side: Side, namespace: Namespace, states: int) -> Fields:
         fields = sock_diag.ask("TCP", 1 << LISTEN, self._more)
-        listeners = zip(fields["saddr"], fields["sport"], strict=True)
+        listeners = list(zip(fields["saddr"], fields["sport"], strict=True))
         chosen = side.chosen(namespace.id, listeners)
-        if chosen is not None:
-            extend(fields, sock_diag.ask("TCP", states & ~(1 << LISTEN), self._more, chosen))
+        # Each reading of connections walks the table of all namespaces.
+        if chosen is not None and proc.tcp_in_use() > len(listeners):
+            extend(
+                fields, sock_diag.ask("TCP", states & ~(1 << LISTEN), self._more, chosen, _UNUSED)
+            )
         return fields
 
     def _completed(self, fields: Fields) -> dict[str, list[Any]]:

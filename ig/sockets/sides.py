@@ -24,7 +24,10 @@ _condition = struct.Struct("=BBxxi")  # inet_diag_hostcond: family, prefix_len, 
 
 
 class Side(NamedTuple):
-    """Which connections are wanted: those that were accepted, or the others."""
+    """Which connections are wanted: those that were accepted, or the others.
+
+    Of these the interface, the queues and the user are not read.
+    """
 
     accepted: bool
     former: Listeners

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from ig.sockets.proc import (
@@ -47,6 +47,8 @@ _BUFFER = 1 << 16  # the kernel sends at most 32 KB at once, netlink_dump() sinc
 _PENDING = 1 << 20
 _ATTEMPTS = 5
 
+_PLACES = {"ifindex": 14, "recv_q": 18, "send_q": 19, "uid": 20, "ino": 21}
+"""Where fields of 4 bytes are, in numbers of 4 bytes."""
 # tcp_info: the field's offset in bytes, its size, and what makes it our unit.
 _INFO_FIELDS = {
     "rtt": (68, 4, 1000),
@@ -61,9 +63,10 @@ _INFO_FIELDS = {
 class Dump:
     """The answer to one request: feed it the datagrams as they come, then read `fields`."""
 
-    def __init__(self, proto: str, more: Sequence[str] = ()) -> None:
-        """`more` are the fields besides FIELDS."""
+    def __init__(self, proto: str, more: Sequence[str] = (), without: Collection[str] = ()) -> None:
+        """`more` are the fields besides FIELDS; of `without`, some of `_PLACES`, all are 0."""
         self.fields = empty(more)
+        self._without = without
         self.finished = False
         self.interrupted = False
         """Whether to repeat: the table changed during the read, or a message was truncated."""
@@ -95,10 +98,9 @@ class Dump:
         length, kind, flags, family = _shape.unpack_from(datagram)
         if length < _MESSAGE or length % 4 or size % length or not _is_socket(kind, family):
             return False
-        words, step = datagram.cast("I"), length // 4
-        if set(words[::step].tolist()) != {length} or len(set(words[1::step].tolist())) != 1:
-            return False
-        if set(datagram[_HEADER::length].tolist()) != {family}:
+        heads = _long_numbers(datagram, 0, length)  # length, type and flags
+        families = datagram[_HEADER::length].tolist()
+        if heads.count(heads[0]) < len(heads) or families.count(family) < len(families):
             return False
         self.interrupted |= bool(flags & _DUMP_INTERRUPTED)
         self._group(length, family).extend(datagram)
@@ -144,25 +146,20 @@ class Dump:
         fields["sport"] += _big_endian(octets.cast("H")[10 :: length // 2])
         fields["dport"] += _big_endian(octets.cast("H")[11 :: length // 2])
         fields["state_raw"] += octets[_HEADER + 1 :: length].tolist()
-        for place, name in (
-            (14, "ifindex"),
-            (18, "recv_q"),
-            (19, "send_q"),
-            (20, "uid"),
-            (21, "ino"),
-        ):
-            fields[name] += words[place::step].tolist()
-        fields["mark"] += shape.numbers(words, _ATTRIBUTE_MARK, 0, 4, count)
-        fields["cgroup"] += shape.numbers(words, _ATTRIBUTE_CGROUP, 0, 8, count)
+        for name, place in _PLACES.items():
+            needed = name not in self._without
+            fields[name] += words[place::step].tolist() if needed else [0] * count
+        fields["mark"] += shape.numbers(octets, _ATTRIBUTE_MARK, 0, 4, count)
+        fields["cgroup"] += shape.numbers(octets, _ATTRIBUTE_CGROUP, 0, 8, count)
         for name in self._more:
             if name == "cookie":
-                fields[name] += _joined(words[15::step].tolist(), words[16::step].tolist())
+                fields[name] += _long_numbers(octets, 60, length)
                 continue
             if name == V6ONLY:
                 fields[name] += shape.flags(octets, _ATTRIBUTE_V6ONLY, count)
                 continue
             offset, size, unit = _INFO_FIELDS[name]
-            values = shape.numbers(words, _ATTRIBUTE_INFO, offset, size, count)
+            values = shape.numbers(octets, _ATTRIBUTE_INFO, offset, size, count)
             fields[name] += [value * unit for value in values] if unit != 1 else values
         if ipv6:
             show_mapped_as_ipv4(fields, start)
@@ -208,24 +205,30 @@ class _Shape:
         return [value != 0 for value in octets[start + _attribute.size :: self.length].tolist()]
 
     def numbers(
-        self, words: memoryview, attribute: int, offset: int, size: int, count: int
+        self, octets: memoryview, attribute: int, offset: int, size: int, count: int
     ) -> list[int]:
         """Return a number of 4 or 8 bytes at an offset in an attribute; zeroes if missing."""
         start, room = self.attributes.get(attribute, (0, 0))
         if room < _attribute.size + offset + size:
             return [0] * count
-        place, step = (start + _attribute.size + offset) // 4, self.length // 4
-        low: list[int] = words[place::step].tolist()
-        if size == 4:
-            return low
-        high: list[int] = words[place + 1 :: step].tolist()
-        if sys.byteorder == "big":
-            low, high = high, low
-        return _joined(low, high)
+        place = start + _attribute.size + offset
+        if size == 8:
+            return _long_numbers(octets, place, self.length)
+        numbers: list[int] = octets.cast("I")[place // 4 :: self.length // 4].tolist()
+        return numbers
 
 
-def _joined(low: list[int], high: list[int]) -> list[int]:
-    """Return numbers of 64 bits of their halves."""
+def _long_numbers(octets: memoryview, place: int, length: int) -> list[int]:
+    """Return the numbers of 64 bits at a place, a multiple of 4, in messages of one length."""
+    if length % 8 == 0:
+        shift = place % 8
+        longs = octets[shift : len(octets) - (8 - shift) % 8].cast("Q")
+        numbers: list[int] = longs[place // 8 :: length // 8].tolist()
+        return numbers
+    words, step = octets.cast("I"), length // 4
+    low, high = (words[each::step].tolist() for each in (place // 4, place // 4 + 1))
+    if sys.byteorder == "big":
+        low, high = high, low
     return [h << 32 | n for h, n in zip(high, low, strict=True)] if any(high) else low
 
 
@@ -248,9 +251,7 @@ def _big_endian(numbers: memoryview) -> list[int]:
     return ports.tolist()
 
 
-def _requests(
-    proto: str, states: int, more: Sequence[str], chosen: bytes = b""
-) -> Sequence[bytes]:
+def _requests(proto: str, states: int, more: Sequence[str], chosen: bytes = b"") -> Sequence[bytes]:
     extension = 1 << (_ATTRIBUTE_INFO - 1) if more else 0
     if proto == "TCP":
         # The older request walks the table of connections once for both families.
@@ -284,8 +285,8 @@ def settled(attempt: Callable[[], Dump]) -> Dump:
     return dump
 
 
-def _ask_once(request: bytes, proto: str, more: Sequence[str], buffer: bytearray) -> Dump:
-    dump = Dump(proto, more)
+def _ask_once(request: bytes, make: Callable[[], Dump], buffer: bytearray) -> Dump:
+    dump = make()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
         netlink.send(request)
         while not dump.finished:
@@ -302,17 +303,22 @@ def _ask_once(request: bytes, proto: str, more: Sequence[str], buffer: bytearray
 
 
 def ask(
-    proto: str, states: int = ALL_STATES, more: Sequence[str] = (), chosen: bytes = b""
+    proto: str,
+    states: int = ALL_STATES,
+    more: Sequence[str] = (),
+    chosen: bytes = b"",
+    without: Collection[str] = (),
 ) -> Fields:
     """Return the sockets of this thread's network namespace; `proto` is TCP or UDP.
 
-    `states` has the bit 1 << state for each wanted, `more` the fields besides FIELDS; `chosen` is a
-    filter of TCP sockets (ig.sockets.sides). A table that changed while it was read is asked again,
-    up to five times; what the fifth answer has is given, whole rows only.
+    `states` has the bit 1 << state for each wanted, `more` the fields besides FIELDS; those of
+    `without` are 0. `chosen` is a filter of TCP sockets (ig.sockets.sides). A table that changed
+    while it was read is asked again, up to five times; what the fifth answer has is given, whole
+    rows only.
     Raises OSError where the kernel refuses, or has no such module.
     """
     fields, buffer = empty(more), bytearray(_BUFFER)
     for request in _requests(proto, states, more, chosen):
-        dump = settled(partial(_ask_once, request, proto, more, buffer))
+        dump = settled(partial(_ask_once, request, partial(Dump, proto, more, without), buffer))
         extend(fields, dump.fields)
     return fields

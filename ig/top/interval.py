@@ -51,7 +51,9 @@ class Sampler:
         self.accepted = bool(options.get("accepted"))
         self._processes = options.get("by") == "process"
         self._ports = frozenset(options.get("port") or ())
-        self._version = (4 * bool(options.get("ipv4")) + 6 * bool(options.get("ipv6"))) % 10  # 0: both
+        self._version = (
+            4 * bool(options.get("ipv4")) + 6 * bool(options.get("ipv6"))
+        ) % 10  # 0: both
         self._known, self._peers, self._wants, self._say = known, peers, wants, say
         self._meter, self._pairs = Meter(), Pairs()
         self._at = 0.0
@@ -78,7 +80,7 @@ class Sampler:
         known, now, at = self._known(), time.time_ns(), time.monotonic()
         asked = {"proto": "tcp", "state": STATES, "processes": self.processes}
         side = Side(self.accepted, self._meter.served, self._peers.observes)
-        sockets = collect(asked, known, self._wants, self._say, TRAFFIC, side)
+        sockets = collect(asked, known, self._wants, self._say, TRAFFIC, side=side)
         sockets = self._peers.with_peers(sockets)
         traffic = self._meter.feed(
             sockets,

@@ -74,6 +74,8 @@ class Live:
     def _draw_all(
         self, goes_on: Callable[[], bool], stream: Stream, messages: Messages | None
     ) -> None:
+        last: object = None
+        pressed: list[str] = []
         while goes_on():
             if not self._view.paused or self._drawn is None:
                 self._drawn = self._interval
@@ -83,10 +85,12 @@ class Live:
                 except OSError:  # the terminal has hung up
                     return
                 said = messages.last if messages else ""
-                stream.write(
-                    self._screen.frame(self._view, self._drawn, said, (size.columns, size.lines))
-                )
-            for key in self._terminal.wait(_REDRAWN):
+                now = self._drawn.now, size, said, self._terminal.begun
+                if pressed or now != last or any(row.ended for row in self._screen.rows):
+                    stream.write(self._screen.frame(self._view, self._drawn, said, size))
+                    last = now
+            pressed = self._terminal.wait(_REDRAWN)
+            for key in pressed:
                 if not self._view.press(key, self._screen.rows):
                     return
             self._by_process(self._view.by == "process")

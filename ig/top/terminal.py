@@ -37,6 +37,8 @@ class Terminal:
         self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._typed = b""
         self._suspended = self._continued = False
+        self.begun = 0
+        """How often the screen was cleared: what is on it has to be drawn again."""
         self._mode: list[Any] = []
         self._before: dict[int, Any] = {}
 
@@ -92,6 +94,7 @@ class Terminal:
         mode[_CONTROL][termios.VMIN], mode[_CONTROL][termios.VTIME] = 1, 0
         termios.tcsetattr(0, termios.TCSANOW, mode)
         self._put(_ENTER)
+        self.begun += 1
 
     def _end(self) -> None:
         self._put(_LEAVE)

@@ -24,6 +24,7 @@ _HELD = frozenset({ESTABLISHED, _CLOSE_WAIT})
 """The states in which an application has the connection, or will get it by accept()."""
 _FIN_RECEIVED = frozenset({_CLOSE_WAIT, _LAST_ACK, _CLOSING})
 _NOTHING = (0, 0, 0)
+_END = ("netns_id", "saddr", "sport")
 _NEEDED = (
     *("version", "saddr", "sport", "daddr", "dport", "state_raw", "state", "netns_id", "ino"),
     *("cookie", "bytes_received", "bytes_acked", "retransmits", "rtt", "peer"),
@@ -80,9 +81,9 @@ class Meter:
         """Return the connections of a snapshot that was taken at `now` (ns since the epoch).
 
         They are the accepted ones or the others, if there are `ports` those on one of them: the
-        port that was connected to; with a `version` of IP those that use it. `known` are the containers whose connections are all in the
-        snapshot. What a connection did before its owner was known is not counted, as it may be
-        older than the snapshot before.
+        port that was connected to; with a `version` of IP those that use it. `known` are the
+        containers whose connections are all in the snapshot. What a connection did before its owner
+        was known is not counted, as it may be older than the snapshot before.
         """
         batch = self._chosen(batch, accepted, ports, version)
         cookies = batch.fields["cookie"]
@@ -95,9 +96,7 @@ class Meter:
         self._known = frozenset(map(_IDENTITY, known)) | set(of_each(batch.owners, _IDENTITY))
         return Traffic(batch, accepted, *differences)
 
-    def _chosen(
-        self, batch: Batch, accepted: bool, ports: Collection[int], version: int
-    ) -> Batch:
+    def _chosen(self, batch: Batch, accepted: bool, ports: Collection[int], version: int) -> Batch:
         """Return the connections of one direction, with the fields that are needed of them."""
         fields = {name: batch.fields[name] for name in _NEEDED if name in batch.fields}
         rows = zip(self._came(fields), fields["state_raw"], fields["ino"], strict=True)
@@ -142,7 +141,8 @@ class Meter:
         if not self._at:
             return values
         cookies = batch.fields["cookie"]
-        found = list(map({**self._missed, **self._before}.get, cookies))
+        before = {**self._missed, **self._before} if self._missed else self._before
+        found = list(map(before.get, cookies))
         knew = of_each(batch.owners, self._knew)
         for place in [place for place, start in enumerate(found) if start is None]:
             found[place] = _NOTHING if cookies[place] and knew[place] else values[place]
@@ -167,7 +167,7 @@ def _differences(
 
 
 def _ends(fields: Mapping[str, Sequence[Any]]) -> Iterator[tuple[int, str, int]]:
-    return zip(fields["netns_id"], fields["saddr"], fields["sport"], strict=True)
+    return zip(*(fields[name] for name in _END), strict=True)
 
 
 def _begin_at(listeners: _Ends, fields: Mapping[str, Sequence[Any]]) -> list[bool]:
@@ -175,13 +175,14 @@ def _begin_at(listeners: _Ends, fields: Mapping[str, Sequence[Any]]) -> list[boo
 
     def is_served(end: tuple[int, str, int]) -> bool:
         namespace, address, port = end
-        return not listeners.isdisjoint(
-            (namespace, each, port) for each in (address, *WILDCARDS)
-        )
+        return not listeners.isdisjoint((namespace, each, port) for each in (address, *WILDCARDS))
 
     ports = {port for _, _, port in listeners}
     served: Cache[tuple[int, str, int], bool] = Cache(is_served)
-    return [end[2] in ports and served[end] for end in _ends(fields)]
+    found = [port in ports for port in fields["sport"]]
+    for place in [place for place, possible in enumerate(found) if possible]:
+        found[place] = served[tuple(fields[name][place] for name in _END)]
+    return found
 
 
 def _volumes(batch: Batch, accepted: bool) -> tuple[Sequence[int], ...]:

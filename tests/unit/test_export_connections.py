@@ -44,14 +44,6 @@ def test_count_that_fails_is_reported_once_and_tried_again() -> None:
     ]
 
 
-def test_limitation_is_printed_once_whatever_its_numbers() -> None:
-    said: list[str] = []
-    connections = OpenConnections(lambda: NONE, bool, said.append, 10)
-    for line in ("5 sockets without an owner", "7 sockets without an owner", "not root"):
-        connections._limit(line)
-    assert said == ["5 sockets without an owner", "not root"]
-
-
 def test_metric_is_there_while_a_count_takes_long() -> None:
     counts, goes_on = threading.Event(), threading.Event()
 

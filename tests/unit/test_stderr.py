@@ -15,7 +15,7 @@ from ig.commands.list_containers import Changes
 from ig.container import Change, Container
 from ig.errors import IgError
 from ig.output.sink import report_lost
-from ig.output.stream import ReaderGone, Stderr, Stream, say
+from ig.output.stream import Once, ReaderGone, Stderr, Stream, say
 from ig.stop import Stop, Stopped
 
 LINE = "x" * 1023 + "\n"
@@ -173,3 +173,11 @@ def test_messages_that_quote_ends_of_lines_forge_no_line(
     assert {line.partition("ring full")[2] for line in shown} == {
         f"\\u{ord(end):04x}ig: warning: forged"
     }
+
+
+def test_message_is_passed_on_once_whatever_its_numbers() -> None:
+    said: list[str] = []
+    say_once = Once(said.append)
+    for line in ("5 sockets without an owner", "7 sockets without an owner", "not root"):
+        say_once(line)
+    assert said == ["5 sockets without an owner", "not root"]
