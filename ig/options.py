@@ -226,6 +226,12 @@ EXPORT = (
         "With --otlp: also send each connection as a log record; each costs more.",
     ),
     Param(
+        "buckets",
+        ("--histogram",),
+        "string",
+        "With --otlp: send histograms as classic (default) or native ones: exponential buckets.",
+    ),
+    Param(
         "cidr",
         ("--cidr",),
         "strings",

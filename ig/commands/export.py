@@ -41,6 +41,7 @@ from ig.gadget import Gadget
 from ig.gadgets import declared
 from ig.kernel.capabilities import Capability, need_privileges
 from ig.kernel.cgroupfs import look_up
+from ig.options import EXPORT
 from ig.output.sink import Chain
 from ig.output.stream import Stream, log_json, say
 from ig.stop import Stop
@@ -55,6 +56,15 @@ INTERVAL = 5.0
 """Seconds between reads of the kernel's counts, where the user does not say."""
 SERIES = 2000
 """The number of series of each metric, in the same way."""
+_OF_OTLP = ("events", "otlp_protocol", "buckets")
+CLASSIC, NATIVE = "classic", "native"
+_AGGREGATION = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
+_HISTOGRAMS = {
+    CLASSIC: CLASSIC,
+    NATIVE: NATIVE,
+    "explicit_bucket_histogram": CLASSIC,
+    "base2_exponential_bucket_histogram": NATIVE,
+}
 Output = Server | Sender
 _CONNECTS, _ALL = "trace_tcpconnect", "trace_tcp"
 
@@ -160,15 +170,24 @@ def _run(
 def _targets(options: Mapping[str, Any]) -> tuple[Address | None, Collector | None]:
     """Return the address to serve metrics on, and the collector to send them to."""
     address, url = options.get("prometheus"), options.get("otlp")
-    for name in ("events", "otlp_protocol"):
-        if options.get(name) and not url:
-            raise UsageError(f"--{name.replace('_', '-')} needs --otlp.", "", "Use --otlp URL.")
+    for param in EXPORT:
+        if param.name in _OF_OTLP and options.get(param.name) and not url:
+            raise UsageError(f"{param.flags[0]} needs --otlp.", "", "Use --otlp URL.")
+    _histogram(options)
     if not (address or url):
         raise UsageError(
             "Nothing to export to.", "", "Use --prometheus 127.0.0.1:9435 or --otlp URL."
         )
     collector = parse_collector(url, options.get("otlp_protocol"), METRICS) if url else None
     return (parse_address(address) if address else None, collector)
+
+
+def _histogram(options: Mapping[str, Any]) -> str:
+    """Return the kind of histograms that are sent."""
+    name: str = options.get("buckets") or os.environ.get(_AGGREGATION, "").lower() or CLASSIC
+    if name not in _HISTOGRAMS:
+        raise UsageError(f"Unknown histogram {name[:64]!r}.", f"Known ones: {CLASSIC}, {NATIVE}")
+    return _HISTOGRAMS[name] if options.get("otlp") else CLASSIC
 
 
 def _set_log_format(name: str) -> None:
@@ -185,7 +204,14 @@ def _metrics(
     connections: OpenConnections | None,
 ) -> Metrics:
     interval, most = options.get("interval") or INTERVAL, options.get("series") or SERIES
-    metrics = Metrics(interval, most, destinations, index.containers, runtimes=list(index.sources))
+    metrics = Metrics(
+        interval,
+        most,
+        destinations,
+        index.containers,
+        exponential=_histogram(options) == NATIVE,
+        runtimes=list(index.sources),
+    )
     if connections:
         metrics.more = connections.metrics
     return metrics

@@ -36,7 +36,7 @@ _ESTABLISHED = OUTCOMES.index("established")
 class _Counted:
     """The metrics of what the kernel counts; the number of their series is bounded."""
 
-    def __init__(self) -> None:
+    def __init__(self, exponential: bool) -> None:
         self.connects = Metric(
             "ig_tcp_connects_total",
             "counter",
@@ -50,6 +50,9 @@ class _Counted:
             "Time from the SYN to the reply of TCP connections that were established.",
             _ENDS,
             bounds=BOUNDS,
+        )
+        self.exponential = Metric(
+            self.durations.name, "histogram", self.durations.text, _ENDS, exponential=True
         )
         self.retransmits = Metric(
             "ig_tcp_retransmits_total",
@@ -66,6 +69,8 @@ class _Counted:
             kept=("direction",),
         )
         self.all = (self.connects, self.durations, self.retransmits, self.bytes)
+        self.also = (self.exponential,) if exponential else ()
+        """Metrics that are in `all` in another form."""
 
 
 class _Own:
@@ -104,12 +109,14 @@ class Metrics:
         destinations: Destinations,
         running: Callable[[], Sequence[Container]],
         *,
+        exponential: bool = False,
         runtimes: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take counts every `interval` seconds, for at most `most` series of each metric.
 
         `running` returns the containers that run now, `runtimes` are the engines that are followed.
+        With `exponential`, `reading` has an exponential histogram of durations, too.
         """
         self.interval = interval
         self.updated = 0.0
@@ -119,7 +126,7 @@ class Metrics:
         self._most, self._destinations, self._running = most, destinations, running
         self._runtimes, self._clock = runtimes, clock
         self._lock = threading.Lock()
-        self._counted, self._own = _Counted(), _Own()
+        self._counted, self._own = _Counted(exponential), _Own()
         self._lost: Counter[str] = Counter()
         self._overflow: Counter[str] = Counter()
         self._seen: dict[Labels, float] = {}
@@ -167,8 +174,11 @@ class Metrics:
         if measure.retransmits:
             added[retransmits] = retransmits.add((*labels, "syn"), measure.retransmits, *room)
         if measure.bucket and measure.outcome == _ESTABLISHED:
-            low, _ = buckets.bounds(measure.bucket)
-            added[durations] = durations.observe(labels, low, (measure.number, total), *room)
+            low, end = buckets.bounds(measure.bucket)
+            numbers = measure.number, total
+            added[durations] = durations.observe(labels, low, numbers, *room)
+            for metric in self._counted.also:
+                metric.observe(labels, (low + end) // 2, numbers, *room)
         return added
 
     def _add_bytes(self, labels: Labels, measure: Measure, now: float) -> dict[Metric, bool]:
@@ -210,7 +220,7 @@ class Metrics:
         for labels in gone:
             del self._seen[labels]
         owner = len(OWNER)
-        for metric in self._counted.all:
+        for metric in (*self._counted.all, *self._counted.also):
             if gone:
                 metric.expire(lambda labels: labels[:owner] in gone or labels[owner:][:1] in gone)
             metric.make_room(now - EXPIRY)
@@ -230,12 +240,12 @@ class Metrics:
         """Yield all metrics, which stay as they are meanwhile."""
         more = self.more()
         with self._lock:
-            yield (*self._counted.all, *more, *self._own.all)
+            yield (*self._counted.all, *self._counted.also, *more, *self._own.all)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         with self.reading() as metrics:
-            return exposition(metrics)
+            return exposition(each for each in metrics if not each.exponential)
 
 
 def owner_labels(container: Container) -> Labels:

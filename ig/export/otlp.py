@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ig.errors import UsageError
 from ig.export.collector import Collector, error_type, import_sdk, resource
-from ig.export.series import Metric, Sample
+from ig.export.series import OFFSET, SCALE, Metric, Sample
 from ig.output.stream import say
 from ig.output.text import visible
 from ig.values import MILLISECOND, SECOND
@@ -133,7 +133,13 @@ class Sender(threading.Thread):
         from opentelemetry.sdk.metrics import export as sdk
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-        sent = [self._metric(each, now) for each in metrics if each.name in _NAMES and len(each)]
+        instead = {each.name for each in metrics if each.exponential}
+        sent = [
+            self._metric(each, now)
+            for each in metrics
+            if each.name in _NAMES and len(each)
+            if each.exponential or each.name not in instead
+        ]
         scope = sdk.ScopeMetrics(InstrumentationScope("ig", version("ig")), sent, "")
         return sdk.MetricsData([sdk.ResourceMetrics(self._resource, [scope], "")])
 
@@ -142,8 +148,11 @@ class Sender(threading.Thread):
 
         name, unit = _NAMES[metric.name]
         cumulative = sdk.AggregationTemporality.CUMULATIVE
-        data: sdk.Sum | sdk.Histogram
-        if metric.bounds:
+        data: sdk.Sum | sdk.Histogram | sdk.ExponentialHistogram
+        if metric.exponential:
+            exponential = [self._exponential(metric, each, now) for each in metric.samples()]
+            data = sdk.ExponentialHistogram(exponential, cumulative)
+        elif metric.bounds:
             points = [self._histogram(metric, sample, now) for sample in metric.samples()]
             data = sdk.Histogram(points, cumulative)
         else:
@@ -168,6 +177,30 @@ class Sender(threading.Thread):
             total / SECOND,
             counts,
             [bound / SECOND for bound in metric.bounds],
+            # Neither is known; the encoder leaves these out.
+            None,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+        )
+
+    def _exponential(
+        self, metric: Metric, sample: Sample, now: int
+    ) -> sdk.ExponentialHistogramDataPoint:
+        from opentelemetry.sdk.metrics import export as sdk
+
+        *counts, total = sample.values
+        used = [place for place, count in enumerate(counts) if count]
+        first, last = used[0], used[-1]
+        return sdk.ExponentialHistogramDataPoint(
+            attributes(metric, sample),
+            sample.since or self._began,
+            now,
+            sum(counts),
+            total / SECOND,
+            SCALE,
+            0,
+            sdk.Buckets(OFFSET + first, counts[first : last + 1]),
+            sdk.Buckets(0, []),
+            0,
             # Neither is known; the encoder leaves these out.
             None,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]

@@ -7,9 +7,18 @@ exists; one that comes again after it was removed begins at 0 anew.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from ig.values import SECOND
+
+SCALE = 3
+"""Of OpenTelemetry's exponential histograms: a bucket ends at 2^(1/8) times the end of the last."""
+OFFSET = -160
+"""The number of the first bucket: its end is 2^((OFFSET + 1) / 8) seconds, about a microsecond."""
+EXPONENTIAL = tuple(int(SECOND * 2 ** (end / (1 << SCALE))) for end in range(OFFSET + 1, 64))
+"""The largest number of ns in each bucket but the last, which ends at 2^8 seconds."""
 OTHER = "other"
 """The label values of the series that counts what there was no room for."""
 
@@ -38,16 +47,19 @@ class Metric:
         *,
         kept: Collection[str] = (),
         bounds: Sequence[int] = (),
+        exponential: bool = False,
     ) -> None:
         """`kind` is counter, gauge or histogram, `text` its description.
 
         Labels that are in `kept` keep their values where there is no room for a series. `bounds`
-        are a histogram's: the largest number of each bucket but the last.
+        are a histogram's: the largest number of each bucket but the last; with `exponential`,
+        they are EXPONENTIAL.
         """
         self.name, self.kind, self.text, self.labels = name, kind, text, tuple(labels)
-        self.bounds = tuple(bounds)
+        self.bounds = EXPONENTIAL if exponential else tuple(bounds)
+        self.exponential = exponential
         self._kept = [label in kept for label in labels]
-        self._width = len(bounds) + 2 if kind == "histogram" else 1
+        self._width = len(self.bounds) + 2 if kind == "histogram" else 1
         self._series: dict[Labels, list[int]] = {}
         self._other: dict[Labels, list[int]] = {}
         self._since: dict[Labels, int] = {}
@@ -77,8 +89,7 @@ class Metric:
         """
         count, total = numbers
         series, has_room = self._of(labels, most, now)
-        place = next((at for at, bound in enumerate(self.bounds) if value <= bound), -2)
-        series[place] += count
+        series[bisect_left(self.bounds, value)] += count
         series[-1] += total
         return has_room
 

@@ -118,7 +118,8 @@ class Collector:
         for resource in self._of("resourceMetrics"):
             for scope in resource["scopeMetrics"]:
                 for metric in scope["metrics"]:
-                    data = metric.get("sum") or metric.get("histogram") or {}
+                    kinds = ("sum", "histogram", "exponentialHistogram")
+                    data: dict[str, Any] = next(filter(None, map(metric.get, kinds)), {})
                     if metric["name"] == name:
                         assert data["aggregationTemporality"] == 2  # cumulative
                         points = {_attributes(each): each for each in data["dataPoints"]}

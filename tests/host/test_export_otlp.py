@@ -89,6 +89,36 @@ def test_collector_has_exactly_the_counts_of_what_containers_did(
 
 
 @NEEDED
+def test_native_histogram_has_all_established_attempts_in_buckets_around_their_mean(
+    export: Start, namespace: Namespace, collector: Collector
+) -> None:
+    collector.start()
+    namespace.ip("addr", "add", "198.51.100.7/32", "dev", "lo")
+    port = namespace.serve("198.51.100.7", 5432)
+    networks = ("--host", "--cidr", "lab=198.51.100.0/24")
+    exporter = export(collector.url, "--histogram", "native", *networks)
+    namespace.connect("198.51.100.7", port, "--count", 31)
+
+    def found() -> dict[str, Any]:
+        points = collector.points("ig.tcp.handshake.duration")
+        return next((each for key, each in points.items() if ("ig.destination", "lab") in key), {})
+
+    until(lambda: int(found().get("count", 0)) >= 31, "the histogram")
+    point = found()
+    positive = point["positive"]
+    counts = list(map(int, positive["bucketCounts"]))
+    assert int(point["count"]) == sum(counts) == 31
+    assert counts[0] > 0 < counts[-1]
+    assert (point["scale"], int(point.get("zeroCount", 0))) == (3, 0)
+    ends = [2 ** ((positive["offset"] + place) / 8) for place in range(len(counts) + 1)]
+    lowest = sum(count * low for count, low in zip(counts, ends, strict=False))
+    highest = sum(count * high for count, high in zip(counts, ends[1:], strict=True))
+    # The kernel's own buckets, whose middle is taken, are 3 to 6 % wide.
+    assert lowest * 0.96 <= point["sum"] <= highest * 1.04
+    assert exporter.stop(signal.SIGTERM)[1:] == ("", 0)
+
+
+@NEEDED
 def test_counts_made_while_the_collector_is_gone_are_in_what_follows(
     export: Start, namespace: Namespace, collector: Collector
 ) -> None:

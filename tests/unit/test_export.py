@@ -19,7 +19,7 @@ from ig.export.destinations import Destinations, parse_networks, port_name
 from ig.export.metrics import BOUNDS, EXPIRY, Metrics
 from ig.export.otlp import attributes
 from ig.export.prometheus import exposition
-from ig.export.series import Metric
+from ig.export.series import OFFSET, SCALE, Metric
 from ig.gadget import Batch
 
 WEB, DB = (Container(id=name * 16, name=name, runtime="docker") for name in ("web1", "db01"))
@@ -370,6 +370,28 @@ def test_ports_that_kernels_choose_are_one() -> None:
     assert [port_name(port) for port in (0, 1, 32767, 32768, 65535)] == [
         *("0", "1", "32767", "ephemeral", "ephemeral"),
     ]
+
+
+@given(st.integers(1 << 10, 1 << 37))
+def test_exponential_buckets_are_those_of_opentelemetry(nanoseconds: int) -> None:
+    metric = Metric("m", "histogram", "", exponential=True)
+    metric.observe((), nanoseconds, (3, 0), 1)
+    (sample,) = metric.samples()
+    number = OFFSET + sample.values.index(3)
+    growth = 2 ** (1 / (1 << SCALE))
+    seconds = nanoseconds / 10**9
+    assert growth**number * 0.9999 <= seconds <= growth ** (number + 1) * 1.0001
+
+
+def test_exponential_histogram_is_not_in_the_text_and_has_the_same_numbers() -> None:
+    destinations = Destinations()
+    made = Metrics(1.0, 100, destinations, list, exponential=True)
+    made.write(counted(count=7, bucket=buckets.index(90_000), total_latency=630_000))
+    with made.reading() as read:
+        both = [each for each in read if each.name == "ig_tcp_connect_duration_seconds"]
+        sums = [[sum(each.values[:-1]), each.values[-1]] for it in both for each in it.samples()]
+    assert sums == [[7, 630_000]] * 2
+    assert made.exposition().count(b"# TYPE ig_tcp_connect_duration_seconds ") == 1
 
 
 def test_attributes_are_those_of_the_conventions() -> None:
