@@ -5,7 +5,7 @@ ARGS ?= trace tcpconnect --host
 GIVEN = $(if $(filter file,$(origin ARGS)),,$(ARGS))
 export PREFIX
 
-TARGETS = help run install uninstall check test bench soak fuzz kernels kernel-shell venv
+TARGETS = help run install uninstall check test bench soak fuzz kernels kernel-shell apiserver venv
 # Some of our folders are called almost as a target is, and make says of those that all is done.
 $(foreach goal,$(filter-out $(TARGETS),$(MAKECMDGOALS)),\
 	$(error Unknown target "$(goal)": `make` lists the targets))
@@ -60,6 +60,9 @@ kernels: ## run the tests on Debian's 5.10, 6.1, 6.12 and newest kernel in QEMU 
 kernel-shell: ## a shell on that kernel (root); KERNEL=6.1
 	@sh scripts/setup kernels && sh scripts/venv "$(VENV)"
 	$(VENV)/bin/python -m tests.kernels --kernel "$(or $(KERNEL),6.1)" --shell
+
+apiserver: ## build a real Kubernetes API server for the tests that skip without one: ten minutes (root)
+	@sh scripts/setup apiserver
 
 venv:
 	@sh scripts/venv "$(VENV)"

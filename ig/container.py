@@ -1,7 +1,7 @@
 """What `ig` knows of a container, whatever runtime reported it."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import repeat
 from operator import attrgetter
@@ -65,6 +65,9 @@ class Container:
     whose inode is unknown."""
     moved: bool = False
     """Whether its addresses may have changed since they were asked for."""
+    service: str = ""
+    """The name of a Kubernetes Service, in `pod_namespace`; for a far end that is one, not a
+    container."""
 
     def copy(self, **changes: Any) -> "Container":
         """Return the container with other values in those fields.
@@ -115,8 +118,9 @@ class Change(NamedTuple):
     """One thing that a runtime reported: `container` as it is now, after `kind` happened to it.
 
     `kind` is one of `exists` (it was there when watching began), `created`, `started`, `renamed`,
-    `updated` (its details became known), `exited`, `removed`, and `synced` (no container: all
-    that exist have been reported; what was not since the last `synced` is gone).
+    `updated` (its details became known), `exited`, `removed`, `synced` (no container: all that
+    exist have been reported; what was not since the last `synced` is gone) and `resumed` (no
+    container: changes are reported again, and none was missed; of Kubernetes alone).
     """
 
     kind: str
@@ -155,6 +159,34 @@ class Runtime(Protocol):
     def version(self) -> str:
         """Ask the runtime for its version, in its own words. Raises RuntimeUnavailable."""
         ...
+
+
+class Cluster(Protocol):
+    """The pods and Services of a Kubernetes cluster: ig.kubernetes.cluster.Cluster."""
+
+    url: str
+    """Where the API is asked."""
+    files: Sequence[str]
+    """The files that are read again and again, to ask it."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether the API has neither listed all nor failed."""
+
+    def start(self) -> None:
+        """Begin to follow them, without waiting."""
+
+    def wait_synced(self, timeout: float) -> None:
+        """Wait until all were listed or asking has failed, `timeout` seconds at most."""
+
+    def close(self) -> None:
+        """Stop following them. Raises what ended a thread of ours: a bug."""
+
+    def find(self, address: str, port: int, moment: int, outgoing: bool) -> Container | None:
+        """Return whose a far end was at a moment, in ns since the epoch; None if not known.
+
+        `outgoing` is whether the near end is known to have connected to it.
+        """
 
 
 @runtime_checkable

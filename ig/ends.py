@@ -78,23 +78,29 @@ def peers(batch: Batch) -> Sequence[Container]:
     return batch.fields.get("peer") or [HOST] * len(batch)
 
 
-END_KINDS = ("container", "pod", "raw")
+END_KINDS = ("container", "pod", "svc", "raw")
+NAMED_ENDS = ("c/", "p/", "s/")
+"""What the names of ends begin with."""
 
 
 def end_kind(container: Container) -> str:
-    """Return the kind of an end of a connection: `pod`, `container`, or `raw` (neither)."""
+    """Return the kind of an end of a connection: `svc`, `pod`, `container`, or `raw` (none)."""
+    if container.service:
+        return "svc"
     if container.pod_name:
         return "pod"
     return "container" if container.name else "raw"
 
 
 def end_name(container: Container) -> str:
-    """Return the name of a pod or a container, empty for what is neither."""
-    return container.pod_name or container.name
+    """Return the name of a service, a pod or a container, empty for what is none."""
+    return container.service or container.pod_name or container.name
 
 
 def shown_end(container: Container) -> str:
-    """Return the name as Inspektor Gadget shows it; empty for neither a pod nor a container."""
+    """Return the name as Inspektor Gadget shows it; empty for none of these."""
+    if container.service:
+        return f"s/{container.pod_namespace}/{container.service}"
     if container.pod_name:
         return f"p/{container.pod_namespace}/{container.pod_name}"
     return f"c/{container.name}" if container.name else ""
@@ -103,7 +109,7 @@ def shown_end(container: Container) -> str:
 def named_end(
     addresses: Sequence[str], ports: Sequence[int], whose: Sequence[Container]
 ) -> list[str]:
-    """Return each end as `c/NAME:PORT`, `p/NAMESPACE/POD:PORT` or `r/ADDRESS:PORT`."""
+    """Return each end as `c/NAME:PORT`, `p/…/POD:PORT`, `s/…/SERVICE:PORT` or `r/ADDRESS:PORT`."""
     names = of_each(whose, shown_end)
     return [
         f"{name or f'r/{address}'}:{port}"
@@ -140,9 +146,9 @@ def end_columns(
 
 
 _END_PARTS = {
-    "name": "Pod or container with this address, empty if unknown.",
-    "namespace": "Kubernetes namespace of that pod, empty if none.",
-    "kind": "Kind of this end: container, pod, or raw (unknown).",
+    "name": "Service, pod or container with this address, empty if unknown.",
+    "namespace": "Kubernetes namespace of that service or pod, empty if none.",
+    "kind": "Kind of this end: container, pod, svc, or raw (unknown).",
 }
 
 
@@ -202,14 +208,15 @@ RESOLVE = Param(
     "resolve",
     ("--resolve",),
     "flag",
-    "Show addresses as names: c/CONTAINER, p/NAMESPACE/POD, r/ADDRESS (unknown).",
+    "Show addresses as names: c/CONTAINER, p/NAMESPACE/POD, s/NAMESPACE/SERVICE, r/ADDRESS "
+    "(unknown).",
 )
 
 
 def _bound(named: str, plain: str) -> str:
     """Return an address that is bound and, in parentheses, whose it is if that is known."""
     name = named.rpartition(":")[0]
-    return f"{plain}({name})" if plain and name.startswith(("c/", "p/")) else plain
+    return f"{plain}({name})" if plain and name.startswith(NAMED_ENDS) else plain
 
 
 def _text_zones(batch: Batch, address: str) -> Sequence[str]:

@@ -171,7 +171,7 @@ class Param:
     kind: str
     """`flag`, `integer`, `pid`, `uid` (a user's name, too), `count`, `string`, `strings`, `port`,
     `ports` (a list), `seconds`, `interval` (seconds, which may be left out), `summary` (the same;
-    infinity if left out), or `duration` (kept as ns)."""
+    infinity if left out), `kubeconfig` (a path; `auto` if left out) or `duration` (kept as ns)."""
     help: str
     default: Any = None
     define: str = ""

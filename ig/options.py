@@ -53,6 +53,14 @@ RUNTIMES = (
         "Path of the socket of CRI-O or another CRI.",
     ),
 )
+KUBERNETES = Param(
+    "kubernetes",
+    ("--kubernetes",),
+    "kubeconfig",
+    "Also name Kubernetes pods (p/NAMESPACE/POD) and Services (s/NAMESPACE/NAME) at far ends, with "
+    "the credentials of this pod or of a kubeconfig.",
+    implies={"resolve": True},
+)
 FAMILIES = (
     Param("ipv4", ("-4",), "flag", "Only IPv4."),
     Param("ipv6", ("-6",), "flag", "Only IPv6."),
@@ -175,7 +183,9 @@ def gadget_params(gadget: Gadget) -> tuple[Param, ...]:
     also = () if gadget.source == "rates" else (RECORD,)
     if gadget.source == "program" and not gadget.stages:
         also = (*also, *OTLP)
-    shared = [*FAMILIES, *WHOSE, *RUNTIMES, *OUTPUT, *also, TIME, *repeating, *limits]
+    named = any(column.name == "dst.kind" for column in gadget.columns)
+    runtimes = (*RUNTIMES, KUBERNETES) if named else RUNTIMES
+    shared = [*FAMILIES, *WHOSE, *runtimes, *OUTPUT, *also, TIME, *repeating, *limits]
     return (
         *gadget.params,
         *(_without(param, own) for param in shared),
@@ -268,6 +278,7 @@ EXPORT = (
     Param("log_format", ("--log-format",), "string", "Format of messages: text or json."),
     *WHOSE,
     *RUNTIMES,
+    KUBERNETES,
     *(param for param in OUTPUT if param.name in ("ready_file", "keep_privileges")),
 )
 """The options of `ig export`."""
@@ -275,7 +286,7 @@ HEADINGS = {
     param.name: heading
     for heading, params in (
         ("Containers", WHOSE),
-        ("Runtimes", RUNTIMES),
+        ("Runtimes", (*RUNTIMES, KUBERNETES)),
         ("Output", (*OUTPUT, RECORD, TIME, MAX_ROWS)),
         ("Summary", tuple(param for param in SUMMARY if param.name != "sort")),
         ("Limits", (*REPEATING, *TRACING)),

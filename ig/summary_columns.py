@@ -54,7 +54,11 @@ def _destination(batch: Batch) -> list[str]:
 
 def _end(direction: str, port: int, address: str, kind: str, *names: str) -> str:
     name, space = names
-    far = {"pod": f"p/{space}/{name}", "container": f"c/{name}"}.get(kind, address)
+    far = {
+        "svc": f"s/{space}/{name}",
+        "pod": f"p/{space}/{name}",
+        "container": f"c/{name}",
+    }.get(kind, address)
     if direction == "incoming":
         return f":{port} <- {far}"
     if direction == "outgoing":

@@ -17,8 +17,8 @@ from ig.values import CONVERSIONS
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _SHORT_WITH_VALUE = r"(?s)(-[A-Za-z])=(.*)"
 _LONG_WITH_TRUTH = r"(?i)(--[a-z-]+)=(true|false)"
-_ALONE = {"interval": "2", "summary": "end"}
-"""The values of options that may stand alone: seconds between repetitions."""
+_ALONE = {"interval": "2", "summary": "end", "kubeconfig": "auto"}
+"""The values of options that may stand alone: seconds between repetitions, or a path."""
 _NUMBERS = ("integer", "pid", "count")
 _METAVARS = {
     "integer": "NUMBER",
@@ -32,6 +32,7 @@ _METAVARS = {
     "seconds": "SECONDS",
     "interval": "[SECONDS]",
     "summary": "[=SECONDS]",
+    "kubeconfig": "[=PATH]",
     "strings": "TEXT,…",
 }
 

@@ -29,7 +29,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for feature in marker.args:
             if not FEATURES[feature]():
-                pytest.skip(f"this kernel has no {feature}; kernels that have it cover this")
+                pytest.skip(f"no {feature} here; where there is, this is covered")
 
 
 @pytest.hookimpl(wrapper=True)

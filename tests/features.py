@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import shutil
 import socket
 import subprocess
 import uuid
@@ -98,6 +99,11 @@ def collector() -> Path:
     return Path(os.environ.get("PREFIX", "/usr/local")) / "lib" / "ig" / "otelcol" / "otelcol"
 
 
+def apiserver() -> Path:
+    """Return the kube-apiserver that `make apiserver` builds."""
+    return Path(os.environ.get("PREFIX", "/usr/local")) / "lib" / "ig" / "apiserver" / "apiserver"
+
+
 def has_drop_reasons() -> bool:
     """Say whether the kernel says why it drops a segment: since Linux 5.17."""
     return bool(Btf().enum("skb_drop_reason"))
@@ -114,6 +120,8 @@ FEATURES: Mapping[str, Callable[[], bool]] = {
     "confidentiality": partial(is_locked_down, "confidentiality"),
     "integrity": partial(is_locked_down, "integrity"),
     "OpenTelemetry Collector": lambda: collector().exists(),  # no Go, or no modules
+    # It takes ten minutes to build, so that CI has it only where somebody has done so.
+    "kube-apiserver": lambda: apiserver().exists() and bool(shutil.which("etcd")),
     "hidden BTF": lambda: not Path("/sys/kernel/btf/vmlinux").exists(),
     "unmounted tracefs": lambda: not has_mounted("tracefs"),
     "clock to set": lambda: Path("/run/second-init").exists(),  # a guest's (see tests/kernels)

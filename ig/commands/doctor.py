@@ -74,6 +74,7 @@ def _findings(options: Mapping[str, Any], results: dict[str, str]) -> Iterator[F
     yield _tried("containers' cgroups", _hierarchy)
     yield _tried("32-bit programs", _compat)
     yield from _runtimes(options)
+    yield from _kubernetes()
     yield _verdict(results)
 
 
@@ -299,6 +300,17 @@ def _runtime(runtime: Runtime, asked: bool) -> tuple[str, str]:
     result, reached = _reached(runtime.socket, asked)
     what = f"{_version(runtime)} at {runtime.socket}, {count} containers running"
     return result, f"{what}; {reached}"
+
+
+def _kubernetes() -> Iterator[Finding]:
+    """Check the credentials that --kubernetes finds, if there are any; the API is not asked."""
+    from ig.kubernetes.credentials import Credentials, usual
+
+    def read(found: Credentials) -> tuple[str, str]:
+        return "yes", f"credentials for {found.access().url} in {found.place}"
+
+    if credentials := usual():
+        yield _tried("Kubernetes (--kubernetes)", partial(read, credentials))
 
 
 def _reached(socket: str, asked: bool) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 from ig.commands import answers
 from ig.commands.answers import Answers
 from ig.commands.display import DisplayOptions
-from ig.container import Runtime
+from ig.container import Cluster, Runtime
 from ig.containers import runtimes
 from ig.containers.index import Index
 from ig.containers.selection import Selection, select
@@ -73,8 +73,20 @@ def asked_for(options: Mapping[str, Any]) -> frozenset[str]:
 def make_index(
     options: Mapping[str, Any], detailed: bool = False, consequence: str = NAMES_UNAVAILABLE
 ) -> Index:
-    """Return an index of the selected runtimes, not started yet (see Index)."""
-    return Index(selected_runtimes(options), say, asked_for(options), detailed, consequence)
+    """Return an index of the selected runtimes, not started yet (see Index). Raises IgError."""
+    cluster = _cluster(options.get("kubernetes"))
+    asked = asked_for(options)
+    chosen = selected_runtimes(options)
+    return Index(chosen, say, asked, detailed, consequence, cluster=cluster)
+
+
+def _cluster(given: str | None) -> Cluster | None:
+    """Return the Kubernetes cluster whose kubeconfig is given, if one is."""
+    if not given:
+        return None
+    from ig.kubernetes import cluster, credentials  # and TLS: 5 MB
+
+    return cluster.of(credentials.find(given), say)
 
 
 def follow(
@@ -118,6 +130,8 @@ def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
     asked = asked_for(options)
     for runtime in index.sources.values():
         yield Use(runtime.socket, expected=runtime.name in asked)
+    for file in index.cluster.files if index.cluster else ():
+        yield Use(file, os.R_OK, expected=True)
     yield from _certificates()
     yield from _modules()
 
@@ -156,6 +170,11 @@ def report_answers(chosen: Selection, index: Index, answered: Answers, later: st
         say(
             f"{runtime.name} has not answered yet at {runtime.socket}; "
             "its containers are shown by ID until it answers"
+        )
+    if index.cluster and index.cluster.pending:
+        say(
+            f"the Kubernetes API has not answered yet at {index.cluster.url}; "
+            "pods and Services are shown by address until it answers"
         )
     if chosen.host or chosen.host_only or containers:
         return

@@ -52,6 +52,13 @@ class Endpoints:
         """Return whether a network namespace is the host's or a container's."""
         return namespace == self.holdings.host or namespace in self.holdings.namespaces
 
+    def is_pods(self, namespace: int, moment: int) -> bool:
+        """Return whether a network namespace is the host's, or was a pod's at a moment."""
+        if namespace == self.holdings.host:
+            return True
+        with self.holdings.lock:
+            return any(each.pod_name for each in self._tenants(namespace, moment))
+
     def shared(self) -> set[int]:
         """Return the network namespaces in which several containers are now."""
         with self.holdings.lock:

@@ -232,7 +232,7 @@ class Holdings:
             held = self.held.get(identity)
             if held is None or held.ended != FOREVER or held.container.netns != namespace:
                 return
-            if key in held.holdings or held.attempts == ATTEMPTS or not _is_usual(address):
+            if key in held.holdings or held.attempts == ATTEMPTS or not is_usual(address):
                 return
             held.attempts += 1
             if identity in self._unreported and processes.has_address(held.container.pid, address):
@@ -317,7 +317,7 @@ def _was_restarted(before: Container, now: Container) -> bool:
     return bool(before.started and now.started > before.started + SLACK and now.pid != before.pid)
 
 
-def _is_usual(address: str) -> bool:
+def is_usual(address: str) -> bool:
     """Return whether an address can be distinguished from those of other network namespaces."""
     found = ip_address(address)
     return not (

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from ig.container import HOST, Batching, Change, Container, Runtime
+from ig.container import HOST, Batching, Change, Cluster, Container, Runtime
 from ig.containers import sources
 from ig.containers.lookup import Lookup, Strays, has_own_cgroup
 from ig.containers.sources import ROOT
@@ -41,10 +41,13 @@ class Index:
         asked: Collection[str] = (),
         detailed: bool = False,
         consequence: str = NAMES_UNAVAILABLE,
+        *,
+        cluster: Cluster | None = None,
     ) -> None:
         """Follow `runtimes`; `say` is given a line for the user where one is lost or back.
 
-        The line for a lost one ends with the `consequence`.
+        The line for a lost one ends with the `consequence`. A `cluster` is started, waited for and
+        closed with them.
 
         Those whose names are `asked` for are missed also if they never were there. `detailed`
         asks for pid, addresses and ports of each running container that was reported without, so
@@ -52,6 +55,7 @@ class Index:
         """
         self.answering: frozenset[str] = frozenset(runtime.name for runtime in runtimes)
         """The names of the runtimes that could yet report a container; replaced as a whole."""
+        self.cluster = cluster
         self.sources: Mapping[str, Runtime] = sources.named(runtimes)
         """The runtimes by their source."""
         self._users = dict.fromkeys(self.sources, ROOT)
@@ -98,6 +102,8 @@ class Index:
         self._detailer.start()
         for follower in self._followers:
             follower.start()
+        if self.cluster:
+            self.cluster.start()
 
     def wait_synced(self, timeout: float) -> frozenset[str]:
         """Wait until each runtime has listed its containers or failed once, or `timeout` seconds.
@@ -106,11 +112,14 @@ class Index:
         without about those that seem to be in no cgroup of their own. Return the sources that have
         listed all their containers.
         """
+        ends = time.monotonic() + timeout
         with self._changed:
             self._changed.wait_for(
                 lambda: not (self.unlisted or (self._asks and self._detailer.busy)), timeout
             )
-            return self.synced
+        if self.cluster:
+            self.cluster.wait_synced(max(0.0, ends - time.monotonic()))
+        return self.synced
 
     @property
     def _asks(self) -> bool:
@@ -130,6 +139,8 @@ class Index:
         for failure in (self._detailer.failure, *(each.failure for each in self._followers)):
             if failure is not None:
                 raise failure
+        if self.cluster:
+            self.cluster.close()
 
     def find(self, path: Sequence[str], trusted: int | None = None) -> tuple[Container, bool]:
         """Return whose a cgroup is, and whether that is final: asking again could give no better.

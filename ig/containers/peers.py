@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from ig.attempts import TYPES
-from ig.container import HOST, Change, Container
+from ig.container import HOST, Change, Cluster, Container
 from ig.containers.addresses import Endpoints
-from ig.containers.holdings import OBSERVED, Holdings
+from ig.containers.holdings import FOREVER, OBSERVED, Holdings
 from ig.ends import ADDRESSES
 from ig.gadget import Batch
 from ig.kernel import netns, routes
 from ig.memo import Cache
+from ig.summary import DIRECTIONS
 
 Key = TypeVar("Key")
 
 _ACCEPT = TYPES.index("accept")
+_OUTGOING = DIRECTIONS.index("outgoing")
 _LISTEN = 10  # TCP_LISTEN, enum in include/net/tcp_states.h
 _BY_PORT = Container("", "", "", image="by port")
 _IF_PUBLISHED = Container("", "", "", image="if published")
@@ -26,12 +28,19 @@ _IF_PUBLISHED = Container("", "", "", image="if published")
 class Containers(Protocol):
     """What is asked of the runtimes' containers: ig.containers.index.Index."""
 
+    @property
+    def cluster(self) -> Cluster | None:
+        """The Kubernetes cluster that is followed with them, if any."""
+
     def subscribe(self, on_change: Callable[[Change], None]) -> Callable[[], None]:
         """Call `on_change` for each change from now on."""
 
 
 class Peers:
-    """The containers that addresses and published ports belonged to when events happened."""
+    """The containers that addresses and published ports belonged to when events happened.
+
+    What no runtime of this host knows may be a pod or a Service of its Kubernetes cluster.
+    """
 
     def __init__(self, containers: Containers, host: int = 0) -> None:
         """Follow changes of containers from now on: it must precede the first one.
@@ -40,6 +49,7 @@ class Peers:
         """
         self._holdings = Holdings(host or netns.host())
         self._endpoints = Endpoints(self._holdings, routes.is_on_link)
+        self._cluster = containers.cluster
         containers.subscribe(self._holdings.on_change)
         self._seen = -1
         self._depends = False
@@ -63,6 +73,55 @@ class Peers:
         `timestamp` is in ns since the epoch; `owners` are those of the near ends. Of a record that
         counts, it is the owner at its first time, `min_time`, if that is so at its last, too.
         """
+        found = self._of_runtimes(fields, owners)
+        if self._cluster is None:
+            return found
+        last = fields.get("max_time", fields["timestamp"])
+        versions, ends = fields["version"], fields["daddr"]
+
+        def outgoing(place: int) -> bool:
+            return "direction" in fields and fields["direction"][place] == _OUTGOING
+
+        return self._of_cluster(
+            found,
+            lambda place: ADDRESSES[versions[place], ends[place]],
+            fields["dport"],
+            fields["netns"],
+            times=(fields.get("min_time", last), last),
+            outgoing=outgoing,
+        )
+
+    def _of_cluster(
+        self,
+        found: Sequence[Container],
+        address: Callable[[int], str],
+        ports: Sequence[int],
+        namespaces: Sequence[int],
+        *,
+        times: tuple[Sequence[int], Sequence[int]],
+        outgoing: Callable[[int], bool],
+    ) -> Sequence[Container]:
+        """Fill in the pods and Services, as seen from the host and from pods.
+
+        `times` are the first and the last of each end, in ns since the epoch.
+        """
+        named = list(found)
+        cluster = self._cluster
+        for place, (whose, first, last) in enumerate(zip(found, *times, strict=True)):
+            if whose is not HOST or cluster is None:
+                continue
+            end = address(place), ports[place]
+            far = cluster.find(*end, first, outgoing(place))
+            if far is None or (first != last and cluster.find(*end, last, outgoing(place)) != far):
+                continue
+            if self._endpoints.is_pods(namespaces[place], last):
+                named[place] = far
+        return named
+
+    def _of_runtimes(
+        self, fields: Mapping[str, Sequence[Any]], owners: Sequence[Container]
+    ) -> Sequence[Container]:
+        """Return the containers of runtimes that `of_records` returns."""
         if not self._knows_any():
             return [HOST] * len(owners)
         namespaces, ports = fields["netns"], fields["dport"]
@@ -100,10 +159,30 @@ class Peers:
 
     def with_peers(self, batch: Batch) -> Batch:
         """Return the sockets of a snapshot with a field `peer`: the owners of their far ends."""
+        peer = self._of_sockets(batch)
+        if self._cluster is not None:
+            fields, now = batch.fields, [FOREVER - 1] * len(batch)
+            namespaces = fields["netns_id"]
+            sockets = list(zip(namespaces, fields["sport"], strict=True))
+            states = zip(sockets, fields["state_raw"], strict=True)
+            listened = {each for each, state in states if state == _LISTEN}
+            peer = self._of_cluster(
+                peer,
+                fields["daddr"].__getitem__,
+                fields["dport"],
+                namespaces,
+                times=(now, now),
+                # Without any listener it is not known who was connected to.
+                outgoing=lambda place: bool(listened) and sockets[place] not in listened,
+            )
+        return Batch({**batch.fields, "peer": peer}, batch.owners)
+
+    def _of_sockets(self, batch: Batch) -> Sequence[Container]:
+        """Return the containers of runtimes that have the far ends of a snapshot's sockets."""
         fields = batch.fields
         addresses, ports, namespaces = (fields[name] for name in ("daddr", "dport", "netns_id"))
         if not self._knows_any():
-            return Batch({**fields, "peer": [HOST] * len(batch)}, batch.owners)
+            return [HOST] * len(batch)
         self._assume_namespaces(namespaces, batch.owners)
         if self._unreported:
             self._observe_addresses(fields["saddr"], namespaces, batch.owners, str)
@@ -114,8 +193,7 @@ class Peers:
             ]
             self._listen(listening, batch.owners, namespaces, fields["sport"])
         found = self._settled.of(list(zip(addresses, namespaces, strict=True)))
-        peer = self._by_port(found, addresses.__getitem__, ports, namespaces)
-        return Batch({**fields, "peer": peer}, batch.owners)
+        return self._by_port(found, addresses.__getitem__, ports, namespaces)
 
     def observes(self, namespace: int) -> bool:
         """Return whether addresses are learned from the sockets of a network namespace."""
@@ -124,7 +202,7 @@ class Peers:
     def _knows_any(self) -> bool:
         """Return whether any far end could be named."""
         self._refresh()
-        return bool(self._unreported) or self._endpoints.any()
+        return bool(self._unreported or self._cluster) or self._endpoints.any()
 
     def _observe_addresses(
         self,

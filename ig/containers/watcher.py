@@ -61,6 +61,7 @@ class Follower:
         *,
         asked: bool,
         consequence: str = NAMES_UNAVAILABLE,
+        longest_pause: float = LONGEST_PAUSE,
     ) -> None:
         self._runtime = runtime
         self._source = source
@@ -68,6 +69,7 @@ class Follower:
         self._say = say
         self._expected = asked
         self._consequence = consequence
+        self._longest_pause = longest_pause
         self._warned = False
         self._barred = ""
         self._stopping = threading.Event()
@@ -114,12 +116,12 @@ class Follower:
                 if ended_well:
                     continue
             self._stopping.wait(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 2, self._longest_pause)
 
     def _listen(self) -> None:
         self._listener.begin(self._source)
         for change in self._runtime.watch(self._stopping.is_set):
-            if change.kind == "synced":
+            if change.kind in ("synced", "resumed"):
                 self._tell_back()
             self._listener.apply(self._source, change)
 

@@ -25,7 +25,7 @@ TABLE = 1024  # containers after which those of before are written anew
 TEXT = 8 << 20  # characters of containers after which those of before are written anew
 KEPT = (
     *("id", "name", "runtime", "image", "nested", "scope", "source"),
-    *("pod_namespace", "pod_name", "pod_container", "pod_uid", "labels"),
+    *("pod_namespace", "pod_name", "pod_container", "pod_uid", "service", "labels"),
 )
 """What is recorded of a container: what columns show and what containers are selected by."""
 DAMAGE = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from ig.ends import NAMED_ENDS
 from ig.gadget import Batch, Column, Kind
 from ig.memo import Cache
 from ig.output.layout import Need, Screen, arrange, heading, headings
@@ -18,7 +19,6 @@ _LEAST_NAME = 9
 """Cells to which a name after an address is shortened at most."""
 _SIZED_BY = 16384
 """Rows that are looked at to size a finite table."""
-_NAMED_ENDS = ("c/", "p/")
 _COLORS = {"failure": "\x1b[31m", "warning": "\x1b[33m"}
 _PLAIN = "\x1b[0m"
 
@@ -135,8 +135,8 @@ class TableFormatter:
         if not self._endpoints[place]:
             lengths = [display_width(visible(text)) for text in set(texts)]
             return _need(column, max(lengths, default=1))
-        names = [display_width(visible(text)) for text in texts if text.startswith(_NAMED_ENDS)]
-        addresses = [text for text in texts if not text.startswith(_NAMED_ENDS)]
+        names = [display_width(visible(text)) for text in texts if text.startswith(NAMED_ENDS)]
+        addresses = [text for text in texts if not text.startswith(NAMED_ENDS)]
         whole = max((display_width(visible(text)) for text in addresses), default=1)
         least, name = max(map(_bare, addresses), default=1), max(names, default=1)
         return Need(max(least, min(name, column.width)), max(whole, min(name, _MOST_NAME)))

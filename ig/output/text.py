@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from ig.ends import NAMED_ENDS
 from ig.gadget import Batch, Column, Kind
 from ig.memo import Cache
 from ig.values import SECOND, format_durations, format_milliseconds
@@ -75,7 +76,7 @@ def shorten_endpoint(text: str, width: int) -> str:
     if text.endswith(")"):
         address, _, name = text[:-1].partition("(")
         return f"{address}({shorten(name, max(width - len(address) - 2, 3))})"
-    if not text.startswith(("c/", "p/")):
+    if not text.startswith(NAMED_ENDS):
         return text
     name, colon, port = text.rpartition(":")
     return shorten(name, max(width - len(colon + port), 3)) + colon + port

@@ -9,7 +9,7 @@ from itertools import compress, islice, repeat
 
 from ig.container import HOST
 from ig.gadget import of_each
-from ig.top.rows import IDENTITY, OF_SOCKETS, WHOSE, Row, in_group, other
+from ig.top.rows import OF_SOCKETS, WHOSE, Row, far_identity, in_group, other
 from ig.top.traffic import Traffic
 from ig.values import SECOND
 
@@ -146,7 +146,9 @@ def _keys(traffic: Traffic, places: Sequence[int]) -> Iterator[Hashable]:
     peers = list(map(fields["peer"].__getitem__, places))
     owners = list(map(traffic.sockets.owners.__getitem__, places))
     pids = map(fields["pid"].__getitem__, places) if "pid" in fields else repeat(0)
-    rows = zip(of_each(owners, WHOSE), peers, of_each(peers, IDENTITY), ends, pids, strict=False)
+    rows = zip(
+        of_each(owners, WHOSE), peers, of_each(peers, far_identity), ends, pids, strict=False
+    )
     for whose, peer, identity, end, pid in rows:
         yield whose, accepted, end if peer is HOST else (identity, *end[1:]), pid, False
 

@@ -13,8 +13,16 @@ from ig.summary import Times
 
 WHOSE: Callable[[Container], Hashable] = attrgetter("identity", "nested")
 """Return what distinguishes an owner from others."""
-IDENTITY: Callable[[Container], Hashable] = attrgetter("identity")
-"""Return what distinguishes a far end's container from others."""
+
+
+def far_identity(container: Container) -> Hashable:
+    """Return what distinguishes a far end's container from others; a pod is one, whoever named it.
+
+    Its runtime or Kubernetes may have done so.
+    """
+    if container.pod_name:
+        return container.pod_namespace, container.pod_name
+    return container.identity
 
 
 @dataclass(slots=True)
@@ -60,7 +68,7 @@ class Row:
     @property
     def far(self) -> Hashable:
         """What distinguishes its far end from others."""
-        whose = self.address if self.peer is HOST else self.peer.identity
+        whose = self.address if self.peer is HOST else far_identity(self.peer)
         return whose, self.sport, self.dport
 
     @property

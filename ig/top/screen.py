@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from ig.ends import NAMED_ENDS
 from ig.gadget import Column
 from ig.gadgets.top_tcp import compact
 from ig.output.layout import Need, arrange, short_heading
@@ -111,7 +112,7 @@ def _need(column: Column, texts: Sequence[str]) -> Need:
     wanted = max(longest, short_heading(column))
     if not column.least:
         return Need(wanted, wanted)
-    bare = [text for text in texts if not text.startswith(("c/", "p/"))]
+    bare = [text for text in texts if not text.startswith(NAMED_ENDS)]
     if column.name in ("dst", "client"):
         least = max(map(display_width, bare), default=_LEAST_END)
         return Need(min(wanted, max(least, _LEAST_END)), wanted)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.containers.runtimes.json_stream import decoded, items, lines
+from ig.containers.runtimes.json_stream import decoded, items, lines, members
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**18), 10**18) | st.text(max_size=8),
@@ -88,3 +88,39 @@ def test_lines_that_are_too_long_are_left_out(size: int) -> None:
 def test_line_without_end_is_an_error() -> None:
     with pytest.raises(ValueError, match="no end"):
         list(lines(lambda: b"x" * 99, 100, 1000))
+
+
+@given(
+    st.dictionaries(st.text(max_size=8), VALUES, max_size=4),
+    st.lists(VALUES, max_size=4),
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_members_are_those_of_the_object_and_items_those_of_one(
+    values: dict[str, object], listed: list[object], size: int, spaced: bool
+) -> None:
+    values.pop("items", None)
+    whole = json.dumps({**values, "items": listed}, indent=1 if spaced else None).encode()
+    found = list(members(pieces(whole, size), 10_000, "items"))
+    assert found == [*values.items(), *(("items", each) for each in listed)]
+
+
+@given(st.integers(1, 40))
+def test_members_that_are_too_large_are_nothing(size: int) -> None:
+    large = {"a": 'x\\"]}' * 20, "b": [{"c": ["}", "\\"]}]}
+    whole = json.dumps({"a": large, "items": [large, 1, large], "b": 2, "c": large}).encode()
+    found = list(members(pieces(whole, size), 64, "items"))
+    assert found == [
+        ("a", None),
+        *(("items", each) for each in (None, 1, None)),
+        ("b", 2),
+        ("c", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"a"', '{"a":1', '{"a" 1}', "{1:2}", '{"a":1,}', "7"]
+)
+def test_members_of_what_is_no_object_are_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="no "):
+        list(members(pieces(text.encode(), 3), 64, "items"))

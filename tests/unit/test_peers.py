@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ig.container import Change, Container
+from ig.container import HOST, Change, Cluster, Container
 from ig.containers.peers import Peers
+from ig.ends import shown_end
+from ig.kubernetes.cluster import Cluster as KubernetesCluster
+from ig.kubernetes.credentials import Credentials
+from ig.kubernetes.objects import parse
+from ig.summary import DIRECTIONS
+from tests.host.fake_cluster import pod, service
 
 WEB = Container("a" * 64, "web", "docker", running=True)
 DB = Container("b" * 64, "db", "docker", running=True, addresses=("10.9.0.2",), netns=9)
 HOST_NAMESPACE, NAMESPACE = 1, 7
+Fields = Mapping[str, Sequence[Any]]
+NOTHING: Fields = {}
 
 
 class Runtimes:
     """Two containers; the network namespace of one is not reported."""
+
+    cluster: Cluster | None = None
 
     def subscribe(self, on_change: Callable[[Change], None]) -> Callable[[], None]:
         for container in (WEB, DB):
@@ -39,3 +51,56 @@ def test_namespace_of_a_container_is_not_that_of_counts_without_room_for_their_k
 
     far_end(0)
     assert far_end(NAMESPACE) is DB
+
+
+def cluster(folder: Path) -> KubernetesCluster:
+    """Return a cluster with a pod and a Service, which asks nobody."""
+    config = {
+        "current-context": "it",
+        "contexts": [{"name": "it", "context": {"cluster": "it"}}],
+        "clusters": [{"name": "it", "cluster": {"server": "http://127.0.0.1:9"}}],
+    }
+    (folder / "config").write_text(json.dumps(config))
+    credentials = Credentials((str(folder / "config"),))
+    found = KubernetesCluster(credentials, credentials.access(), print)
+    for kind, each in (
+        ("pods", pod("api-0", "10.9.9.9")),
+        ("pods", pod("db-0", "10.9.0.2")),
+        ("services", service("db", "10.8.0.1", 5432, externalIPs=["198.51.100.7"])),
+    ):
+        parsed = parse(kind, each)
+        assert parsed
+        found.apply(kind, Change("exists", parsed))
+    return found
+
+
+def test_far_ends_that_no_runtime_knows_are_pods_and_services(tmp_path: Path) -> None:
+    runtimes = Runtimes()
+    runtimes.cluster = cluster(tmp_path)
+    peers = Peers(runtimes, HOST_NAMESPACE)
+    now = time.time_ns()
+
+    def far_end(
+        address: str, port: int = 80, netns: int = HOST_NAMESPACE, more: Fields = NOTHING
+    ) -> str:
+        fields: dict[str, Sequence[Any]] = {
+            "timestamp": [now],
+            "version": [4],
+            "daddr": [socket.inet_aton(address) + bytes(12)],
+            "dport": [port],
+            "netns": [netns],
+            **more,
+        }
+        return shown_end(peers.of_records(fields, [HOST])[0])
+
+    outgoing, incoming = (
+        {"direction": [DIRECTIONS.index(each)]} for each in ("outgoing", "incoming")
+    )
+    assert far_end("10.9.9.9") == "p/shop/api-0"
+    assert far_end("10.9.0.2") == "c/db"  # as the runtime of this host has it
+    assert far_end("10.9.9.9", netns=NAMESPACE) == ""
+    assert (far_end("10.8.0.1", 5432), far_end("10.8.0.1")) == ("s/shop/db", "")
+    assert far_end("198.51.100.7", 5432, more=outgoing) == "s/shop/db"
+    assert far_end("198.51.100.7", 5432, more=incoming) == far_end("198.51.100.7", 5432) == ""
+    times = {"min_time": [1], "max_time": [now]}  # it was not there at the first of these
+    assert far_end("10.9.9.9", more=times) == ""

@@ -192,3 +192,20 @@ def test_compact_numbers_take_five_cells(value: float, text: str) -> None:
 )
 def test_ages_take_three_cells(seconds: float, text: str) -> None:
     assert age(seconds) == text
+
+
+def test_pairs_of_a_pod_are_one_whoever_has_named_it() -> None:
+    pod = DB.copy(pod_namespace="shop", pod_name="db-0")
+    by_runtime = pod.copy(id="e" * 64, name="postgres", runtime="containerd")
+    by_cluster = pod.copy(id="uid", name="", runtime="kubernetes", scope="pods")
+    ends = [(WEB, peer, "10.0.0.9", 5432) for peer in (by_runtime, by_cluster)]
+    rows = Pairs().feed(traffic(*ends), (), 10)
+    assert [row.open for row in rows] == [2]
+    assert shown(rows, "dst") == ["p/shop/db-0:5432"]
+
+
+def test_destination_of_a_row_is_a_service_by_its_name() -> None:
+    service = Container("uid", "", "kubernetes", pod_namespace="shop", service="db")
+    rows = Pairs().feed(traffic((WEB, service, "10.8.0.1", 5432)), (), 10)
+    assert shown(rows, "dst") == ["s/shop/db:5432"]
+    assert shown(rows, "dst.kind") == ["svc"]

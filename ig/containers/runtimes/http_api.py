@@ -1,4 +1,4 @@
-"""Ask an engine by HTTP/1.1, every part of an answer within a bound of time.
+"""Ask an engine, or Kubernetes, by HTTP/1.1, every part of an answer within a bound of time.
 
 A question has a connection of its own. Nothing is followed, decompressed or read ahead: what an
 answer costs is what is read of it.
@@ -11,9 +11,10 @@ import re
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -40,6 +41,11 @@ class Address(NamedTuple):
     host: str = ""
     port: int = 0
     tls: bool = False
+
+    @property
+    def authority(self) -> str:
+        """The host and port, as in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse(address: str) -> Address:
@@ -68,8 +74,14 @@ def parse(address: str) -> Address:
 
 
 @contextmanager
-def connection(address: Address, timeout: float) -> Iterator[socket.socket]:
-    """Connect, waiting `timeout` seconds at most for each step. Raises OSError."""
+def connection(
+    address: Address, timeout: float, tls: ssl.SSLContext | None = None, server: str = ""
+) -> Iterator[socket.socket]:
+    """Connect, waiting `timeout` seconds at most for each step. Raises OSError.
+
+    `tls` is what is used where the address has TLS, by default as Docker's client does; `server` is
+    the name that its certificate must have, if not the host's.
+    """
     if address.path:
         connected = socket.socket(socket.AF_UNIX)
         try:
@@ -85,12 +97,19 @@ def connection(address: Address, timeout: float) -> Iterator[socket.socket]:
             yield connected
             return
         # The handshake as a whole is bounded by the socket's time-out.
-        with _tls().wrap_socket(connected, server_hostname=address.host) as secured:
+        context = tls or _tls()
+        with context.wrap_socket(connected, server_hostname=server or address.host) as secured:
             yield secured
 
 
 def ask(
-    connected: socket.socket, path: str, query: dict[str, str], timeout: float, within: float
+    connected: socket.socket,
+    path: str,
+    query: dict[str, str],
+    timeout: float,
+    within: float,
+    *,
+    headers: Mapping[str, str] = MappingProxyType({"Host": "docker"}),
 ) -> Reply:
     """Ask for `path` and return the answer, its header read, its body not.
 
@@ -99,8 +118,9 @@ def ask(
     """
     deadline = time.monotonic() + within
     words = "?" + urlencode(query) if query else ""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     connected.sendall(
-        f"GET {quote(path)}{words} HTTP/1.1\r\nHost: docker\r\nUser-Agent: ig\r\n"
+        f"GET {quote(path)}{words} HTTP/1.1\r\n{lines}User-Agent: ig\r\n"
         "Accept-Encoding: identity\r\nConnection: close\r\n\r\n".encode("ascii")
     )
     return Reply(connected, timeout, deadline)
@@ -120,7 +140,8 @@ class Reply:
     def __init__(self, connected: socket.socket, timeout: float, deadline: float) -> None:
         """Read the header. Raises OSError."""
         self._connected = connected
-        self._timeout = timeout
+        self.timeout = timeout
+        """Seconds that the next read waits at most."""
         self._deadline = deadline
         self._waits = -1.0
         self._waiting = True
@@ -214,7 +235,7 @@ class Reply:
         self._buffer += piece
 
     def _received(self) -> bytes:
-        remaining = min(self._timeout, self._deadline - time.monotonic())
+        remaining = min(self.timeout, self._deadline - time.monotonic())
         if remaining <= 0:
             raise TimeoutError("timed out")
         if not self._waiting and not readable(self._connected):

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
+_LONGEST_NAME = 4096  # characters of a member's name
 _LONGEST_INTEGER = 20  # digits; more is no number that an engine has, and costs time to convert
 _DEEPEST = 512  # arrays and objects within each other in what is left out
 
@@ -15,7 +16,7 @@ _DECODER = json.JSONDecoder(
 )
 
 _BLANK = re.compile(r"[ \t\r\n]*")
-_BEHIND = (*",] \t\r\n",)
+_BEHIND = (*",:]} \t\r\n",)
 _STRUCTURE = re.compile(r'["\[\]{},]')
 _IN_STRING = re.compile(r'["\\]')
 
@@ -56,21 +57,26 @@ def items(read: Callable[[], bytes], largest: int) -> Iterator[object]:
 
     Items of more than `largest` characters are left out. Raises ValueError for what is no array.
     """
+    for item in _Text(read).items(largest):
+        yield from item
+
+
+def members(read: Callable[[], bytes], largest: int, listed: str) -> Iterator[tuple[str, object]]:
+    """Yield the names and values of a JSON object, of the array that is called `listed` each item.
+
+    Values of more than `largest` characters are None. Raises ValueError for what is no object.
+    """
     text = _Text(read)
-    if text.next() != "[":
-        raise ValueError("no array")
-    text.advance(1)
-    if text.next() == "]":
-        return
-    while True:
-        text.next()
-        yield from text.item(largest)
-        separator = text.next()
+    for _ in text.parts("{}"):
+        name = next(text.item(_LONGEST_NAME), None)
+        if not isinstance(name, str) or text.next() != ":":
+            raise ValueError("no object")
         text.advance(1)
-        if separator == "]":
-            return
-        if separator != ",":
-            raise ValueError("no array")
+        if text.next() == "[" and name == listed:
+            for item in text.items(largest):
+                yield name, next(item, None)
+        else:
+            yield name, next(text.item(largest), None)
 
 
 class _Text:
@@ -93,6 +99,29 @@ class _Text:
 
     def advance(self, count: int) -> None:
         self._place += count
+
+    def parts(self, brackets: str) -> Iterator[None]:
+        """Yield at the beginning of each part between brackets, `[]` or `{}`; go behind them."""
+        if self.next() != brackets[0]:
+            raise ValueError(f"no {brackets}")
+        self.advance(1)
+        if self.next() == brackets[1]:
+            self.advance(1)
+            return
+        while True:
+            self.next()
+            yield
+            separator = self.next()
+            self.advance(1)
+            if separator == brackets[1]:
+                return
+            if separator != ",":
+                raise ValueError(f"no {brackets}")
+
+    def items(self, largest: int) -> Iterator[Iterator[object]]:
+        """Yield `item` for each item of the array that begins here."""
+        for _ in self.parts("[]"):
+            yield self.item(largest)
 
     def item(self, largest: int) -> Iterator[object]:
         """Yield the value that begins here, nothing if it is too large; go behind it."""
@@ -134,7 +163,7 @@ class _Text:
                     raise ValueError("no JSON")
                 continue
             mark = match[0]
-            if not depth and not quoted and mark in ",]":
+            if not depth and not quoted and mark in ",]}":
                 self._place = match.start()
                 return
             self._place = match.end() + (mark == "\\")

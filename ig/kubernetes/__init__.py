@@ -1,0 +1,1 @@
+"""The pods and Services of a Kubernetes cluster, by their addresses: `--kubernetes`."""
