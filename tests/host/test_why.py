@@ -68,6 +68,7 @@ def test_why_shows_routes_neighbours_and_peers(
     new_namespace: Callable[[], Namespace], traced: Traced, version: str, how: tuple[object, ...]
 ) -> None:
     here, _ = linked(new_namespace)
+    here.peer("--answer", "reset")
     kinds = ("unreachable", "prohibit", "blackhole")
     for last, kind in enumerate(kinds, 1):
         here.ip(f"-{version}", "route", "add", kind, f"{ROUTED[version]}{last}{PREFIX[version]}")
@@ -75,7 +76,6 @@ def test_why_shows_routes_neighbours_and_peers(
         event = traced.attempt(here, f"{ROUTED[version]}{last}", 80, *how)
         assert told(event) == ("failed", "route", "seen")
         assert event["cause"]["where"].startswith(f"network namespace {here.inode}")
-    here.peer("--answer", "reset")
     event = traced.attempt(here, PEER[version], 80, *how)
     assert told(event) == ("refused", "peer-refused", "likely")
     assert event["cause"]["where"] == PEER[version]
@@ -83,6 +83,18 @@ def test_why_shows_routes_neighbours_and_peers(
     assert event["cause"]["kind"] == "neighbour"
     assert f"{NETWORK[version]}9" in event["cause"]["detail"]
     assert f"network namespace {here.inode}" in event["cause"]["where"]
+
+
+def test_why_knows_rules_as_they_are_at_each_failure(
+    new_namespace: Callable[[], Namespace], traced: Traced
+) -> None:
+    here, there = linked(new_namespace)
+    assert traced.attempt(here, "192.0.2.2", 80)["cause"]["kind"] == "no-listener"
+    for number, port in enumerate((81, 82, 83), 1):
+        deny(there, "4", "INPUT", port, "REJECT")
+        event = traced.attempt(here, "192.0.2.2", port)
+        assert told(event) == ("refused", "firewall-reject", SEEN)
+        assert f"chain INPUT, rule {number} (handle" in event["cause"]["detail"]
 
 
 @pytest.mark.shows("closed-by-caller", "no-answer")
