@@ -24,13 +24,15 @@ enum drop {
 	NOT_DROPPED, NETFILTER_DROP, NO_SOCKET, SOCKET_FILTER, SOCKET_BACKLOG, TCP_LISTEN_OVERFLOW, TCP_CSUM, IP_CSUM,
 	IP_RPFILTER, IP_OUTNOROUTES, IP_INNOROUTES, IP_INADDRERRORS, IPV6DISABLED, NEIGH_CREATEFAIL, NEIGH_FAILED,
 	NEIGH_QUEUEFULL, NEIGH_DEAD, BPF_CGROUP_EGRESS, SECURITY_HOOK, TC_INGRESS, TC_EGRESS, XDP, XFRM_POLICY,
-	QDISC_DROP, CPU_BACKLOG, PROTO_MEM, NOMEM
+	QDISC_DROP, CPU_BACKLOG, PROTO_MEM, NOMEM, SUBSYS_QDISC
 };
 KERNEL_CASES(skb_drop_reason, SKB_DROP_REASON_,
 	NETFILTER_DROP, NO_SOCKET, SOCKET_FILTER, SOCKET_BACKLOG, TCP_LISTEN_OVERFLOW, TCP_CSUM, IP_CSUM,
 	IP_RPFILTER, IP_OUTNOROUTES, IP_INNOROUTES, IP_INADDRERRORS, IPV6DISABLED, NEIGH_CREATEFAIL, NEIGH_FAILED,
 	NEIGH_QUEUEFULL, NEIGH_DEAD, BPF_CGROUP_EGRESS, SECURITY_HOOK, TC_INGRESS, TC_EGRESS, XDP, XFRM_POLICY,
 	QDISC_DROP, CPU_BACKLOG, PROTO_MEM, NOMEM)
+/* Where queues have reasons of their own (enum qdisc_drop_reason in Linux 7.2), the upper half of one says that it is theirs. */
+KERNEL_CASES(skb_drop_reason_subsys, SKB_DROP_REASON_, SUBSYS_QDISC)
 
 struct signals {
 	u32 drop_netns;		/* where segments were dropped last; 0 if unknown */
@@ -95,11 +97,19 @@ static __always_inline struct signals *signals_of(struct segment *segment)
 }
 
 #if HAVE_enum_skb_drop_reason
+static __always_inline u8 subsystem_of(u32 reason)
+{
+	switch (reason >> 16) {
+	CASES_skb_drop_reason_subsys
+	default: return NOT_DROPPED;
+	}
+}
+
 static __always_inline u8 drop_of(u32 reason)
 {
 	switch (reason) {
 	CASES_skb_drop_reason
-	default: return NOT_DROPPED;
+	default: return subsystem_of(reason);
 	}
 }
 #else

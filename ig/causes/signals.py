@@ -41,6 +41,7 @@ _DROPS = {
     "TCP_CSUM": ("dropped", "the kernel: wrong checksum"),
     "IP_CSUM": ("dropped", "the kernel: wrong checksum"),
     "QDISC_DROP": ("dropped", "a queue of traffic control"),
+    "SUBSYS_QDISC": ("dropped", "a queue of traffic control"),
     "CPU_BACKLOG": ("dropped", "the kernel: the queue of that processor is full"),
     "PROTO_MEM": ("dropped", "the kernel: no memory for TCP"),
     "NOMEM": ("dropped", "the kernel: no memory"),

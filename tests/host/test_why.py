@@ -188,6 +188,20 @@ def test_why_shows_what_a_slow_connect_waited_for(
         assert "NETFILTER_DROP" in event["cause"]["detail"]
 
 
+@pytest.mark.shows("syn-lost-repeated")
+@VERSION
+def test_why_shows_that_a_peer_answered_late(
+    namespace: Namespace, traced: Traced, version: str
+) -> None:
+    namespace.peer("--delay", 1500)
+    event = traced.attempt(namespace, PEER[version], 80)
+    assert told(event) == ("established", "syn-lost-repeated", SEEN)
+    assert event["latency_raw"] >= 1_500_000_000
+    if REASONS:
+        assert event["cause"]["where"] == PEER[version]
+        assert event["cause"]["detail"].startswith("1 repeated SYN: ")
+
+
 def test_why_says_nothing_of_good_connections(namespace: Namespace, traced: Traced) -> None:
     port = namespace.serve("127.0.0.1")
     namespace.connect("127.0.0.1", port, "--count", 1009)

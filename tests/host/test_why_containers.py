@@ -152,6 +152,12 @@ def test_why_names_the_container_that_a_port_is_published_for_by_rules(
                 assert told(event) == ("refused", "published-port-without-backend", SEEN)
                 assert place(event)[1] == f"container {hollow.name}"
             assert told(traced.attempt(host, address, 8081)) == ("established", "", "")
+            # What a container sends there, the engine's proxy takes.
+            event = traced.ended(
+                host.inode, hollow.address, 80, lambda: engine.connect(good, address, 8080)
+            )
+            assert told(event) == ("refused", "no-listener", SEEN)
+            assert place(event)[1] == f"container {hollow.name}"
         finally:
             engine.close()
     finally:

@@ -124,6 +124,23 @@ def test_why_shows_that_traffic_control_dropped_segments(
     assert f"tc {hook}" in event["cause"]["detail"]
 
 
+@pytest.mark.needs("drop reasons", "netem")
+@pytest.mark.shows("dropped")
+def test_why_shows_that_a_queue_dropped_segments(
+    new_namespace: Callable[[], Namespace], traced: Traced
+) -> None:
+    here, there = linked(new_namespace)
+    port = there.serve("192.0.2.2")
+    (link,) = json.loads(here.ip("-j", "link", "show", "type", "veth"))
+    assert traced.attempt(here, "192.0.2.2", port)["outcome"] == "established"
+    lossy = ("netem", "loss", "100%")
+    here.run("tc", "qdisc", "add", "dev", link["ifname"], "root", *lossy)
+    event = traced.attempt(here, "192.0.2.2", port, "--syn-count", 1)
+    assert told(event) == ("timed-out", "dropped", "seen")
+    assert event["cause"]["where"].startswith(place(here))
+    assert "a queue of traffic control" in event["cause"]["detail"]
+
+
 @pytest.mark.parametrize("device", ["lo", "veth"])
 @VERSION
 def test_why_blames_nobody_for_what_xdp_drops_without_a_reason(
