@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ig.bpf.btf import Btf
@@ -34,6 +35,13 @@ def _code(*instructions: tuple[int, int, int, int]) -> bytes:
     return b"".join(_INSTRUCTION.pack(*each) for each in instructions)
 
 
+def _loaded(name: str, code: bytes, kind: int, place: int, function: int = 0) -> int:
+    # Before Linux 5.11 programs count as locked memory. Where that is not allowed, it is enough.
+    with suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    return load_program(name, code, kind, place, function)
+
+
 def _returns(value: int) -> bytes:
     return _code((_MOVE, 0, 0, value), (_EXIT, 0, 0, 0))
 
@@ -53,7 +61,7 @@ def denying(cgroup: Path, hook: str) -> Iterator[None]:
     kind, place = CGROUP[hook]
     folder = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     with _held(folder):
-        program = load_program("deny", _returns(0), kind, place)
+        program = _loaded("deny", _returns(0), kind, place)
         with _held(program, create_link(hook, program, folder, place)):
             yield
 
@@ -61,7 +69,7 @@ def denying(cgroup: Path, hook: str) -> Iterator[None]:
 @contextmanager
 def dropping_at(namespace: Namespace, device: str) -> Iterator[None]:
     """Drop all that comes in by a device, by XDP."""
-    program = load_program("drop", _returns(_XDP_DROP), _XDP, _XDP_PLACE)
+    program = _loaded("drop", _returns(_XDP_DROP), _XDP, _XDP_PLACE)
     (found,) = json.loads(namespace.ip("-j", "link", "show", "dev", device))
     index = found["ifindex"]
     with _held(program):
@@ -85,7 +93,7 @@ def forbidding(pid: int) -> Iterator[None]:
         (_MOVE, 0, 0, 0),
         (_EXIT, 0, 0, 0),
     )
-    program = load_program("forbid", code, _LSM, _LSM_PLACE, function)
+    program = _loaded("forbid", code, _LSM, _LSM_PLACE, function)
     with _held(program):
         link = library().bpf_raw_tracepoint_open(None, program)
         assert link >= 0, os.strerror(ctypes.get_errno())
