@@ -228,7 +228,6 @@ GADGET = Gadget(
         integer(
             "pid",
             "proc.pid",
-            drop=3,
             optional=True,
             show_if=_by_process,
             description="Process that holds the connections, with --by process; else 0.",
@@ -237,7 +236,6 @@ GADGET = Gadget(
             "comm",
             "proc.comm",
             least=7,
-            drop=2,
             show_if=_by_process,
             description="Name of that process.",
         ),

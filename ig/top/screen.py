@@ -24,7 +24,7 @@ from ig.values import SECOND, format_milliseconds
 _MOST_CONNECTIONS = 50
 """Connections of a row that are shown."""
 _LEAST_END = 12
-_KEYS = "? help  q quit  / filter  g group  f failures  p pause  enter connections"
+_KEYS = ("? help", "q quit", "/ filter", "g group", "f failures", "p pause", "enter connections")
 
 
 class Screen:
@@ -68,7 +68,7 @@ class Screen:
         else:
             body = _around(*self._table(view, interval, rows, width), room)
         blank = [Text()] * (room - len(body))
-        return [_status(view, interval, len(rows)), *body[:room], *blank, _foot(view, said)]
+        return [_status(view, interval, len(rows)), *body[:room], *blank, _foot(view, said, width)]
 
     def _table(
         self, view: View, interval: Interval, rows: list[Row], width: int
@@ -149,7 +149,7 @@ def _status(view: View, interval: Interval, count: int) -> Text:
     return line
 
 
-def _foot(view: View, said: str) -> Text:
+def _foot(view: View, said: str, width: int) -> Text:
     if view.typing is not None:
         line = Text("filter: ", "bold")
         line.append(visible(view.typing), "not bold")
@@ -158,7 +158,10 @@ def _foot(view: View, said: str) -> Text:
         return line
     if view.message or said:
         return Text(visible(view.message or said), "yellow")
-    return Text(_KEYS, "dim")
+    shown = _KEYS
+    while len("  ".join(shown)) > width and len(shown) > 1:
+        shown = shown[:-1]
+    return Text("  ".join(shown), "dim")
 
 
 def _help(width: int, room: int) -> list[Text]:

@@ -111,6 +111,15 @@ def test_live_keys_do_what_the_help_says(top: Start) -> None:
     assert terminal.finished()[1:] == ("", 0)
 
 
+def test_live_rows_by_process_have_the_process_on_a_narrow_terminal(
+    top: Start, load: Program
+) -> None:
+    terminal = top("--by", "process")
+    lines = terminal.see(has(f" {load.pid} "))
+    assert lines[1].split()[:5] == ["CONTAINER", "DESTINATION", "PID", "COMM", "OPEN"]
+    assert terminal.stop()[1:] == ("", 0)
+
+
 def test_live_processes_are_named_without_their_control_characters(
     on_terminal: Start, namespace: Namespace
 ) -> None:
@@ -131,6 +140,9 @@ def test_live_screen_fits_every_size(top: Start) -> None:
             terminal.press(key)
             lines = terminal.see(partial(has_rows, rows))
             assert max(map(display_width, lines)) <= columns
+    terminal.resize(40, 10)
+    assert terminal.see(partial(has_rows, 10))[-1] == "? help  q quit  / filter  g group"
+    terminal.resize(80, 24)
     assert f"{HOST}:" in terminal.see(lambda lines: len(lines) == 24 and "CONT" in lines[1])[2]
     assert terminal.stop()[1:] == ("", 0)
 
