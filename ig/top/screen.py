@@ -54,7 +54,8 @@ class Screen:
         for number, line in enumerate(lines):
             out.write("\x1b[K\r\n" if number else "\x1b[H")
             line.truncate(width)
-            console.print(line, end="", no_wrap=True, overflow="crop", soft_wrap=True)
+            if line:
+                console.print(line, end="", no_wrap=True, overflow="crop", soft_wrap=True)
         return out.getvalue() + "\x1b[K\x1b[J"
 
     def lines(self, view: View, interval: Interval, said: str, size: tuple[int, int]) -> list[Text]:
@@ -158,9 +159,9 @@ def _foot(view: View, said: str, width: int) -> Text:
         return line
     if view.message or said:
         return Text(visible(view.message or said), "yellow")
-    shown = _KEYS
+    shown = list(_KEYS)
     while len("  ".join(shown)) > width and len(shown) > 1:
-        shown = shown[:-1]
+        del shown[-1]
     return Text("  ".join(shown), "dim")
 
 

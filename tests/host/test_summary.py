@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from ig import buckets, c_text
+from ig.bpf.aggregates import MOST_RECORDS
 from tests.host.engine import Engine
 from tests.host.gadget_package import change, install, started
 from tests.host.namespace import Namespace
@@ -291,6 +293,26 @@ def test_summary_by_columns_is_sorted_and_cut(
     assert [(row["dst"]["port"], row["outcome"]) for row in rows] == expected
     assert [row["attempts"] for row in rows] == [made[key] for key in expected]
     assert "runtime" not in rows[0]
+
+
+MANY = """
+import socket
+for port in range(1, %d):
+    with socket.socket() as tried:
+        tried.connect_ex(("127.0.0.1", port))
+"""
+
+
+def test_summary_of_more_keys_than_are_read_at_once_has_all_of_them(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    chosen = ("--host", "-F", f"netns=={namespace.inode}", "-o", "json")
+    tracer = start_ig("trace", "tcpconnect", "--summary", "--by", "dst.port", *chosen)
+    namespace.run(sys.executable, "-c", MANY % (MOST_RECORDS + 1009))
+    rows, said, code = tracer.stop()
+    assert (said, code) == ("", 0)
+    assert sorted(row["dst"]["port"] for row in rows) == list(range(1, MOST_RECORDS + 1009))
+    assert {row["outcomes"]["refused"] for row in rows} == {1}
 
 
 def test_summary_of_what_only_events_have_is_of_events(
