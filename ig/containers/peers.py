@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 from ig.attempts import TYPES
@@ -20,6 +21,8 @@ Key = TypeVar("Key")
 _ACCEPT = TYPES.index("accept")
 _OUTGOING = DIRECTIONS.index("outgoing")
 _LISTEN = 10  # TCP_LISTEN, enum in include/net/tcp_states.h
+_ENDS = 4096
+"""How many ends of a batch are remembered while it is named."""
 _BY_PORT = Container("", "", "", image="by port")
 _IF_PUBLISHED = Container("", "", "", image="if published")
 """Cache entries for addresses whose owner depends on the port."""
@@ -106,13 +109,15 @@ class Peers:
         `times` are the first and the last of each end, in ns since the epoch.
         """
         named = list(found)
-        cluster = self._cluster
+        if self._cluster is None:
+            return named
+        find = lru_cache(_ENDS)(self._cluster.find)  # many sockets of a snapshot have the same end
         for place, (whose, first, last) in enumerate(zip(found, *times, strict=True)):
-            if whose is not HOST or cluster is None:
+            if whose is not HOST:
                 continue
             end = address(place), ports[place]
-            far = cluster.find(*end, first, outgoing(place))
-            if far is None or (first != last and cluster.find(*end, last, outgoing(place)) != far):
+            far = find(*end, first, outgoing(place))
+            if far is None or (first != last and find(*end, last, outgoing(place)) != far):
                 continue
             if self._endpoints.is_pods(namespaces[place], last):
                 named[place] = far
