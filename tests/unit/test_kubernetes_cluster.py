@@ -10,8 +10,8 @@ import pytest
 
 from ig.container import Container
 from ig.ends import shown_end
-from ig.kubernetes import api
-from ig.kubernetes.cluster import Cluster
+from ig.kubernetes import api, credentials
+from ig.kubernetes.cluster import Cluster, of
 from ig.kubernetes.credentials import Credentials
 from tests.host.fake_cluster import FakeCluster, pod, service
 from tests.host.waiting import PATIENCE, until
@@ -34,8 +34,8 @@ def start(server: FakeCluster, said: list[str]) -> Iterator[Start]:
     started: list[Cluster] = []
 
     def begin(path: Path | None = None, **options: int) -> Cluster:
-        credentials = Credentials((str(path or server.kubeconfig()),))
-        started.append(Cluster(credentials, credentials.access(), said.append, **options))
+        found = Credentials((str(path or server.kubeconfig()),))
+        started.append(Cluster(found, found.access(), said.append, **options))
         started[-1].start()
         started[-1].wait_synced(PATIENCE)
         assert not started[-1].pending
@@ -225,6 +225,28 @@ def test_token_that_is_replaced_is_read_again(
     assert len(said) == 2
 
 
+def test_service_account_of_a_pod_is_what_the_api_is_asked_with(
+    server: FakeCluster, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put("pods", pod("web", "10.9.0.1"))
+    account = tmp_path / "account"
+    account.mkdir()
+    (account / "ca.crt").write_bytes((tmp_path / "server.crt").read_bytes())
+    (account / "token").write_text("first")
+    monkeypatch.setattr(credentials, "SERVICE_ACCOUNT", str(account))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    cluster = of(credentials.find(credentials.AUTO), said.append)
+    cluster.start()
+    try:
+        cluster.wait_synced(PATIENCE)
+        assert far(cluster, "10.9.0.1") == "p/shop/web"
+    finally:
+        cluster.close()
+    assert said == []
+
+
 def test_api_that_forbids_services_names_pods(
     server: FakeCluster, start: Start, said: list[str]
 ) -> None:
@@ -240,8 +262,7 @@ def test_api_that_hangs_is_reported_and_waited_for_no_longer_than_asked(
     server: FakeCluster, start: Start, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.hangs = True
-    credentials = Credentials((str(server.kubeconfig()),))
-    cluster = Cluster(credentials, credentials.access(), said.append)
+    cluster = of(Credentials((str(server.kubeconfig()),)), said.append)
     cluster.start()
     cluster.wait_synced(0.01)
     assert cluster.pending
