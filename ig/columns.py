@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -97,14 +98,14 @@ def owner_columns() -> tuple[Column, ...]:
             heading="K8S.NODE",
             least=8,
             of_owner=_node,
-            description="Host name.",
+            description="Host name, or NODE_NAME of the environment.",
         ),
     )
 
 
 @functools.cache
 def _host_name() -> str:
-    return socket.gethostname()
+    return os.environ.get("NODE_NAME") or socket.gethostname()
 
 
 def _node(_: Container) -> str:

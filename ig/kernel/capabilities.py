@@ -72,8 +72,8 @@ def need_privileges() -> None:
             "CAP_PERFMON.",
             "Run it with sudo."
             if os.geteuid()
-            else "Root in a container is not sufficient: run it on the host, or in a privileged "
-            "container (docker run --privileged --pid=host).",
+            else "Root in a container does not have them: run it on the host, or add them "
+            "(docker run --pid host --cap-add BPF --cap-add PERFMON, see packaging/README.md).",
         )
     if not _in_first_user_namespace():
         raise KernelRefused(

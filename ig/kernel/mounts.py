@@ -95,7 +95,8 @@ def _refuse(number: int) -> None:
         "Cannot access tracefs, which lists the kernel's tracepoints.",
         "/sys/kernel/tracing is empty, and mounting tracefs failed: "
         f"{os.strerror(number) if number else 'it is still empty'}.",
-        "Mount it: mount -t tracefs tracefs /sys/kernel/tracing. "
+        "Mount it: mount -t tracefs tracefs /sys/kernel/tracing; for a container add "
+        "--volume /sys/kernel/tracing:/sys/kernel/tracing:ro. "
         "`ig snapshot socket` works without tracefs.",
     )
 

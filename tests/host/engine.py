@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import socket as socketlib
@@ -49,9 +50,9 @@ class PrivateEngine:
     the folder and the bridge then stay.
     """
 
-    def __init__(self, namespace: Namespace | None = None) -> None:
+    def __init__(self, namespace: Namespace | None = None, storage: str = "vfs") -> None:
         """In a namespace of the tests' own it makes Docker's usual bridge and rules."""
-        self._namespace = namespace
+        self._namespace, self._storage = namespace, storage
         # /var/tmp is on a disk as a rule; a tmpfs would do too, for the vfs driver works anywhere.
         self.folder = Path(tempfile.mkdtemp(prefix="ig-", dir="/var/tmp"))
         self.socket = f"unix://{self.folder}/docker.sock"
@@ -72,7 +73,9 @@ class PrivateEngine:
             'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
             f'[grpc]\naddress = "{folder}/containerd.sock"\n'
         )
-        (folder / "dockerd.json").write_text("{}")  # not the user's /etc/docker/daemon.json
+        # Not the user's /etc/docker/daemon.json.
+        runtimes = {"igt": {"path": str(PROGRAMS / "runtime.py")}}
+        (folder / "dockerd.json").write_text(json.dumps({"runtimes": runtimes}))
         self._processes = [
             self._daemon("containerd", "--config", f"{folder}/containerd.toml"),
             self._daemon(
@@ -80,7 +83,7 @@ class PrivateEngine:
                 *("--host", self.socket, "--containerd", f"{folder}/containerd.sock"),
                 *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"),
                 *("--pidfile", f"{folder}/docker.pid", "--config-file", f"{folder}/dockerd.json"),
-                *("--storage-driver", "vfs", *network),
+                *("--storage-driver", self._storage, *network),
             ),
         ]
         until(self._answers, f"the engine to answer; see {folder}/dockerd.log", 60)
@@ -277,21 +280,22 @@ class Engine:
     def run(self, name: str, command: Sequence[object], **options: Any) -> Running:
         """Start a container whose name ends in `-name`; `options` are docker-py's.
 
-        The host's /usr is in it, hence its Python; so is `programs/`, as /programs. It has IPv6 on
-        `lo`, and goes when the test's fixture does.
+        Unless they name another `image`, the host's /usr is in it, hence its Python; so is
+        `programs/`, as /programs. It has IPv6 on `lo`, and goes when the test's fixture does.
         """
+        image = options.pop("image", self.image)
+        ours = {"/usr": "/usr", str(PROGRAMS): "/programs"} if image == self.image else {}
         network = options.get("network_mode", "bridge")
         if network in ("bridge", "none"):
             off = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.lo.disable_ipv6")
             options.setdefault("sysctls", dict.fromkeys(off, "0"))
         container = self.client.containers.create(
-            self.image,
+            image,
             [str(word) for word in command],
             name=self.name(name),
             labels={LABEL: self.prefix, **options.pop("labels", {})},
             volumes={
-                "/usr": {"bind": "/usr", "mode": "ro"},
-                str(PROGRAMS): {"bind": "/programs", "mode": "ro"},
+                **{path: {"bind": place, "mode": "ro"} for path, place in ours.items()},
                 **options.pop("volumes", {}),
             },
             # PID 1 ignores signals that it has no handler for: stopping would take 10 s.
@@ -388,10 +392,10 @@ def _remove(container: Container) -> None:
 
 
 @contextmanager
-def some_engine() -> Iterator[Engine]:
+def some_engine(storage: str = "vfs") -> Iterator[Engine]:
     """Return the user's engine, or one that is started for us alone."""
     socket = users_engine()
-    private = None if socket else PrivateEngine()
+    private = None if socket else PrivateEngine(storage=storage)
     try:
         if private:
             private.start()

@@ -75,7 +75,7 @@ def _private_apt(suite: str, folder: Path) -> list[str]:
     """Make a folder for apt of its own, with one suite of the mirror that this host uses."""
     lists, sources = folder / "lists", folder / "sources.list"
     (lists / "partial").mkdir(parents=True)
-    sources.write_text(f"deb {_mirror()} {suite} main\n")
+    sources.write_text(f"deb {mirror()} {suite} main\n")
     settings = {
         "Dir::Etc::SourceList": sources,
         "Dir::Etc::SourceParts": "/dev/null",
@@ -87,7 +87,8 @@ def _private_apt(suite: str, folder: Path) -> list[str]:
     return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
 
 
-def _mirror() -> str:
+def mirror() -> str:
+    """Return the URL of the Debian mirror that this host uses."""
     said = _run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
     for address in said.decode().split():
         if address.rstrip("/").endswith("/debian"):
