@@ -5,7 +5,7 @@
  */
 static __always_inline void submit_attempt(struct sock *sk, struct event *event)
 {
-	if (COUNT_EVENTS) {
+	if (COUNT_EVENTS && !(REPORT_FAILURES && event->type == CONNECT && event->outcome != DONE)) {
 		count(event);
 		return;
 	}

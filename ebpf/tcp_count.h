@@ -4,6 +4,7 @@
  * owner, far end, outcome and bucket (aggregate.h), so that a histogram takes room only for buckets in use.
  */
 OPTION(COUNT_EVENTS, 0)
+OPTION(REPORT_FAILURES, 0)	/* attempts that did not succeed are written to the ring all the same, not counted */
 #ifndef MOST_KEYS
 #define MOST_KEYS (COUNT_EVENTS ? 65536 : 1)
 #endif

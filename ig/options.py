@@ -261,6 +261,12 @@ EXPORT = (
         "Also count the bytes of connections, when they are closed; each connection costs more.",
     ),
     Param(
+        "why",
+        ("--why",),
+        "flag",
+        "Also count why attempts failed, by cause; keeps more privileges (see SECURITY.md).",
+    ),
+    Param(
         "open_connections",
         ("--open-connections",),
         "flag",

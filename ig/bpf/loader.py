@@ -84,6 +84,8 @@ class Probes:
     text: str
     aggregate: bool
     """Whether its counts are its records, not its events."""
+    reports: bool
+    """Whether its events are, too: of what it does not count."""
 
     def attach_backups(self) -> None:
         """Attach the backup programs. Raises KernelRefused, the first time."""
@@ -169,11 +171,18 @@ class Loading:
     def __init__(
         self, program: str, defines: Mapping[str, int | str], aggregate: bool = False
     ) -> None:
-        """`aggregate` says that the program's counts are read, see aggregate.h, not its events."""
+        """`aggregate` says that the program's counts are read, see aggregate.h, not its events;
+        with REPORT_FAILURES these are, too.
+        """
         self._text = source(program, aggregate)
         check_filters(program, self._text, defines)
-        self._defines = {"EVENTS_PAGES": 1, **defines} if aggregate else dict(defines)
+        self._reports = aggregate and bool(defines.get("REPORT_FAILURES"))
+        silent = aggregate and not self._reports
+        self._defines = {"EVENTS_PAGES": 1, **defines} if silent else dict(defines)
         self._aggregate = aggregate
+        structs: tuple[str, ...] = ("key", "value") if aggregate else ()
+        if not silent:
+            structs += (c_text.event(self._text),)
         self._receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MOST_MESSAGE)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_MESSAGE)
@@ -183,7 +192,7 @@ class Loading:
         self._child = _fork()
         if self._child == 0:
             self._receiver.close()
-            _run_child(sender, self._messages, self._text, self._defines, aggregate)
+            _run_child(sender, self._messages, self._text, self._defines, structs)
         sender.close()
 
     def result(self) -> Probes:
@@ -222,6 +231,7 @@ class Loading:
             refused=answer["refused"],
             text=self._text,
             aggregate=self._aggregate,
+            reports=self._reports,
         )
 
     def close(self) -> None:
@@ -237,7 +247,7 @@ def _run_child(
     messages: Any,
     text: str,
     defines: Mapping[str, int | str],
-    aggregate: bool,
+    structs: Sequence[str],
 ) -> None:
     """Be the child: load, answer, and end without running anybody's exit handlers."""
     status = 1
@@ -246,9 +256,7 @@ def _run_child(
         os.dup2(messages.fileno(), 2)
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
         try:
-            answer, descriptors = load(
-                text, defines, ("key", "value") if aggregate else (c_text.event(text),)
-            )
+            answer, descriptors = load(text, defines, structs)
         except IgError as error:
             answer, descriptors = _refusal(error), []
         except Exception as error:

@@ -12,6 +12,7 @@ from ig import c_text
 from ig.bpf.aggregates import Aggregates
 from ig.bpf.attach import EVENTS_BYTES, PATHS_BYTES
 from ig.bpf.loader import Probes
+from ig.bpf.mixed import Mixed
 from ig.bpf.ringbuf import RecordRing, Ring
 from ig.bpf.syscalls import (
     call_raw_tracepoint,
@@ -49,14 +50,7 @@ class Source:
         self._refused = False  # to attach the backups
         self._losses = c_text.losses(probes.text)
         self._verdicts = c_text.enum(probes.text, "verdict")
-        self._records: Aggregates | RecordRing
-        if probes.aggregate:
-            key = c_text.parse(probes.text, "key")
-            value = c_text.parse(probes.text, "value", arrays=True)
-            self._records = Aggregates(probes.maps, key, value, keep_counts)
-        else:
-            event = c_text.parse(probes.text, c_text.event(probes.text))
-            self._records = RecordRing(probes.maps["events"], event, EVENTS_BYTES)
+        self._records = _records(probes, keep_counts)
         self.fields = self._records.fields
         self._paths = Ring(probes.maps["cgroup_paths"], PATHS_BYTES)
         self._page = mmap.mmap(probes.maps["lost"], mmap.PAGESIZE, prot=mmap.PROT_READ)
@@ -81,7 +75,7 @@ class Source:
 
     def collect(self) -> None:
         """Have what a program has counted until now come with the next records."""
-        if isinstance(self._records, Aggregates):
+        if not isinstance(self._records, RecordRing):
             self._records.collect()
 
     def warning(self) -> str:
@@ -168,3 +162,16 @@ def _states(text: str) -> Mapping[str, int]:
         return c_text.enum(text, "state")
     except ValueError:
         return {}
+
+
+def _records(probes: Probes, keep_counts: bool) -> Aggregates | RecordRing | Mixed:
+    text = probes.text
+    if not probes.aggregate:
+        event = c_text.parse(text, c_text.event(text))
+        return RecordRing(probes.maps["events"], event, EVENTS_BYTES)
+    key, value = c_text.parse(text, "key"), c_text.parse(text, "value", arrays=True)
+    counts = Aggregates(probes.maps, key, value, keep_counts)
+    if not probes.reports:
+        return counts
+    event = c_text.parse(text, c_text.event(text))
+    return Mixed(counts, RecordRing(probes.maps["events"], event, EVENTS_BYTES))

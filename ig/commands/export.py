@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ig.bpf.loader import Loading
+from ig.bpf.session import Source
 from ig.commands import answers
 from ig.commands.answers import closing
 from ig.commands.sending import finishing, make_senders
@@ -23,7 +24,13 @@ from ig.commands.setup import (
     write_ready_file,
 )
 from ig.commands.snapshot import SNAPSHOT, known_by
-from ig.commands.trace import open_source, report_compat
+from ig.commands.trace import (
+    follow_causes,
+    kept,
+    open_source,
+    report_compat,
+    with_causes,
+)
 from ig.containers.index import Index
 from ig.containers.peers import Peers
 from ig.containers.selection import Selection
@@ -39,15 +46,15 @@ from ig.export.server import Server
 from ig.export.service import LogFile, notify, on_hangup
 from ig.gadget import Gadget
 from ig.gadgets import declared
-from ig.kernel.capabilities import Capability, need_privileges
+from ig.kernel.capabilities import need_privileges
 from ig.kernel.cgroupfs import look_up
 from ig.options import EXPORT
-from ig.output.sink import Chain
+from ig.output.sink import Chain, Sink
 from ig.output.stream import Stream, log_json, say
 from ig.stop import Stop
 from ig.summary import counted
 from ig.trace.attribution import Attribution
-from ig.trace.pipeline import UNNAMED, Pipeline, defines
+from ig.trace.pipeline import UNNAMED, Pipeline, defines, program
 
 if TYPE_CHECKING:
     from ig.export.events import Events
@@ -80,33 +87,37 @@ def export(options: Mapping[str, Any]) -> None:
     stop = Stop()
     on_hangup(LogFile(options["log_file"]) if options.get("log_file") else None)
     index = make_index(options, detailed=True)
-    peers = Peers(index)
+    peers, causes = Peers(index), follow_causes(options, index)
     connections = _connections(options, chosen, index)
     metrics = _metrics(options, destinations, index, connections)
     outputs = _outputs(address, collector, metrics)
     gadget = _gadget(options)
     senders = _senders(gadget, options, destinations, metrics)
     # Forks before there are threads.
-    loading = Loading(gadget.program, defines(gadget, options), gadget.source == "aggregate")
+    loading = Loading(
+        program(gadget, options), defines(gadget, options), gadget.source == "aggregate"
+    )
     with closing(index), contextlib.closing(loading):
         report_compat()
         snapshots = SNAPSHOT if connections else ()
-        give_up_privileges(index, options, (Capability.CAP_BPF, *snapshots))
+        give_up_privileges(index, options, (*kept(options), *snapshots))
         for each in (index, *outputs):
             each.start()
         with open_source(loading, index) as source:
             report_answers(chosen, index, answers.of(index, asked_for(options)))
-            pipeline = Pipeline(
-                source,
-                Attribution(index, chosen.wants, source, look_up),
-                Chain((), metrics, *senders),
-                Stream(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stop),
-                lambda: stop() or any(each.failure for each in outputs),
-                lambda: False,
-                peers=peers.of_records,
-                interval=metrics.interval,
-            )
-            with stop.noted():
+            sink = Chain((), metrics, *senders)
+            with stop.noted(), with_causes(sink, causes, source) as explained:
+                pipeline = Pipeline(
+                    source,
+                    Attribution(index, chosen.wants, source, look_up),
+                    _with_counts(sink, explained, source),
+                    Stream(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stop),
+                    lambda: stop() or any(each.failure for each in outputs),
+                    lambda: False,
+                    peers=peers.of_records,
+                    holding=explained,
+                    interval=metrics.interval,
+                )
                 # A series that begins with its first number would seem not to have grown then.
                 metrics.lost(dict.fromkeys((*source.causes, UNNAMED), 0))
                 metrics.open()
@@ -114,11 +125,25 @@ def export(options: Mapping[str, Any]) -> None:
 
 
 def _gadget(options: Mapping[str, Any]) -> Gadget:
-    """Return what is counted; with --events, what is reported, each attempt once."""
+    """Return what is counted; with --events, what is reported, each attempt once.
+
+    With --why alone, what fails is reported, and all else counted.
+    """
     gadget = declared()[_ALL if options.get("bytes") else _CONNECTS]
     if options.get("events"):
         return replace(gadget, defines={**gadget.defines, "LATENCY": 1})
+    if options.get("why"):
+        gadget = replace(gadget, defines={**gadget.defines, "REPORT_FAILURES": 1})
     return counted(gadget)
+
+
+def _with_counts(sink: Chain, explained: Any, source: Source) -> Sink:
+    """Return the sink of all records, of a sink and the one that adds causes before it, if any."""
+    if not (explained and source.counts):
+        return explained or sink
+    from ig.commands.why import Divided
+
+    return Divided(explained, sink)
 
 
 def _senders(

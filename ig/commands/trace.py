@@ -49,15 +49,15 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
     index = make_index(options, display.resolves or bool(options.get("why")))
-    peers, causes = _followers(options, display, index)
+    peers = Peers(index).of_records if display.resolves else None
+    causes = follow_causes(options, index)
     # Forks before the index starts threads; compiles while the runtimes are queried.
     loading = Loading(
         program(gadget, options), defines(gadget, options), gadget.source == "aggregate"
     )
-    recorded = recording(gadget, options)
-    with closing(index), contextlib.closing(loading), recorded as recorders:
+    with closing(index), contextlib.closing(loading), recording(gadget, options) as recorders:
         report_compat()
-        give_up_privileges(index, options, _kept(options))
+        give_up_privileges(index, options, kept(options))
         if not chosen.choosy:
             index.batch()
         index.start()
@@ -74,7 +74,12 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
             shown = Chain(display.stages, display.sink(stream))
             before, after = display.around_causes()
             sink = Chain([*after, limit], *recorders, *senders, shown)
-            with stop.noted(), finishing(senders), _held(sink, causes, source) as explained, hint:
+            with (
+                stop.noted(),
+                finishing(senders),
+                with_causes(sink, causes, source) as explained,
+                hint,
+            ):
                 pipeline = Pipeline(
                     source,
                     Attribution(index, chosen.wants, source, look_up),
@@ -94,29 +99,25 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                 display.report_withheld()
 
 
-def _kept(options: Mapping[str, Any]) -> Sequence[Capability]:
-    """Return the capabilities that are kept."""
+def kept(options: Mapping[str, Any]) -> Sequence[Capability]:
+    """Return the capabilities that a trace keeps."""
     return (Capability.CAP_BPF, *(EXAMINING if options.get("why") else ()))
 
 
-def _followers(
-    options: Mapping[str, Any], display: DisplayOptions, index: Index
-) -> tuple[Any, Any]:
-    """Return what names far ends, and what finds causes, each None unless it is wanted.
+def follow_causes(options: Mapping[str, Any], index: Index) -> Any:
+    """Return what finds causes, None unless the options ask for it.
 
-    They follow the containers from the first one on, so they precede the start of the index.
+    It follows the containers from the first one on, so it precedes the start of the index.
     """
-    peers = Peers(index).of_records if display.resolves else None
-    causes = None
-    if options.get("why"):
-        from ig.commands.why import following
+    if not options.get("why"):
+        return None
+    from ig.commands.why import following
 
-        causes = following(index)
-    return peers, causes
+    return following(index)
 
 
 @contextmanager
-def _held(sink: Chain, causes: Any, source: Source) -> Iterator[Any]:
+def with_causes(sink: Chain, causes: Any, source: Source) -> Iterator[Any]:
     """Yield the sink that adds causes before another, None if there are none to be found."""
     if causes is None:
         yield None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NOT_SENT = "not sent to the OpenTelemetry Collector (upper bound)"
 """The cause of what is lost here; a collector may have what it did not acknowledge."""
-_MOST = 65536  # events that wait to be sent: some 80 MB
+_MOST = 65536  # events that wait to be sent: 100 MB at most
 _PIECE = 512  # events in a request, at most
 _DELAY = 1.0  # seconds that the first event of a request waits for others, at most
 _RETRY, _MOST_RETRY = 1.0, 10.0  # seconds after the SDK has given up its own attempts

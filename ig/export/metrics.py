@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import repeat
 
 from ig import buckets
 from ig.attempts import OUTCOMES
@@ -28,7 +29,8 @@ power of two, so that the counts are exact."""
 
 OWNER = ("container", "pod", "namespace", "runtime")
 _HOST = ("",) * len(OWNER)
-_UNKNOWN = ("unknown",) * len(OWNER)
+UNKNOWN = "unknown"
+_UNKNOWN = (UNKNOWN,) * len(OWNER)
 _ENDS = (*OWNER, "destination", "port")
 _ESTABLISHED = OUTCOMES.index("established")
 
@@ -68,7 +70,14 @@ class _Counted:
             (*OWNER, "destination", "direction"),
             kept=("direction",),
         )
-        self.all = (self.connects, self.durations, self.retransmits, self.bytes)
+        self.failures = Metric(
+            "ig_tcp_connect_failures_total",
+            "counter",
+            "TCP connection attempts that were not established, by cause.",
+            (*_ENDS, "cause"),
+            kept=("cause",),
+        )
+        self.all = (self.connects, self.durations, self.retransmits, self.bytes, self.failures)
         self.also = (self.exponential,) if exponential else ()
         """Metrics that are in `all` in another form."""
 
@@ -143,15 +152,19 @@ class Metrics:
         others = fields.get("other") or [0] * len(batch)
         ends = zip(peers(batch), *map(fields.__getitem__, names), others, strict=True)
         totals = fields.get("total_latency") or fields["latency"]
-        counts = zip(measures(batch), totals, strict=True)
+        causes = fields.get("cause_kind") or repeat("")
+        counts = zip(measures(batch), totals, causes, strict=False)
         owners = of_each(batch.owners, owner_labels)
         now = self._clock()
         with self._lock:
-            for owner, end, (measure, total) in zip(owners, ends, counts, strict=True):
+            for owner, end, (measure, total, cause) in zip(owners, ends, counts, strict=True):
                 destination, port = self._end(*end)
                 self._note(owner, destination, now)
                 if measure.type == CONNECT:
-                    added = self._add((*owner, destination, port), measure, total, now)
+                    labels = (*owner, destination, port)
+                    added = self._add(labels, measure, total, now)
+                    if "cause_kind" in fields and measure.outcome != _ESTABLISHED:
+                        added |= self._add_failure((*labels, cause or UNKNOWN), measure, now)
                 else:
                     added = self._add_bytes((*owner, destination), measure, now)
                 for metric, has_room in added.items():
@@ -180,6 +193,10 @@ class Metrics:
             for metric in self._counted.also:
                 metric.observe(labels, (low + end) // 2, numbers, *room)
         return added
+
+    def _add_failure(self, labels: Labels, measure: Measure, now: float) -> dict[Metric, bool]:
+        metric = self._counted.failures
+        return {metric: metric.add(labels, measure.number, self._most, now)}
 
     def _add_bytes(self, labels: Labels, measure: Measure, now: float) -> dict[Metric, bool]:
         metric = self._counted.bytes

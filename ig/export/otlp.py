@@ -32,6 +32,7 @@ _NAMES = {
     "ig_tcp_connect_duration_seconds": ("ig.tcp.handshake.duration", "s"),
     "ig_tcp_retransmits_total": ("ig.tcp.retransmits", "{segment}"),
     "ig_tcp_bytes_total": ("ig.tcp.io", "By"),
+    "ig_tcp_connect_failures_total": ("ig.tcp.connection.failures", "{connection}"),
     "ig_tcp_open_connections": ("ig.tcp.connection.count", "{connection}"),
     "ig_events_lost_total": ("ig.events.lost", "{event}"),
     "ig_containers": ("ig.container.count", "{container}"),
@@ -70,6 +71,8 @@ def attributes(metric: Metric, sample: Sample) -> dict[str, str | int]:
         found |= {"server.port": int(port)} if port.isdecimal() else {"ig.port": port}
     if error := error_type(labels.get("outcome", "")):
         found["error.type"] = error
+    if metric.name == "ig_tcp_connect_failures_total" and "cause" in labels:
+        found["ig.cause.kind"] = found.pop("ig.cause")
     if state := labels.get("state"):
         found["network.connection.state"] = state.replace("-", "_")
     return found

@@ -119,6 +119,32 @@ def test_events_of_export_are_log_records_and_its_metrics_have_the_same_counts(
 
 
 @NEEDED
+def test_events_with_causes_have_them_and_so_have_the_metrics(
+    start_ig: Start, namespace: Namespace, collector: Collector
+) -> None:
+    collector.start()
+    namespace.ip("route", "add", "prohibit", "198.51.100.0/24")
+    exporter = start_ig(
+        *("export", *target(collector, "http/protobuf"), "--events", "--why", "--host"),
+        *("--interval", "0.2", "--cidr", "lab=198.51.100.0/24"),
+        environment={"OTEL_METRIC_EXPORT_INTERVAL": "200"},
+    )
+    namespace.connect("198.51.100.7", 443, "--count", 5)
+    lab = {"ig.destination": "lab", "ig.cause.kind": "route", "server.port": "443"}
+    until(lambda: len(chosen(collector, {"ig.destination": "lab"})) >= 5, "the records")
+    for _, attributes in chosen(collector, {"ig.destination": "lab"}):
+        assert (attributes["ig.cause.kind"], attributes["ig.cause.confidence"]) == ("route", "seen")
+        assert "prohibit" in attributes["ig.cause.detail"]
+
+    def counts() -> dict[tuple[tuple[str, str], ...], int]:
+        points = collector.points("ig.tcp.connection.failures").items()
+        return {key: int(each["asInt"]) for key, each in points if dict(key) == lab}
+
+    until(lambda: counts() == {tuple(sorted(lab.items())): 5}, "the counts")
+    assert exporter.stop(signal.SIGTERM)[2] == 0
+
+
+@NEEDED
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_events_of_traces_are_printed_and_log_records(
     start_ig: Start, namespace: Namespace, collector: Collector, protocol: str

@@ -182,6 +182,7 @@ def test_overflow_counts_events_in_each_metric_not_bytes_or_segments() -> None:
         'metric="ig_tcp_connect_duration_seconds"': 3,
         'metric="ig_tcp_retransmits_total"': 3,
         'metric="ig_tcp_bytes_total"': 4,  # of the first two, those that were received
+        'metric="ig_tcp_connect_failures_total"': 0,
     }
 
 
@@ -392,6 +393,20 @@ def test_exponential_histogram_is_not_in_the_text_and_has_the_same_numbers() -> 
         sums = [[sum(each.values[:-1]), each.values[-1]] for it in both for each in it.samples()]
     assert sums == [[7, 630_000]] * 2
     assert made.exposition().count(b"# TYPE ig_tcp_connect_duration_seconds ") == 1
+
+
+def test_failures_are_counted_by_cause_where_causes_are_looked_for() -> None:
+    made, _ = metrics()
+    refused = OUTCOMES.index("refused")
+    made.write(counted(outcome=refused))
+    assert samples(made, "ig_tcp_connect_failures_total") == {}
+    made.write(counted(outcome=refused, count=5, cause_kind="no-listener"))
+    made.write(counted(outcome=refused, count=3, cause_kind=""))
+    made.write(counted(cause_kind="syn-lost-repeated"))
+    assert samples(made, "ig_tcp_connect_failures_total") == {
+        ends("", "external", 443, cause="no-listener"): 5,
+        ends("", "external", 443, cause="unknown"): 3,
+    }
 
 
 def test_attributes_are_those_of_the_conventions() -> None:
