@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import compress, repeat
+from itertools import chain, compress, repeat
 from operator import itemgetter, not_
 from typing import Any, Protocol
 
@@ -145,15 +145,23 @@ class Pipeline:
             self._report_losses(last=True)
         self.sink.close()
 
-    def _finish(self) -> None:
-        """Pass on the events from before the end, each with the usual wait for its owner."""
+    def _finish(self, last: bool = True) -> None:
+        """Pass on the events from before the end, each with the usual wait for its owner.
+
+        Those that come meanwhile are dropped if it is the last time.
+        """
         self.source.collect()
         ends = time.monotonic_ns()
-        while self._step(ends) and not self._enough():
+        while self._step(ends, last) and not self._enough():
             pass  # more than fits into one batch
-        while (self._waiting or self._held) and not self._enough():
+        while self._has_any(ends) and not self._enough():
             self.stream.rest(INTERVAL)
-            self._step(ends)
+            self._step(ends, last)
+
+    def _has_any(self, until: int) -> bool:
+        """Return whether an event from before that time is not passed on yet."""
+        records = chain(self._waiting, *self._held.values())
+        return any(record[0] <= until for record in records)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -165,18 +173,22 @@ class Pipeline:
             if self._tick_due <= now:  # late by an interval: the next one is a whole one, too
                 self._tick_due = now + self.interval
             if self.source.counts:
-                self._finish()
+                self._finish(last=False)
             self._ticks += 1
             self.sink.tick(time.time_ns())
 
     def _enough(self) -> bool:
         return self.enough() or 0 < self.intervals <= self._ticks
 
-    def _step(self, until: int | None = None) -> int:
-        """Read new records and pass on the events that are due; return the number read."""
+    def _step(self, until: int | None = None, last: bool = True) -> int:
+        """Read new records and pass on the events that are due; return the number read.
+
+        Of those later than `until`, none count, and none are kept if it is the `last` time.
+        """
         now = time.monotonic_ns()
         records = list(self.source.records())
-        if until is not None:
+        later = [] if until is None else [record for record in records if record[0] > until]
+        if later and last:
             records = [record for record in records if record[0] <= until]
         self._waiting += records
         # After the records: a cgroup's path is sent before its first event.
@@ -196,7 +208,7 @@ class Pipeline:
                 self._pass_on(ready)
         if self.holding:
             self._passing(self.holding.release)
-        return len(records)
+        return len(records) - (0 if last else len(later))
 
     def _ready(self, due: list[tuple[Any, ...]], now: int) -> list[tuple[Any, ...]]:
         """Return the events that can be passed on; hold those whose owner may become known."""

@@ -123,13 +123,13 @@ def test_events_with_causes_have_them_and_so_have_the_metrics(
     start_ig: Start, namespace: Namespace, collector: Collector
 ) -> None:
     collector.start()
-    namespace.ip("route", "add", "prohibit", "198.51.100.0/24")
+    namespace.ip("route", "add", "prohibit", "10.239.17.0/24")
     exporter = start_ig(
         *("export", *target(collector, "http/protobuf"), "--events", "--why", "--host"),
-        *("--interval", "0.2", "--cidr", "lab=198.51.100.0/24"),
+        *("--interval", "0.2", "--cidr", "lab=10.239.17.0/24"),
         environment={"OTEL_METRIC_EXPORT_INTERVAL": "200"},
     )
-    namespace.connect("198.51.100.7", 443, "--count", 5)
+    namespace.connect("10.239.17.7", 443, "--count", 5)
     lab = {"ig.destination": "lab", "ig.cause.kind": "route", "server.port": "443"}
     until(lambda: len(chosen(collector, {"ig.destination": "lab"})) >= 5, "the records")
     for _, attributes in chosen(collector, {"ig.destination": "lab"}):
@@ -220,13 +220,13 @@ def test_events_beyond_the_queue_are_counted_and_all_others_are_sent(
 ) -> None:
     exporter = start_ig(
         *("export", *target(collector, "http/protobuf"), "--events", "--host", "--interval", "0.2"),
-        *("--prometheus", "127.0.0.1:0", "--cidr", "lab=198.51.100.0/24"),
+        *("--prometheus", "127.0.0.1:0", "--cidr", "lab=10.239.17.0/24"),
         environment={"OTEL_BLRP_MAX_QUEUE_SIZE": "512", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"},
     )
     match = re.search(r"serving (\S+)", exporter.stderr)
     assert match
-    namespace.ip("addr", "add", "198.51.100.7/32", "dev", "lo")
-    namespace.connect("198.51.100.7", 9, "--count", 1021)
+    namespace.ip("addr", "add", "10.239.17.7/32", "dev", "lo")
+    namespace.connect("10.239.17.7", 9, "--count", 1021)
 
     def value(pattern: str) -> int:
         found = re.search(rf"^{pattern} (\d+)$", read(match[1]), re.MULTILINE)

@@ -145,15 +145,15 @@ def test_prometheus_has_the_causes_of_failures_and_all_attempts(
     more: tuple[str, ...],
 ) -> None:
     web, (db, port) = engine.idle("web"), engine.serve("db")
-    namespace.ip("route", "add", "prohibit", "198.51.100.0/24")
-    namespace.ip("addr", "add", "203.0.113.7/32", "dev", "lo")
-    lab = ("--cidr", "lab=198.51.100.0/24", "--cidr", "own=203.0.113.7/32")
+    namespace.ip("route", "add", "prohibit", "10.239.17.0/24")
+    namespace.ip("addr", "add", "10.239.18.7/32", "dev", "lo")
+    lab = ("--cidr", "lab=10.239.17.0/24", "--cidr", "own=10.239.18.7/32")
     exporter = export("--why", "--host", *lab, *more)
     scraper = prometheus(exporter)
     engine.connect(web, db.address, port, "--count", 13)
     engine.connect(web, db.address, 9, "--count", 7)
-    namespace.connect("198.51.100.7", 443, "--count", 5)
-    namespace.connect("203.0.113.7", 9, "--count", 11)
+    namespace.connect("10.239.17.7", 443, "--count", 5)
+    namespace.connect("10.239.18.7", 9, "--count", 11)
     mine = f'destination=~"c/{db.name}|lab|own"'
     scraper.wait(f"sum(ig_tcp_connects_total{{{mine}}}) >= 36")
     assert scraper.counts(f"ig_tcp_connects_total{{{mine}}}", "destination", "outcome") == {
@@ -177,15 +177,15 @@ def test_prometheus_has_the_causes_of_failures_and_all_attempts(
 def test_failures_are_counted_by_cause_and_all_else_in_the_kernel(
     start_ig: Start, namespace: Namespace
 ) -> None:
-    namespace.ip("route", "add", "prohibit", "198.51.100.0/24")
-    namespace.ip("addr", "add", "203.0.113.7/32", "dev", "lo")
-    networks = ("--cidr", "lab=198.51.100.0/24", "--cidr", "own=203.0.113.7/32")
+    namespace.ip("route", "add", "prohibit", "10.239.17.0/24")
+    namespace.ip("addr", "add", "10.239.18.7/32", "dev", "lo")
+    networks = ("--cidr", "lab=10.239.17.0/24", "--cidr", "own=10.239.18.7/32")
     address = ("--prometheus", "127.0.0.1:0", "--interval", "2")
     exporter = start_ig("export", *address, "--why", "--host", *networks)
-    port = namespace.serve("203.0.113.7", 5432)
-    namespace.connect("203.0.113.7", port, "--count", 13)
-    namespace.connect("203.0.113.7", 9, "--count", 11)
-    namespace.connect("198.51.100.7", 443, "--count", 5)
+    port = namespace.serve("10.239.18.7", 5432)
+    namespace.connect("10.239.18.7", port, "--count", 13)
+    namespace.connect("10.239.18.7", 9, "--count", 11)
+    namespace.connect("10.239.17.7", 443, "--count", 5)
     url = f"http://{served(exporter)}/metrics"
 
     def counts(metric: str, label: str) -> dict[tuple[str, ...], int]:

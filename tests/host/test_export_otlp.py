@@ -93,11 +93,11 @@ def test_native_histogram_has_all_established_attempts_in_buckets_around_their_m
     export: Start, namespace: Namespace, collector: Collector
 ) -> None:
     collector.start()
-    namespace.ip("addr", "add", "198.51.100.7/32", "dev", "lo")
-    port = namespace.serve("198.51.100.7", 5432)
-    networks = ("--host", "--cidr", "lab=198.51.100.0/24")
+    namespace.ip("addr", "add", "10.239.17.7/32", "dev", "lo")
+    port = namespace.serve("10.239.17.7", 5432)
+    networks = ("--host", "--cidr", "lab=10.239.17.0/24")
     exporter = export(collector.url, "--histogram", "native", *networks)
-    namespace.connect("198.51.100.7", port, "--count", 31)
+    namespace.connect("10.239.17.7", port, "--count", 31)
 
     def found() -> dict[str, Any]:
         points = collector.points("ig.tcp.handshake.duration")

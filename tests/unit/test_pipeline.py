@@ -289,6 +289,21 @@ def test_events_of_unknown_owners_are_counted_also_where_a_record_counts_several
     assert trace.lost == [{pipeline.UNNAMED: 22}]
 
 
+@pytest.mark.parametrize(("last", "kept"), [(False, ["2,web"]), (True, [])])
+def test_events_that_come_while_counts_are_read_are_kept_unless_it_is_the_end(
+    monkeypatch: pytest.MonkeyPatch, last: bool, kept: list[str]
+) -> None:
+    trace = Trace(WEB)
+    trace.path(1, WEB)
+    began = time.monotonic_ns()
+    monkeypatch.setattr(time, "monotonic_ns", lambda: began)
+    trace.source.coming = [[(began - SECOND, 1, 0, 1)], [(began + 1, 1, 0, 2)]]
+    trace.pipeline._finish(last)
+    assert trace.printed() == ["1,web"]
+    monkeypatch.setattr(time, "monotonic_ns", lambda: began + SECOND // 10)
+    assert trace.step() == kept
+
+
 def test_events_wait_for_the_runtimes_news_after_a_suspension(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
