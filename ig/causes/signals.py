@@ -114,7 +114,7 @@ def find(
     """
     if attempt.outcome == "established":
         return _slow(attempt, signals, owner, evidence, retransmits, complete=complete)
-    likely = judge(attempt, evidence) if evidence else None
+    likely = _likely(attempt, signals, evidence, complete=complete)
     if likely and likely.kind == "local-port-exhausted":
         return likely  # with figures
     return (
@@ -124,6 +124,16 @@ def find(
         or likely
         or _given_up(attempt, owner)
     )
+
+
+def _likely(
+    attempt: Attempt, signals: Signals, evidence: Evidence | None, *, complete: bool
+) -> Cause | None:
+    """Return the cause that the evidence shows."""
+    # Connection tracking drops nothing without a signal.
+    if evidence and complete and signals.drop != "NETFILTER_DROP":
+        evidence = replace(evidence, full_tables={})
+    return judge(attempt, evidence) if evidence else None
 
 
 def _called(attempt: Attempt, owner: Owner) -> Cause | None:
@@ -265,7 +275,8 @@ def _slow(
     if far and far.full:
         detail = f"{repeated}: the accept queue of port {far.port} is full"
         return Cause("syn-lost-repeated", far.listener, detail, LIKELY)
-    if complete and not signals.drop:
+    # The kernel gives no reason for a SYN that an accept queue has no room for.
+    if complete and not signals.drop and evidence and not (far or evidence.way.gap):
         detail = f"{repeated}: lost where this host does not see it, or answered late"
         return Cause("syn-lost-repeated", attempt.address, detail, SEEN)
     return Cause("syn-lost-repeated", "", f"{repeated}: lost, or answered late", LIKELY)

@@ -1,5 +1,6 @@
 """`ig trace tcpconnect --why`: the cause of every attempt that did not go well, and no other."""
 
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -186,6 +187,26 @@ def test_why_shows_what_a_slow_connect_waited_for(
     if REASONS:
         assert event["cause"]["where"].startswith(f"network namespace {there.inode}")
         assert "NETFILTER_DROP" in event["cause"]["detail"]
+
+
+@pytest.mark.shows("syn-lost-repeated")
+def test_why_does_not_say_who_lost_a_syn_that_the_kernel_drops_without_a_reason(
+    namespace: Namespace, traced: Traced
+) -> None:
+    server = namespace.start("serve", "127.0.0.1", 0, "--deaf", "--backlog", 0)
+    full = server.reports.ready()["port"]
+    assert traced.attempt(namespace, "127.0.0.1", full)["outcome"] == "established"
+    connecting = namespace.start("connect", "127.0.0.1", full)
+    traced.tracer.wait_for(
+        lambda event: event["outcome"] == "unanswered" and event["dst"]["port"] == full
+    )
+    server.process.send_signal(signal.SIGUSR1)
+    connecting.finished()
+    _, event = traced.tracer.wait_for(
+        lambda event: event["outcome"] == "established" and event["dst"]["port"] == full, 2
+    )
+    assert told(traced.noted(event)) == ("established", "syn-lost-repeated", "likely")
+    assert event["cause"]["where"] == ""
 
 
 @pytest.mark.shows("syn-lost-repeated")

@@ -13,7 +13,7 @@ from tests.host.cgroups import new_cgroup, unified
 from tests.host.namespace import Namespace, Program, program
 from tests.host.policies import denying, dropping_at, forbidding
 from tests.host.test_explain import NETWORK, linked
-from tests.host.why import HOW, LOOPBACK, VERSION, Traced, told
+from tests.host.why import HOW, LOOPBACK, PEER, REASONS, VERSION, Traced, told
 
 
 @pytest.fixture
@@ -160,10 +160,11 @@ def test_why_blames_nobody_for_what_xdp_drops_without_a_reason(
     assert told(event) == ("timed-out", "", "")
 
 
-@pytest.mark.shows("firewall-drop-out")
-def test_why_shows_that_connection_tracking_has_no_room(
+@pytest.mark.shows("firewall-drop-out", "no-answer")
+def test_why_shows_that_connection_tracking_has_no_room_where_that_dropped_a_segment(
     namespace: Namespace, traced: Traced
 ) -> None:
+    namespace.peer("--answer", "nothing")
     port = namespace.serve("127.0.0.1")
     assert told(traced.attempt(namespace, "127.0.0.1", port)) == ("established", "", "")
     # A rule that asks for states turns connection tracking on.
@@ -174,3 +175,7 @@ def test_why_shows_that_connection_tracking_has_no_room(
     assert told(event) == ("timed-out", "firewall-drop-out", "likely")
     assert event["cause"]["where"].startswith(place(namespace))
     assert f"is full: {most:,} of {most:,} entries" in event["cause"]["detail"]
+    namespace.run("iptables", "-t", "raw", "-A", "OUTPUT", "-d", PEER["4"], "-j", "NOTRACK")
+    event = traced.attempt(namespace, PEER["4"], 80, "--syn-count", 1)
+    kind = "no-answer" if REASONS else "firewall-drop-out"
+    assert told(event) == ("timed-out", kind, "likely")

@@ -1,11 +1,12 @@
 """Which cause follows from what the kernel did to the segments of an attempt alone."""
 
 import errno
+from dataclasses import replace
 
 import pytest
 
 from ig.causes.cause import ADVICE, KINDS, Attempt
-from ig.causes.evidence import Evidence
+from ig.causes.evidence import Evidence, Far
 from ig.causes.signals import _DROPS, ANSWER, RECEIVED, SENT, SYN, Signals, find
 from ig.causes.way import Hop, Way
 from ig.columns import enum_names
@@ -13,6 +14,8 @@ from ig.kernel.routes import Route
 
 NEAR, FAR = 1, 2
 NAMES = {NEAR: "container a", FAR: "container b"}
+BEYOND = Evidence("container a", Way((Hop(NEAR, Route("unicast"), "", forwards=True),)))
+"""That the destination is not on this host."""
 
 
 def attempt(outcome: str, error: int = 0, latency: int = 1, source_port: int = 40000) -> Attempt:
@@ -74,7 +77,6 @@ def test_signals_show_the_kind_and_the_place(
 def test_signals_of_slow_connects_say_where_the_first_syn_was_lost() -> None:
     slow = attempt("established")
     assert kind_and_where(slow, drop("NETFILTER_DROP"), 1) == ("syn-lost-repeated", "container b")
-    assert kind_and_where(slow, Signals(), 2) == ("syn-lost-repeated", "192.0.2.2")
 
 
 def test_signals_have_a_kind_for_each_reason_that_is_reported() -> None:
@@ -130,9 +132,36 @@ def test_signals_without_a_known_namespace_are_in_none() -> None:
     assert kind_and_where(attempt("timed-out"), nowhere) == ("firewall-drop-in", "")
 
 
-def test_signals_that_may_have_been_missed_leave_the_place_of_a_loss_open() -> None:
+@pytest.mark.parametrize(
+    ("evidence", "complete", "expected"),
+    [
+        (BEYOND, True, ("192.0.2.2", "seen")),
+        (BEYOND, False, ("", "likely")),
+        (None, True, ("", "likely")),
+        (replace(BEYOND, way=Way((), gap="no link address")), True, ("", "likely")),
+        (
+            replace(BEYOND, far=Far(FAR, "container b", (), 80, ("192.0.2.2",))),
+            True,
+            ("", "likely"),
+        ),
+    ],
+)
+def test_signals_leave_the_place_of_a_loss_open_unless_it_is_surely_beyond_this_host(
+    evidence: Evidence | None, complete: bool, expected: tuple[str, str]
+) -> None:
     slow = attempt("established")
-    for complete, expected in ((True, ("192.0.2.2", "seen")), (False, ("", "likely"))):
-        found = find(slow, Signals(), NAMES.__getitem__, None, 1, complete=complete)
+    found = find(slow, Signals(), NAMES.__getitem__, evidence, 1, complete=complete)
+    assert found
+    assert (found.where, found.confidence) == expected
+
+
+def test_signals_of_no_drop_exclude_that_a_full_table_dropped_a_segment() -> None:
+    full = replace(BEYOND, full_tables={NEAR: (9, 9)}, owners=NAMES)
+    for signals, complete, kind in (
+        (Signals(), True, "no-answer"),
+        (Signals(), False, "firewall-drop-out"),
+        (drop("NETFILTER_DROP", leaving=True), True, "firewall-drop-out"),
+    ):
+        found = find(attempt("timed-out"), signals, NAMES.__getitem__, full, complete=complete)
         assert found
-        assert (found.where, found.confidence) == expected
+        assert (found.kind, found.confidence) == (kind, "likely")

@@ -1,10 +1,10 @@
 """Listen on a TCP port, say which in a JSON line, and accept until SIGTERM.
 
-`serve.py HOST PORT`; port 0 takes any. With `--deaf` nothing is ever accepted. With `--reset` what
-was accepted is closed with a reset, else in the ordinary way once the client has closed. With
-`--acceptors N` so many threads wait in accept(). With `--in-turn` each of them closes what it has
-accepted before it accepts again. With `--v6only` it takes no IPv4, with `--reuseport` others may
-listen there, too.
+`serve.py HOST PORT`; port 0 takes any. With `--deaf` nothing is accepted before
+SIGUSR1. With `--reset` what was accepted is closed with a reset, else in the ordinary way once the
+client has closed. With `--acceptors N` so many threads wait in accept(). With `--in-turn` each of
+them closes what it has accepted before it accepts again. With `--v6only` it takes no IPv4, with
+`--reuseport` others may listen there, too.
 """
 
 import argparse
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--v6only", action="store_true")
     parser.add_argument("--reuseport", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(options, "deaf", False))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     with socket.socket(family) as listener:
