@@ -48,13 +48,19 @@ class Side(NamedTuple):
         return _program([_compared(*each) for each in sorted(served)], self.accepted)
 
 
+def serving(address: str) -> tuple[str, ...]:
+    """Return the addresses of listeners that may accept what is sent to an address."""
+    return (address, "::") if ":" in address else (address, *WILDCARDS)
+
+
 def _compared(address: str, port: int) -> bytes:
     """Return a condition without its operation: that a connection begins there."""
-    if address in WILDCARDS:
+    if address == "::":  # IPv4 too, unless it was told not to
         return _condition.pack(socket.AF_UNSPEC, 0, port)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     octets = socket.inet_pton(family, address)
-    return _condition.pack(family, 8 * len(octets), port) + octets
+    compared = 0 if address in WILDCARDS else 8 * len(octets)
+    return _condition.pack(family, compared, port) + octets
 
 
 def _program(conditions: list[bytes], accepted: bool) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 from ig.attempts import OUTCOMES
 from ig.container import HOST
@@ -10,6 +10,7 @@ from ig.ends import ADDRESSES
 from ig.gadget import Batch
 from ig.summary import ACCEPT, CONNECT, UNANSWERED, measures
 from ig.top.rows import Row
+from ig.top.traffic import End
 
 _ESTABLISHED = OUTCOMES.index("established")
 
@@ -42,3 +43,14 @@ def rows_of(batch: Batch, accepted: bool) -> list[Row]:
         if not accepted:
             row.latencies.add(measure.bucket, measure.number, measure.longest)
     return list(rows.values())
+
+
+def accepted_at(batch: Batch) -> Iterator[End]:
+    """Yield where connections were accepted, of a batch as that of `rows_of`."""
+    fields = batch.fields
+    names = ("type", "other", "netns", "version", "saddr", "sport")
+    for kind, other, netns, version, address, port in zip(
+        *(fields[name] for name in names), strict=True
+    ):
+        if kind == ACCEPT and not other:
+            yield netns, ADDRESSES[version, address], port

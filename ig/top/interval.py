@@ -14,7 +14,7 @@ from ig.sockets.collect import Say, Wants, collect
 from ig.sockets.owner import Known
 from ig.sockets.proc import TRAFFIC
 from ig.sockets.sides import Side
-from ig.top.counts import rows_of
+from ig.top.counts import accepted_at, rows_of
 from ig.top.pairs import Pairs
 from ig.top.rows import Row, batch_of
 from ig.top.traffic import STATES, Meter, Traffic
@@ -49,7 +49,8 @@ class Sampler:
     ) -> None:
         """`options` are those of `ig top tcp`."""
         self.accepted = bool(options.get("accepted"))
-        self._processes = options.get("by") == "process"
+        self.processes = self._of_processes = options.get("by") == "process"
+        """Whether rows are those of processes from the next interval on: set in any thread."""
         self._ports = frozenset(options.get("port") or ())
         self._version = (
             4 * bool(options.get("ipv4")) + 6 * bool(options.get("ipv6"))
@@ -57,16 +58,6 @@ class Sampler:
         self._known, self._peers, self._wants, self._say = known, peers, wants, say
         self._meter, self._pairs = Meter(), Pairs()
         self._at = 0.0
-
-    @property
-    def processes(self) -> bool:
-        """Whether rows are those of processes."""
-        return self._processes
-
-    @processes.setter
-    def processes(self, wanted: bool) -> None:
-        if wanted != self._processes:
-            self._processes, self._pairs = wanted, Pairs()
 
     def take(self, counted: Iterable[Row] = ()) -> Interval:
         """Return the interval since the last call, and what the kernel has `counted` in it."""
@@ -77,8 +68,11 @@ class Sampler:
             gc.enable()
 
     def _taken(self, counted: Iterable[Row]) -> Interval:
+        processes = self.processes
+        if processes != self._of_processes:
+            self._of_processes, self._pairs = processes, Pairs()
         known, now, at = self._known(), time.time_ns(), time.monotonic()
-        asked = {"proto": "tcp", "state": STATES, "processes": self.processes}
+        asked = {"proto": "tcp", "state": STATES, "processes": processes}
         side = Side(self.accepted, self._meter.served, self._peers.observes)
         sockets = collect(asked, known, self._wants, self._say, TRAFFIC, side=side)
         sockets = self._peers.with_peers(sockets)
@@ -95,7 +89,9 @@ class Sampler:
         return Interval(rows, traffic, now, seconds)
 
     def counts(self, batch: Batch) -> list[Row]:
-        """Return rows of what was counted on the wanted ports and IP version."""
+        """Return rows of what was counted on the wanted ports and IP version, for `take`."""
+        if self.accepted:
+            self._meter.note_accepted(accepted_at(batch))
         if self._version:
             batch = batch.select([each == self._version for each in batch.fields["version"]])
         rows = rows_of(batch, self.accepted)

@@ -12,7 +12,7 @@ from ig.container import Container, Identity
 from ig.gadget import Batch, of_each
 from ig.memo import Cache
 from ig.sockets.proc import ESTABLISHED, LISTEN
-from ig.sockets.sides import WILDCARDS, Listener
+from ig.sockets.sides import Listener, serving
 
 STATES = (
     *("established", "fin_wait1", "fin_wait2", "close_wait", "last_ack", "closing"),
@@ -32,8 +32,9 @@ _NEEDED = (
 )
 
 _IDENTITY: Callable[[Container], Identity] = attrgetter("identity")
-_Ends = AbstractSet[tuple[int, str, int]]
-"""Ids of network namespaces, addresses and ports."""
+End = tuple[int, str, int]
+"""The id of a network namespace, an address and a port."""
+_Ends = AbstractSet[End]
 _Volumes = Mapping[int, tuple[int, int, int]]
 """By cookie: bytes received, bytes acknowledged by the far end, retransmits; of its whole life."""
 
@@ -60,13 +61,24 @@ class Meter:
 
     def __init__(self) -> None:
         self._listened: _Ends = frozenset()
+        self._brief: set[End] = set()
         self._orphans: frozenset[int] = frozenset()
         self._known: frozenset[Identity] = frozenset()
         self.served: dict[int, set[Listener]] = {}
-        """Where connections of the last snapshot were accepted, by network namespace."""
+        """Where connections of the last snapshot, or later ones, were accepted, by namespace."""
         self._before: _Volumes = {}
         self._missed: _Volumes = {}
         self._at = 0
+
+    def note_accepted(self, ends: Iterable[End]) -> None:
+        """Note where connections were accepted since the last snapshot.
+
+        What listened there may have begun after it, and be closed before the next.
+        """
+        for namespace, address, port in ends:
+            if self._listened.isdisjoint((namespace, each, port) for each in serving(address)):
+                self._brief.add((namespace, address, port))
+                self.served.setdefault(namespace, set()).add((address, port))
 
     def feed(
         self,
@@ -122,14 +134,14 @@ class Meter:
         listeners = frozenset(compress(_ends(fields), listens))
         came = _begin_at(listeners, fields)
         ends = set(listeners)
-        gone = self._listened - listeners
+        gone = (self._listened | self._brief) - listeners
         if gone or self._orphans:
             rows = zip(came, _begin_at(gone, fields), fields["cookie"], strict=True)
             left = [not now and (was or cookie in self._orphans) for now, was, cookie in rows]
             self._orphans = frozenset(compress(fields["cookie"], left)) - {0}
             ends.update(compress(_ends(fields), left))
             came = list(map(or_, came, left))
-        self._listened, self.served = listeners, {}
+        self._listened, self._brief, self.served = listeners, set(), {}
         for namespace, address, port in ends:
             self.served.setdefault(namespace, set()).add((address, port))
         return came
@@ -166,19 +178,19 @@ def _differences(
     return inbound, outbound, retransmits
 
 
-def _ends(fields: Mapping[str, Sequence[Any]]) -> Iterator[tuple[int, str, int]]:
+def _ends(fields: Mapping[str, Sequence[Any]]) -> Iterator[End]:
     return zip(*(fields[name] for name in _END), strict=True)
 
 
 def _begin_at(listeners: _Ends, fields: Mapping[str, Sequence[Any]]) -> list[bool]:
     """Return whether each connection begins where one of the listeners is."""
 
-    def is_served(end: tuple[int, str, int]) -> bool:
+    def is_served(end: End) -> bool:
         namespace, address, port = end
-        return not listeners.isdisjoint((namespace, each, port) for each in (address, *WILDCARDS))
+        return not listeners.isdisjoint((namespace, each, port) for each in serving(address))
 
     ports = {port for _, _, port in listeners}
-    served: Cache[tuple[int, str, int], bool] = Cache(is_served)
+    served: Cache[End, bool] = Cache(is_served)
     found = [port in ports for port in fields["sport"]]
     for place in [place for place, possible in enumerate(found) if possible]:
         found[place] = served[tuple(fields[name][place] for name in _END)]

@@ -7,6 +7,7 @@ import io
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,18 @@ Start = Callable[..., Tracer]
 Rows = list[dict[str, Any]]
 HOST, COUNT, SENT, ANSWERED = "127.77.1.9", 3, 70_001, 5_003
 TOP = ("top", "tcp", "--host", "--interval", "0.3")
+BRIEFLY = ("--port", 7113, "-F", "dst.addr==127.77.1.13")
+LISTENING_BRIEFLY = """
+import signal, socket
+with socket.create_server(("127.77.1.13", 7113)) as listener:
+    held = []
+    for _ in range(5):
+        client = socket.socket()
+        client.bind(("127.77.1.13", 0))
+        client.connect(listener.getsockname())
+        held += client, listener.accept()[0]
+signal.pause()
+"""
 
 
 @pytest.fixture
@@ -76,6 +89,16 @@ def test_top_counts_what_connections_transfer(
         each["timestamp_raw"] for each in intervals
     )
     assert all(each["interval_raw"] > 0 for each in intervals)
+
+
+def test_top_has_connections_of_a_listener_that_was_open_for_less_than_an_interval(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    tracer = start_ig("top", "tcp", "--host", "--accepted", *BRIEFLY, "-o", "json")
+    Program(namespace.command(sys.executable, "-c", LISTENING_BRIEFLY))
+    tracer.wait_for(lambda _: {(row["open"], row["new"]) for row in rows(tracer)} >= {(5, 0)})
+    assert total(rows(tracer), "new") == 5
+    assert tracer.stop()[1:] == ("", 0)
 
 
 def test_top_counts_attempts_that_fail_and_their_latency(

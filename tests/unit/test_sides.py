@@ -69,3 +69,20 @@ def test_filter_is_none_where_all_is_read_or_nothing_can_be_there() -> None:
         assert side(come).chosen(NAMESPACE, many) == b""
         assert side(come, whole=True).chosen(NAMESPACE, many[:1]) == b""
     assert side(True).chosen(NAMESPACE, []) is None
+
+
+def test_filter_takes_no_ipv6_connection_for_one_that_a_listener_on_ipv4_accepted() -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("0.0.0.0", 0)))
+        six = stack.enter_context(socket.create_server(("::1", 0), family=socket.AF_INET6))
+        port = listener.getsockname()[1]
+        client = stack.enter_context(socket.socket(socket.AF_INET6))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind(("::1", port))
+        client.connect(six.getsockname())
+        for come in (True, False):
+            chosen = side(come).chosen(NAMESPACE, [("0.0.0.0", port)])
+            assert chosen
+            fields = ask("TCP", 1 << ESTABLISHED, chosen=chosen)
+            found = set(zip(fields["saddr"], fields["sport"], strict=True))
+            assert (("::1", port) in found) is not come

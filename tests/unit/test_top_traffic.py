@@ -92,6 +92,32 @@ def test_connections_of_a_listener_are_accepted_also_when_it_is_closed() -> None
     assert meter.served == {}
 
 
+def test_connections_of_a_listener_that_no_snapshot_has_are_accepted_where_that_was_counted() -> (
+    None
+):
+    came = (2, 80, 40000, ESTABLISHED, 7, 100, 200)
+    meter = Meter()
+    meter.feed(sockets(FIRST), 10, accepted=True)
+    meter.note_accepted([(3, "10.0.0.1", 80)])
+    assert meter.served == {3: {("10.0.0.1", 80)}}
+    for now in (20, 30):
+        found = meter.feed(sockets(came, FIRST), now, accepted=True)
+        assert found.sockets.fields["sport"] == [80]
+        assert meter.served == {3: {("10.0.0.1", 80)}}
+    listener = (9, 81, 0, LISTEN, 5, 0, 0)
+    meter.feed(sockets(listener, saddr="0.0.0.0"), 40, accepted=True)
+    meter.note_accepted([(3, "10.0.0.1", 81)])
+    assert meter.served == {3: {("0.0.0.0", 81)}}
+
+
+def test_connections_over_ipv6_are_not_accepted_by_a_listener_on_ipv4() -> None:
+    for address, wanted in (("0.0.0.0", []), ("::", [1]), ("2001:db8::1", [1])):
+        batch = sockets((9, 80, 0, LISTEN, 5, 0, 0), (1, 80, 40000, ESTABLISHED, 7, 100, 200))
+        batch.fields["saddr"][:] = address, "2001:db8::1"  # type: ignore[index]
+        found = Meter().feed(batch, 10, accepted=True)
+        assert found.sockets.fields["cookie"] == wanted
+
+
 def test_connections_of_one_ip_version_are_chosen_whatever_accepted_them() -> None:
     listener = (9, 80, 0, LISTEN, 5, 0, 0)
     came = (1, 80, 40000, ESTABLISHED, 7, 100, 200)
