@@ -76,9 +76,14 @@ class Events:
         """Begin to send."""
         self._exporter = self._collector.exporter()
         self._thread.start()
+        self.tick(0)
 
     def write(self, batch: Batch) -> None:
-        """Queue the events, or count them as lost if there is no room. Never waits."""
+        """Queue the events, or count them as lost if there is no room. Never waits.
+
+        Raises what has ended the thread that sends.
+        """
+        self._raise()
         with self._changed:
             for start in range(0, len(batch), _PIECE):
                 piece = batch.part(start, start + _PIECE)
@@ -91,8 +96,9 @@ class Events:
         self._report()
 
     def tick(self, now: int) -> None:
-        """Pass on the number of events that were not sent."""
+        """Pass on the number of events that were not sent. Raises as `write` does."""
         del now
+        self._raise()
         if self._on_lost:
             self._on_lost({NOT_SENT: self._lost})
 
@@ -118,6 +124,8 @@ class Events:
             self._waiting = 0
         self._report(last=True)
         self.tick(0)
+
+    def _raise(self) -> None:
         if self._failure:
             raise self._failure
 
@@ -132,7 +140,7 @@ class Events:
             while pieces := self._next():
                 if not self._send(pieces):
                     return
-        except BaseException as error:  # raised in the main thread, at the end
+        except BaseException as error:  # raised in the main thread
             self._failure = error
 
     def _next(self) -> list[Batch]:
@@ -149,24 +157,29 @@ class Events:
         """Send events, again and again; return whether that was done before it was given up."""
         records = [record for piece in pieces for record in self._records(piece)]
         pause = _RETRY
-        while self._exporter.export(records).name != "SUCCESS":
+        while not (sent := self._exporter.export(records)) and not self._exporter.refused:
             if self._given_up.is_set():
                 return False
-            if not self._fails:
-                say(
-                    f"warning: events cannot be sent to {self._collector.url}; trying again, "
-                    f"up to {self._most} are kept"
-                )
-            self._fails = True
+            self._say_failure(f"trying again, up to {self._most} are kept")
             if self._given_up.wait(pause):
                 return False
             pause = min(2 * pause, _MOST_RETRY)
         with self._changed:
             self._waiting -= len(records)
-        if self._fails:
+            self._lost += self._exporter.rejected if sent else len(records)
+        if not sent:
+            self._say_failure("they are lost")
+        elif self._fails:
             say(f"events are sent to {self._collector.url} again")
-        self._fails = False
+        self._fails = not sent
         return True
+
+    def _say_failure(self, what_follows: str) -> None:
+        if not self._fails:
+            reason = f" ({self._exporter.reason})" if self._exporter.reason else ""
+            url = self._collector.url
+            say(f"warning: events cannot be sent to {url}{reason}; {what_follows}")
+        self._fails = True
 
     def _records(self, batch: Batch) -> list[ReadableLogRecord]:
         from opentelemetry._logs import LogRecord, SeverityNumber

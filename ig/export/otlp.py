@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ig.errors import UsageError
 from ig.export.collector import Collector, error_type, import_sdk, resource
 from ig.export.series import OFFSET, SCALE, Metric, Sample
-from ig.output.stream import say
+from ig.output.stream import Once, say
 from ig.output.text import visible
 from ig.values import MILLISECOND, SECOND
 
@@ -91,6 +91,7 @@ class Sender(threading.Thread):
         self._interval = _interval()
         self._stopping = threading.Event()
         self._fails = False
+        self._once = Once(say)
         import_sdk(collector.protocol)
         self._resource = resource()
 
@@ -118,14 +119,15 @@ class Sender(threading.Thread):
             say(f"warning: the last metrics were not sent to {self._collector.url}")
 
     def _send(self) -> None:
-        from opentelemetry.sdk.metrics.export import MetricExportResult
-
         with self._reading() as metrics:
             data = self._data(metrics, time.time_ns())
-        failed = self._exporter.export(data) is not MetricExportResult.SUCCESS
+        failed = not self._exporter.export(data)
+        if rejected := self._exporter.rejected:
+            self._once(f"warning: {self._collector.url} has rejected {rejected} points of metrics")
         if failed and not self._fails:
+            reason = f" ({self._exporter.reason})" if self._exporter.reason else ""
             say(
-                f"warning: metrics cannot be sent to {self._collector.url}; "
+                f"warning: metrics cannot be sent to {self._collector.url}{reason}; "
                 f"trying again every {self._interval:g} s, no counts are lost"
             )
         elif self._fails and not failed:
