@@ -171,14 +171,18 @@ class Peers:
             sockets = list(zip(namespaces, fields["sport"], strict=True))
             states = zip(sockets, fields["state_raw"], strict=True)
             listened = {each for each, state in states if state == _LISTEN}
+            protocols = fields["proto"]
             peer = self._of_cluster(
                 peer,
                 fields["daddr"].__getitem__,
                 fields["dport"],
                 namespaces,
                 times=(now, now),
-                # Without any listener it is not known who was connected to.
-                outgoing=lambda place: bool(listened) and sockets[place] not in listened,
+                # Without any listener it is not known who was connected to. An external address and
+                # port may be one Service's for TCP and another's for UDP: TCP's are known.
+                outgoing=lambda place: (
+                    bool(listened) and sockets[place] not in listened and protocols[place] == "TCP"
+                ),
             )
         return Batch({**batch.fields, "peer": peer}, batch.owners)
 

@@ -100,7 +100,7 @@ class Credentials:
     def _of_pod(self) -> Access:
         host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
         port = int(os.environ.get("KUBERNETES_SERVICE_PORT") or _PORTS["https"])
-        context = ssl.create_default_context(cafile=f"{SERVICE_ACCOUNT}/ca.crt")
+        context = _context(f"{SERVICE_ACCOUNT}/ca.crt")
         token = _token(_read(f"{SERVICE_ACCOUNT}/token").decode("ascii"))
         return Access(Address("", host, port, True), tls=context, token=token)
 
@@ -225,9 +225,16 @@ def _has_certificate(user: _Entry) -> bool:
     return bool(user.text("client-certificate-data") or user.text("client-certificate"))
 
 
+def _context(authority: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=authority)
+    # From Python 3.13 on; clusters' own authorities may lack what it demands, as for client-go.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
 def _tls(cluster: _Entry, user: _Entry) -> ssl.SSLContext:
     with _file(cluster, "certificate-authority") as authority:
-        context = ssl.create_default_context(cafile=authority or None)
+        context = _context(authority or None)
     if cluster.values.get("insecure-skip-tls-verify") is True:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

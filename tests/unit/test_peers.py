@@ -12,6 +12,7 @@ from typing import Any
 from ig.container import HOST, Change, Cluster, Container
 from ig.containers.peers import Peers
 from ig.ends import shown_end
+from ig.gadget import Batch
 from ig.kubernetes.cluster import Cluster as KubernetesCluster
 from ig.kubernetes.credentials import Credentials
 from ig.kubernetes.objects import parse
@@ -104,3 +105,28 @@ def test_far_ends_that_no_runtime_knows_are_pods_and_services(tmp_path: Path) ->
     assert far_end("198.51.100.7", 5432, more=incoming) == far_end("198.51.100.7", 5432) == ""
     times = {"min_time": [1], "max_time": [now]}  # it was not there at the first of these
     assert far_end("10.9.9.9", more=times) == ""
+
+
+def test_far_ends_of_udp_are_services_by_their_own_addresses_alone(tmp_path: Path) -> None:
+    runtimes = Runtimes()
+    runtimes.cluster = cluster(tmp_path)
+    peers = Peers(runtimes, HOST_NAMESPACE)
+
+    def far_ends(proto: str) -> list[str]:
+        ends = ["0.0.0.0", "198.51.100.7", "10.8.0.1", "10.9.9.9"]
+        fields: dict[str, Sequence[Any]] = {
+            "proto": ["TCP", *[proto] * 3],
+            "daddr": ends,
+            "dport": [0, *[5432] * 3],
+            "saddr": ["192.0.2.1"] * 4,
+            "sport": [22, 40001, 40002, 40003],
+            "state_raw": [10, 1, 1, 1],
+            "netns_id": [HOST_NAMESPACE] * 4,
+            "shared": [False] * 4,
+        }
+        named = peers.with_peers(Batch(fields, [HOST] * 4)).fields["peer"]
+        return [shown_end(each) for each in named[1:]]
+
+    assert far_ends("TCP") == ["s/shop/db", "s/shop/db", "p/shop/api-0"]
+    # For UDP, the address and port may be another Service's.
+    assert far_ends("UDP") == ["", "s/shop/db", "p/shop/api-0"]
