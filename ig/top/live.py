@@ -16,6 +16,8 @@ from ig.top.terminal import Messages, Terminal
 from ig.top.view import View
 
 _REDRAWN = 1.0  # seconds after which ended rows may be due to go
+_COLUMNS, _ROWS = 80, 24
+"""The size of a terminal that does not know its own, which then is 0: a serial console."""
 
 
 class Live:
@@ -81,9 +83,10 @@ class Live:
                 self._drawn = self._interval
             if self._drawn:
                 try:
-                    size = os.get_terminal_size(1)
+                    width, height = os.get_terminal_size(1)
                 except OSError:  # the terminal has hung up
                     return
+                size = width or _COLUMNS, height or _ROWS
                 said = messages.last if messages else ""
                 now = self._drawn.now, size, said, self._terminal.begun
                 if pressed or now != last or any(row.ended for row in self._screen.rows):

@@ -147,6 +147,17 @@ def test_live_screen_fits_every_size(top: Start) -> None:
     assert terminal.stop()[1:] == ("", 0)
 
 
+def test_live_screen_of_a_terminal_of_unknown_size_is_of_80_columns_and_24_rows(
+    top: Start,
+) -> None:
+    terminal = top(size=(0, 0))
+    for key, seen in (("?", "filter as with -F"), ("x", "CONTAINER")):
+        terminal.press(key)
+        lines = terminal.see(has(seen))
+        assert (len(lines), max(map(display_width, lines)) <= 80) == (24, True)
+    assert terminal.stop()[1:] == ("", 0)
+
+
 @pytest.mark.parametrize("way", ["q", signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_live_terminal_is_as_before_on_every_way_out(top: Start, way: str | int) -> None:
     terminal = top()
