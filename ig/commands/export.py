@@ -209,10 +209,12 @@ def _targets(options: Mapping[str, Any]) -> tuple[Address | None, Collector | No
 
 def _histogram(options: Mapping[str, Any]) -> str:
     """Return the kind of histograms that are sent."""
+    if not options.get("otlp"):
+        return CLASSIC  # whatever the environment says for others
     name: str = options.get("buckets") or os.environ.get(_AGGREGATION, "").lower() or CLASSIC
     if name not in _HISTOGRAMS:
         raise UsageError(f"Unknown histogram {name[:64]!r}.", f"Known ones: {CLASSIC}, {NATIVE}")
-    return _HISTOGRAMS[name] if options.get("otlp") else CLASSIC
+    return _HISTOGRAMS[name]
 
 
 def _set_log_format(name: str) -> None:
