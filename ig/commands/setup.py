@@ -7,6 +7,7 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 from ig.commands import answers
@@ -29,6 +30,8 @@ EXAMINING = (
     Capability.CAP_NET_ADMIN,  # to read the firewall's rules
 )
 """The capabilities that looking at this host takes."""
+_OTLP_FILES = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
+"""The ends of the standard variables that name files of TLS."""
 SYNC_TIMEOUT = 2.0  # seconds for the runtimes to list their containers
 
 
@@ -132,6 +135,10 @@ def _used(index: Index, options: Mapping[str, Any]) -> Iterator[Use]:
         yield Use(runtime.socket, expected=runtime.name in asked)
     for file in index.cluster.files if index.cluster else ():
         yield Use(file, os.R_OK, expected=True)
+    if options.get("otlp"):
+        names = product(("", "METRICS_", "LOGS_"), _OTLP_FILES)
+        found = (os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}{name}") for signal, name in names)
+        yield from (Use(path, os.R_OK) for path in found if path)
     yield from _certificates()
     yield from _modules()
 

@@ -30,6 +30,11 @@ class Session(requests.Session):
         self.body = b""
         """The body of the last answer, as far as it was read."""
 
+    def merge_environment_settings(self, *arguments: Any, **options: Any) -> Any:
+        """Return the settings of a request: a certificate of OTLP's variables comes first."""
+        merged = super().merge_environment_settings(*arguments, **options)
+        return {**merged, "verify": self.verify} if self.verify is not True else merged
+
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Send a request, and return the answer with its body read and left out.
 

@@ -78,7 +78,7 @@ class FakeCluster:
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*_certificate(folder))
+        context.load_cert_chain(*certificate(folder))
         # The handshake is made by the thread that reads first, so that none holds up others.
         self._server.socket = context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
@@ -248,13 +248,13 @@ def _answer(request: BaseHTTPRequestHandler, code: int, content: object) -> None
     request.wfile.write(body)
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
+def certificate(folder: Path) -> tuple[Path, Path]:
     """Make a certificate for the loopback interface, and return it and its key."""
-    certificate, key = folder / "server.crt", folder / "server.key"
-    if not certificate.exists():
+    made, key = folder / "server.crt", folder / "server.key"
+    if not made.exists():
         command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
         command += ["ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=fake-cluster", "-days", "9"]
         command += ["-addext", "subjectAltName=IP:127.0.0.1"]
-        command += ["-out", str(certificate), "-keyout", str(key)]
+        command += ["-out", str(made), "-keyout", str(key)]
         subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
+    return made, key

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ import pytest
 
 from tests.host.collector import Collector
 from tests.host.engine import Engine
+from tests.host.fake_cluster import certificate
 from tests.host.namespace import Namespace
 from tests.host.prometheus import read
 from tests.host.tracer import Tracer
@@ -26,6 +29,7 @@ Start = Callable[..., Tracer]
 NEEDED = pytest.mark.needs("OpenTelemetry Collector")
 NOT_SENT = "not sent to the OpenTelemetry Collector (upper bound)"
 LOST = {"type": "lost"}
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -312,3 +316,38 @@ def test_command_lines_that_cannot_send_are_refused(
     events, stderr, code = start_ig(*arguments, ready=False).finished()
     assert (events, code) == ([], 2)
     assert message in stderr
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_events_are_sent_with_certificates_of_another_user(
+    start_ig: Start, namespace: Namespace, tmp_path: Path, protocol: str
+) -> None:
+    authority, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority, key)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    # They are read after the privileges have been dropped.
+    for path in (tmp_path, authority):
+        os.chown(path, NOBODY, NOBODY)
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        tracer = start_ig(
+            *(*of("tcpconnect", namespace), "-r", "docker"),
+            *("--otlp", url, "--otlp-protocol", protocol),
+            environment={
+                "DOCKER_HOST": "tcp://127.0.0.1:9",  # no socket that a capability is kept for
+                "OTEL_EXPORTER_OTLP_CERTIFICATE": str(authority),
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+                "REQUESTS_CA_BUNDLE": "/dev/null",
+            },
+        )
+        namespace.connect("127.0.0.1", 9)
+        connected, _ = listener.accept()
+        connected.settimeout(PATIENCE)
+        # The handshake ends only where the other end has accepted the certificate.
+        with context.wrap_socket(connected, server_side=True) as secured:
+            begun = secured.recv(65536)
+        assert begun.startswith(b"PRI" if protocol == "grpc" else b"POST /v1/logs")
+        assert tracer.stop()[2] == 0
