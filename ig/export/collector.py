@@ -123,7 +123,9 @@ class _Errors(logging.Handler):
         for each in arguments:
             if type(each).__name__ == "StatusCode":
                 self.last.code = str(getattr(each, "name", each))
-                self.last.details = http_api.reason(ValueError(str(arguments[-1] or "")))
+                details = arguments[-1]  # where the SDK logs them
+                known = isinstance(details, str) and details
+                self.last.details = http_api.reason(ValueError(details)) if known else ""
 
 
 _ERRORS = _Errors()

@@ -88,11 +88,12 @@ def test_export_that_is_not_answered_says_why(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    for protocol in ("http/protobuf", "grpc"):
+    for protocol, reason in (("http/protobuf", "Connection refused"), ("grpc", "UNAVAILABLE")):
         import_sdk(protocol)
         sending = parse_collector(f"http://{address}", protocol, LOGS).exporter()
         assert not sending.export([])
-        assert "Connection refused" in sending.reason
+        assert sending.reason.startswith(reason)
+        assert "StatusCode" not in sending.reason
         assert not sending.refused
         sending.shutdown()
 
