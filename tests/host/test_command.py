@@ -163,7 +163,7 @@ def test_command_line_that_is_invalid_is_refused_with_what_is_valid(
 
 @pytest.mark.anywhere
 @pytest.mark.parametrize("command", ["trace tcpconnect", "run trace_tcpconnect"])
-@pytest.mark.parametrize(("ordinary", "remedy"), [(False, "--privileged"), (True, "sudo")])
+@pytest.mark.parametrize(("ordinary", "remedy"), [(False, "--cap-add BPF"), (True, "sudo")])
 def test_user_who_may_not_trace_is_told_so(command: str, ordinary: bool, remedy: str) -> None:
     root_of_a_container = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     who = ordinary_user() if ordinary else root_of_a_container
