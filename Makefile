@@ -55,7 +55,7 @@ fuzz: ## trace random connections and compare the events with what was done (roo
 
 kernels: ## run the tests on Debian's 5.10, 6.1, 6.12 and newest kernel in QEMU (root); KERNEL=6.1 for one, ARGS="-k name" or QUICK=1 for some
 	@sh scripts/setup kernels && sh scripts/venv "$(VENV)"
-	$(VENV)/bin/python -m tests.kernels --kernel "$(KERNEL)" $(if $(QUICK),--quick,$(if $(KERNEL)$(GIVEN),,--write)) -- $(GIVEN)
+	$(VENV)/bin/python -m tests.kernels --kernel "$(KERNEL)" $(if $(QUICK),--quick,$(if $(GIVEN),,--write)) -- $(GIVEN)
 
 kernel-shell: ## a shell on that kernel (root); KERNEL=6.1
 	@sh scripts/setup kernels && sh scripts/venv "$(VENV)"

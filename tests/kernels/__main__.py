@@ -14,10 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tabulate import tabulate
-
 from tests.kernels import debian, guest
-from tests.kernels.results import Result, causes, read
+from tests.kernels.results import Result, Table, causes, markdown, merged, parse, read, turned
 from tests.kernels.setups import SETUPS
 
 CHECKOUT = Path(__file__).parents[2]
@@ -89,13 +87,13 @@ def main() -> int:
         ended = list(pool.map(lambda guest: _run(guest, options), guests))
     failed |= any(each.code for each in ended)
     if ended:
-        rows = [each.row for each in ended]
-        table = tabulate(rows, ("kernel", *COLUMNS), tablefmt="github", disable_numparse=True)
-        kinds = causes({name: each for one in ended for name, each in one.results.items()})
-        print(f"{table}\n\n{kinds}")
+        today = datetime.date.today().isoformat()
+        rows = [[each.row[0], today, *each.row[1:]] for each in ended]
+        table = [["kernel", "date", *COLUMNS], *rows]
+        kinds = causes({name: each for one in ended for name, each in one.results.items()}, today)
+        print(f"{markdown(table)}\n\n{markdown(turned(kinds))}")
         if options.write:
-            _write(table, _RESULTS)
-            _write(kinds, _CAUSES)
+            _write(options, table, kinds)
     return int(failed)
 
 
@@ -164,7 +162,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--setup", default="", help=f"only some of {','.join(SETUPS)}")
     parser.add_argument("--append", default="", help="words for the kernel's command line")
     parser.add_argument("--seconds", type=float, default=3600, help="most for each kernel")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/kernels.md")
+    parser.add_argument("--write", action="store_true", help="put the results into docs/kernels.md")
     parser.add_argument("tests", nargs="*", help="arguments for pytest")
     return parser.parse_args()
 
@@ -210,13 +208,28 @@ def _cell(count: Counter[str]) -> str:
     return f"{count['passed']} passed" if count["passed"] else "-"
 
 
-def _write(table: str, between: tuple[str, str]) -> None:
+def _write(options: argparse.Namespace, table: Table, kinds: Table) -> None:
+    """Put the rows of these kernels into docs/kernels.md; of chosen tests, only those of causes."""
     page = CHECKOUT / "docs" / "kernels.md"
-    begin, end = between
-    before, _, rest = page.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    today = datetime.date.today().isoformat()
-    page.write_text(f"{before}{begin}\n\n{today}:\n\n{table}\n\n{end}{after}")
+    text = page.read_text()
+    if not options.tests:
+        old = parse(_between(text, _RESULTS)[1])
+        text = _with(text, _RESULTS, markdown(merged(old, table)))
+    old = turned(parse(_between(text, _CAUSES)[1]))
+    text = _with(text, _CAUSES, markdown(turned(merged(old, kinds))))
+    page.write_text(text)
+
+
+def _between(text: str, marks: tuple[str, str]) -> tuple[str, str, str]:
+    """Return a text before, between and after two marks."""
+    before, _, rest = text.partition(marks[0])
+    inside, _, after = rest.partition(marks[1])
+    return before, inside, after
+
+
+def _with(text: str, marks: tuple[str, str], table: str) -> str:
+    before, _, after = _between(text, marks)
+    return f"{before}{marks[0]}\n\n{table}\n\n{marks[1]}{after}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from tabulate import tabulate
 
 from ig.causes.cause import KINDS, LIKELY, SEEN
 
+Table = Sequence[Sequence[str]]
+"""Rows, of which the first is the head."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -42,10 +45,47 @@ def _result(case: ElementTree.Element) -> Result:
     return Result(name, outcome, shows, frozenset(v for name, v in said if name == "cause"))
 
 
-def causes(kernels: Mapping[str, Sequence[Result]]) -> str:
-    """Return the table of the kinds of causes that each kernel has shown."""
-    rows = [(f"`{kind}`", *(_cell(kind, each) for each in kernels.values())) for kind in KINDS]
-    return tabulate(rows, ("cause", *kernels), tablefmt="github", disable_numparse=True)
+def causes(kernels: Mapping[str, Sequence[Result]], today: str) -> Table:
+    """Return a row for each kernel: today's date, and how it has shown each kind of cause."""
+    rows = [[name, today, *(_cell(kind, each) for kind in KINDS)] for name, each in kernels.items()]
+    return [["cause", "date", *(f"`{kind}`" for kind in KINDS)], *rows]
+
+
+def merged(old: Table, new: Table) -> Table:
+    """Return a table whose rows are the new ones, and the old ones of other kernels."""
+    if not old or list(old[0]) != list(new[0]):
+        return new
+    rows = {_series(row[0]): row for row in (*old[1:], *new[1:])}
+    return [new[0], *(rows[name] for name in sorted(rows, key=_order))]
+
+
+def _series(kernel: str) -> str:
+    """Return a kernel's version of two numbers, and how it is set up."""
+    release, _, setup = kernel.partition(" ")
+    return f"{'.'.join(release.split('.')[:2])} {setup}".strip()
+
+
+def _order(series: str) -> tuple[bool, list[int]]:
+    """Return what sorts kernels by version, those with a set-up of their own last."""
+    version, _, setup = series.partition(" ")
+    return bool(setup), [int(part) for part in version.split(".") if part.isdecimal()]
+
+
+def parse(text: str) -> Table:
+    """Return the cells of a Markdown table."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in rows if not all(set(cell) <= {"-", ":"} and cell for cell in row)]
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown; the first row is its head."""
+    return tabulate(table[1:], table[0], tablefmt="github", disable_numparse=True)
+
+
+def turned(table: Table) -> Table:
+    """Return a table with its rows as columns."""
+    return list(zip(*table, strict=True))
 
 
 def _cell(kind: str, results: Iterable[Result]) -> str:
