@@ -14,6 +14,7 @@ from tests.host.engine import Engine, PrivateEngine, Running
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
+from tests.host.waiting import until
 from tests.host.why import SEEN, Traced, told
 
 HOST = netns.own()
@@ -95,9 +96,15 @@ def test_why_names_the_host_and_containers_that_share_its_network(
         assert place(event)[1] == "this host"
         assert "(by " not in event["cause"]["detail"]
     inner = engine.program("inner", "serve", "127.0.0.1", network_mode="host")
-    event = near.attempt(host, inner.reports.ready()["port"])
-    assert place(event) == ("listens-elsewhere", "this host")
-    assert event["cause"]["detail"].endswith(f"127.0.0.1 only (by container {inner.name})")
+    port = inner.reports.ready()["port"]
+
+    def is_named() -> bool:
+        event = near.attempt(host, port)
+        assert place(event) == ("listens-elsewhere", "this host")
+        detail: str = event["cause"]["detail"]
+        return detail.endswith(f"127.0.0.1 only (by container {inner.name})")
+
+    until(is_named, "the engine to report the container")
     deaf = ("serve", "127.0.0.1", 0, "--deaf", "--backlog", 0)
     slow = engine.program("slow", *deaf, network_mode="host")
     full = slow.reports.ready()["port"]
