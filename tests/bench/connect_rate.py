@@ -1,6 +1,6 @@
 """Connects, accepts, closes RATE times a second on loopback; says `ready`, ends with its input.
 
-Listens at PORT, if there is a second argument. Prints how many connections it has made in the end.
+Listens at PORT, if there is a second argument, and prints in the end how many it has made.
 """
 
 import select
@@ -34,4 +34,5 @@ if __name__ == "__main__":
                 if port:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             made += 1
-    print(made)
+    if port:
+        print(made)
