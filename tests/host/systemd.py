@@ -1,11 +1,11 @@
-"""A real systemd, in a container of its own."""
+"""A real systemd: this machine's, where the tests run below it alone, or one in a container."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 from tests.host.capable import run_with
 from tests.host.engine import Engine
 from tests.host.tracer import IG
-from tests.host.waiting import PATIENCE, until
+from tests.host.waiting import EMULATED, PATIENCE, until
 
 SYSTEMD = "/lib/systemd/systemd"
 CHECKOUT = Path(__file__).parents[2]
@@ -62,19 +62,26 @@ class Systemd:
     def install(self, unit: Path) -> None:
         """Install a unit of ours; its command is the checkout's, wherever that is."""
         self.write(f"/etc/systemd/system/{unit.name}", unit.read_text())
-        visible = f"[Service]\nBindReadOnlyPaths={CHECKOUT}\n"
-        self.write(f"/etc/systemd/system/{unit.name}.d/checkout.conf", visible)
+        lines = ["[Service]", f"BindReadOnlyPaths={CHECKOUT}"]
+        if EMULATED:  # where loading a program may take minutes
+            lines.append("TimeoutStartSec=infinity")
+        self.write(f"/etc/systemd/system/{unit.name}.d/checkout.conf", "\n".join([*lines, ""]))
         self.run("systemctl", "daemon-reload")
 
 
 @contextmanager
-def some_systemd(engine: Engine) -> Iterator[Systemd]:
-    """Start one in a container; it ends with the test."""
+def some_systemd(engine: Callable[[], Engine]) -> Iterator[Systemd]:
+    """Return this guest's systemd (see tests/kernels), or one in a container of an engine's."""
     if not os.path.exists(SYSTEMD):
         pytest.skip("needs systemd")
     command = f"mkdir -p /usr/local/bin && ln -sfn {IG} {_INSTALLED}"
+    if "ig.init=systemd" in Path("/proc/cmdline").read_text().split():
+        manager = Systemd()
+        manager.run("sh", "-c", command)
+        yield manager
+        return
     running = run_with(
-        engine,
+        engine(),
         "systemd",
         ["unshare", "--cgroup", "sh", "-c", _BOOT],
         **_OPTIONS,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from tests.host.daemonset import PACKAGING
-from tests.host.engine import Engine
 from tests.host.namespace import PYTHON
 from tests.host.systemd import Systemd, some_systemd
 from tests.host.waiting import PATIENCE, until
 
+pytestmark = pytest.mark.engine
 UNIT = PACKAGING / "ig-export.service"
 READ = "import urllib.request, sys; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
 CONNECT = """
@@ -24,8 +25,8 @@ for _ in range(5):
 
 
 @pytest.fixture
-def systemd(engine: Engine) -> Iterator[Systemd]:
-    with some_systemd(engine) as manager:
+def systemd(request: pytest.FixtureRequest) -> Iterator[Systemd]:
+    with some_systemd(partial(request.getfixturevalue, "engine")) as manager:
         manager.install(UNIT)
         options = 'IG_OPTIONS="--prometheus 127.0.0.1:9435 --interval 0.2 --host"\n'
         manager.write("/etc/default/ig-export", options)
@@ -50,7 +51,7 @@ def test_unit_starts_comes_back_when_killed_reloads_and_stops(systemd: Systemd) 
     systemd.run("systemctl", "reload", UNIT.name)
     assert page(systemd, "healthz") == "ok\n\n"
     assert systemd.value(UNIT.name, "MainPID") == first
-    systemd.run("systemctl", "kill", "--signal=KILL", UNIT.name)
+    systemd.run("kill", "-KILL", first)
     until(
         lambda: (
             systemd.value(UNIT.name, "ActiveState") == "active"

@@ -29,6 +29,10 @@ SETUPS: Mapping[str, Sequence[str]] = {
         *_OWNED,
     ),
     "ig.cgroup=hybrid": _OWNED,
+    "ig.init=systemd": (
+        "test_packaging_unit.py::test_unit_starts_comes_back_when_killed_reloads_and_stops",
+        "test_packaging_unit.py::test_unit_exposes_little",
+    ),
 }
 """By the words for the kernel's command line: the tests to run. None of them may be skipped: a test
 that finds its set-up missing would otherwise pass for one that found it right."""
