@@ -63,7 +63,11 @@ def test_unit_starts_comes_back_when_killed_reloads_and_stops(systemd: Systemd) 
     assert page(systemd, "healthz") == "ok\n\n"
     systemd.run("systemctl", "stop", UNIT.name)
     assert systemd.value(UNIT.name, "Result") == "success"
-    assert "warning" not in journal()
+    # Debian's kernels deny tracepoints of system calls then: see packaging/README.md.
+    paranoid = int(systemd.run("cat", "/proc/sys/kernel/perf_event_paranoid"))
+    warnings = [line for line in journal().splitlines() if "warning" in line]
+    assert bool(warnings) is (paranoid > 2)
+    assert all("partial coverage: connects that fail before a SYN" in line for line in warnings)
 
 
 def test_unit_exposes_little(systemd: Systemd) -> None:
