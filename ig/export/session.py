@@ -40,6 +40,7 @@ class Session(requests.Session):
 
         Raises RequestException, also for what a collector does not answer.
         """
+        before = self.reason
         self.status, self.reason, self.body = 0, "", b""
         options |= {"stream": True, "allow_redirects": False}
         try:
@@ -49,6 +50,9 @@ class Session(requests.Session):
             self._check(response)
         except (requests.RequestException, OSError) as error:
             self.reason = self.reason or http_api.reason(error)
+            raise
+        except ValueError:  # the SDK has left no time for one more attempt
+            self.reason = before
             raise
         return response
 
