@@ -18,7 +18,7 @@ from typing import Any
 from ig import c_text
 from ig.bpf import cgroup_hooks
 from ig.bpf.btf import FUNCTION, KERNEL_CALL, Btf
-from ig.bpf.contract import check_owner
+from ig.bpf.contract import calls, check_owner
 from ig.bpf.hooks import does_nothing, event_of, hook_of
 from ig.bpf.syscalls import load_fexit, load_program, map_update
 from ig.errors import IgError, KernelRefused, MissingDependency
@@ -262,11 +262,12 @@ def _programs(program: Any) -> Iterator[tuple[str, str, bytes]]:
     backups = []
     for name, hook in hooks:
         code = _instructions(program, name)
-        primary, backup = (_which(code, number) for number in (0, 1))
-        if primary == backup or hook not in others:
-            yield name, hook, primary
-        if primary != backup:
-            backups.append((name + _BACKUP, hook, backup))
+        if not calls(code, _IS_BACKUP):
+            yield name, hook, code
+            continue
+        if hook not in others:
+            yield name, hook, _which(code, 0)
+        backups.append((name + _BACKUP, hook, _which(code, 1)))
     yield from backups
 
 

@@ -111,7 +111,7 @@ def check_owner(text: str, function: str, event: str, instructions: bytes) -> No
             f"declare OWNER_IS_CURRENT({event})."
         )
     )
-    if any(_calls(instructions, helper) for helper in _OF_CURRENT):
+    if any(calls(instructions, helper) for helper in _OF_CURRENT):
         raise IgError(
             f"The function {function} is not attached: it reads the current task.",
             f"At {event} that may be any task: one that was interrupted, for example.",
@@ -137,6 +137,7 @@ def _exempt(text: str) -> Collection[str]:
     return found
 
 
-def _calls(instructions: bytes, helper: int) -> bool:
+def calls(instructions: bytes, helper: int) -> bool:
+    """Return whether a program calls the helper of this number."""
     call = struct.pack("=BBhi", 0x85, 0, 0, helper)
     return any(not found.start() % 8 for found in re.finditer(re.escape(call), instructions))
