@@ -7,6 +7,11 @@ from dataclasses import dataclass
 SEEN, LIKELY = "seen", "likely"
 """Confidence: a signal of this very attempt; or what the host looks like at that moment."""
 
+WITHOUT_ANSWER = frozenset({"timed-out", "unanswered", "abandoned"})
+"""The outcomes of attempts to which no answer came."""
+LOST = WITHOUT_ANSWER | {"unreachable", "failed"}
+"""The outcomes of attempts whose SYN may not have arrived."""
+
 KINDS = {
     "no-listener": "nothing listens on that port at the far end, which is on this host",
     "listens-elsewhere": "the port is listened on, but at another address, such as 127.0.0.1",

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from ig.causes import firewall, hooks
-from ig.causes.cause import Attempt
+from ig.causes.cause import WITHOUT_ANSWER, Attempt
 from ig.causes.firewall import Denial
 from ig.causes.freezer import all_frozen
 from ig.causes.packet import SYN, Packet
@@ -20,8 +20,6 @@ from ig.container import Container
 from ig.kernel import conntrack
 from ig.kernel.nftables import Key
 from ig.sockets import proc
-
-_SILENT = frozenset({"timed-out", "unanswered", "abandoned"})
 
 Counters = Mapping[int, Mapping[Key, int]]
 """What the firewall's counters showed, by network namespace."""
@@ -186,7 +184,7 @@ class Collector:
         self, namespaces: Iterable[int], attempt: Attempt
     ) -> dict[int, tuple[int, int]]:
         found = {}
-        for each in namespaces if attempt.outcome in _SILENT else ():
+        for each in namespaces if attempt.outcome in WITHOUT_ANSWER else ():
             with suppress(Unreachable, OSError):
                 used, most = self._places.inside(each, conntrack.usage)
                 if 0 < most <= used:

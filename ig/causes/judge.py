@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 
 from ig.causes import firewall
-from ig.causes.cause import LIKELY, SEEN, Attempt, Cause
+from ig.causes.cause import LIKELY, LOST, SEEN, WITHOUT_ANSWER, Attempt, Cause
 from ig.causes.evidence import Evidence, Far, Found
 from ig.causes.places import LocalPorts
 from ig.kernel.routes import REFUSALS, UNANSWERED
@@ -18,8 +18,6 @@ _ERRORS = {
     "none": errno.ENETUNREACH,
 }
 """What connect() fails with at once, by the kind of route."""
-_SILENT = frozenset({"timed-out", "unanswered", "abandoned"})
-_LOST = _SILENT | {"unreachable", "failed"}
 _ANSWERED = frozenset({errno.EACCES, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOPROTOOPT})
 """What a call fails with after its SYN was sent: with another error, none was."""
 DENIED = "connect() was denied (EPERM): by a BPF program of the cgroup, by seccomp or by an LSM"
@@ -52,7 +50,7 @@ def _causes(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
         return  # what was looked at beyond is not what the segment came to
     yield from _routes_beyond(attempt, evidence)
     yield from _neighbour(attempt, evidence)
-    if attempt.outcome in ("refused", *_SILENT):
+    if attempt.outcome in ("refused", *WITHOUT_ANSWER):
         yield from _far(attempt, evidence)
     yield from _nothing_here(attempt, evidence)
 
@@ -74,7 +72,7 @@ def _late(evidence: Evidence) -> Iterator[Cause]:
 def _near_route(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:
     hop = next(iter(evidence.way.hops), None)
     # With another error, or with none, there was a route when the SYN was sent.
-    if hop and attempt.outcome in _LOST and attempt.error == _ERRORS.get(hop.route.kind):
+    if hop and attempt.outcome in LOST and attempt.error == _ERRORS.get(hop.route.kind):
         yield Cause("route", *_route(hop.route.kind, hop.route.prefix, evidence.near), SEEN)
 
 
@@ -87,7 +85,7 @@ def _route(kind: str, prefix: str, owner: str) -> tuple[str, str]:
 def _is_lost(attempt: Attempt) -> bool:
     """Return whether a segment was sent and did not lead to the far end, or it gave no answer."""
     failed = attempt.outcome == "failed"
-    return attempt.outcome in _LOST and not (failed and attempt.error not in _ANSWERED)
+    return attempt.outcome in LOST and not (failed and attempt.error not in _ANSWERED)
 
 
 def _routes_beyond(attempt: Attempt, evidence: Evidence) -> Iterator[Cause]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from ig.causes.cause import LIKELY, SEEN, Attempt, Cause
+from ig.causes.cause import LIKELY, LOST, SEEN, Attempt, Cause
 from ig.causes.evidence import Evidence
 from ig.causes.judge import judge
 
@@ -16,8 +16,6 @@ RECEIVED, SENT = 1, 2
 SYN, ANSWER, LEAVING = 1, 2, 4
 """What was dropped; and the bit that is set if it had not left its network namespace."""
 _PORT_UNREACHABLE = (3, 3)  # ICMP type and code: TCP answers a closed port by a reset, never so
-_SILENT = frozenset({"timed-out", "unanswered", "abandoned"})
-_LOST = _SILENT | {"unreachable", "failed"}
 _SERVERS = frozenset({"no-listener", "listens-elsewhere", "published-port-without-backend"})
 _DROPS = {
     "SOCKET_FILTER": ("local-policy", "a socket filter, a BPF program of a cgroup, or an LSM"),
@@ -174,7 +172,7 @@ def _dropped(
     if signals.drop == "NO_SOCKET":
         return _no_listener(attempt, signals, where, likely)
     kind, by = _DROPS.get(signals.drop, ("", ""))
-    if not kind or attempt.outcome not in _LOST:
+    if not kind or attempt.outcome not in LOST:
         return None
     if likely and (kind == likely.kind or likely.kind in _SAME.get(kind, ())):
         return replace(likely, confidence=confidence)
