@@ -45,11 +45,11 @@ class Cluster:
         self.url = access.url
         self.files: Sequence[str] = credentials.files()
         """The files that are read for each connection."""
-        self._say, self._said = say, ""
+        self._say, self._last = say, ""
         self._most = most
         self._left_out = dict.fromkeys(KINDS, 0)
         """How many objects of each kind there was no room for, since the last list."""
-        self._told = 0
+        self._reported = 0
         """How many of those were reported."""
         self._registry = Registry(KINDS, most + 1)
         self._holdings = Holdings(host=0)
@@ -63,7 +63,7 @@ class Cluster:
                 Objects(kind, credentials, self.url),
                 kind,
                 self,
-                self._tell,
+                self._report,
                 asked=True,
                 consequence=CONSEQUENCE,
                 longest_pause=LONGEST_PAUSE,
@@ -127,7 +127,7 @@ class Cluster:
                 self._changed.notify_all()
             if change.kind == "synced":
                 self._take(source, change)
-                self._tell_left_out()
+                self._report_left_out()
             elif change.kind != "resumed" and self._has_room(source, change):
                 # All of an object is in each change, so none completes another.
                 kind = "removed" if change.kind == "removed" else "exists"
@@ -158,26 +158,26 @@ class Cluster:
         if known or change.kind == "removed" or len(self._registry) < self._most:
             return True
         self._left_out[source] += change.kind != "updated"  # it was counted when it was created
-        if change.kind == "created" and not self._told:
-            self._tell_left_out()
+        if change.kind == "created" and not self._reported:
+            self._report_left_out()
         return False
 
-    def _tell_left_out(self) -> None:
+    def _report_left_out(self) -> None:
         count = sum(self._left_out.values())
-        if count and count != self._told:
-            self._told = count
+        if count and count != self._reported:
+            self._reported = count
             self._say(
                 f"warning: the Kubernetes API has more pods and Services than ig keeps: at most "
                 f"{self._most} have names, {count} have none"
             )
 
-    def _tell(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         """Report a line that concerns all kinds once, whatever the reason of each."""
         what = line.partition(" (")[0]
         with self._changed:
-            if what == self._said:
+            if what == self._last:
                 return
-            self._said = what
+            self._last = what
         self._say(line)
 
 
