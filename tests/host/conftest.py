@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 BENCH = HERE.parent / "bench"
 
 
-ENGINES = {"engine", "private_engine", "docker", "kubelet", "town"}
+ENGINES = {"engine", "private_engine", "docker_host", "docker", "kubelet", "town"}
 """Fixtures that start an engine."""
 
 
@@ -66,6 +66,25 @@ def private_engine() -> Iterator[PrivateEngine]:
     private = PrivateEngine()
     try:
         yield private
+    finally:
+        private.remove()
+
+
+@pytest.fixture
+def docker_host(
+    new_namespace: Callable[[], Namespace],
+) -> Iterator[tuple[Namespace, Engine]]:
+    """A network namespace that forwards, and an engine with its usual bridge and rules there."""
+    host = new_namespace()
+    host.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    private = PrivateEngine(host)
+    try:
+        private.start()
+        engine = Engine(private.socket)
+        try:
+            yield host, engine
+        finally:
+            engine.close()
     finally:
         private.remove()
 

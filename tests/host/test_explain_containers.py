@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +17,7 @@ from ig.causes.find import Causes
 from ig.causes.places import Places
 from ig.causes.probe import Destination, connect
 from ig.commands.setup import make_index
-from tests.host.engine import Engine, PrivateEngine, Running
+from tests.host.engine import Engine, Running
 from tests.host.namespace import Namespace
 from tests.host.tracer import IG
 from tests.host.waiting import PATIENCE, until
@@ -99,23 +99,9 @@ def test_host_to_containers(engine: Engine) -> None:
 
 
 def test_published_port_leads_to_its_container_by_the_rules_of_docker(
-    new_namespace: Callable[[], Namespace],
+    docker_host: tuple[Namespace, Engine],
 ) -> None:
-    host = new_namespace()
-    host.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-    private = PrivateEngine(host)
-    try:
-        private.start()
-        engine = Engine(private.socket)
-        try:
-            _follow_published_ports(engine, host)
-        finally:
-            engine.close()
-    finally:
-        private.remove()
-
-
-def _follow_published_ports(engine: Engine, host: Namespace) -> None:
+    host, engine = docker_host
     hollow = engine.idle("hollow", ports={"80/tcp": 8080})
     ports = {"81/tcp": 8081}
     engine.program("good", "serve", "0.0.0.0", 81, ports=ports).reports.ready()

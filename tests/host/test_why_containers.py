@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from ig.kernel import netns
-from tests.host.engine import Engine, PrivateEngine, Running
+from tests.host.engine import Engine, Running
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
@@ -135,37 +135,27 @@ def test_why_names_the_container_behind_the_proxy_of_a_published_port(
 
 @pytest.mark.shows("published-port-without-backend")
 def test_why_names_the_container_that_a_port_is_published_for_by_rules(
-    new_namespace: Callable[[], Namespace],
+    docker_host: tuple[Namespace, Engine],
     start_ig: Callable[..., Tracer],
     note_cause: Callable[[str], None],
 ) -> None:
-    host = new_namespace()
-    host.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-    private = PrivateEngine(host)
-    try:
-        private.start()
-        engine = Engine(private.socket)
-        try:
-            hollow = engine.idle("hollow", ports={"80/tcp": 8080})
-            good = engine.program("good", "serve", "0.0.0.0", 81, ports={"81/tcp": 8081})
-            good.reports.ready()
-            command = ("trace", "tcpconnect", "--host", "--why", "-o", "json")
-            environment = {"DOCKER_HOST": private.socket}
-            traced = Traced(start_ig(*command, environment=environment), note_cause)
-            (bridge,) = json.loads(host.ip("-j", "-4", "addr", "show", "docker0"))
-            address = bridge["addr_info"][0]["local"]
-            for how in ((), ("--nonblocking",)):
-                event = traced.attempt(host, address, 8080, *how)
-                assert told(event) == ("refused", "published-port-without-backend", SEEN)
-                assert place(event)[1] == f"container {hollow.name}"
-            assert told(traced.attempt(host, address, 8081)) == ("established", "", "")
-            # What a container sends there, the engine's proxy takes.
-            event = traced.ended(
-                host.inode, hollow.address, 80, lambda: engine.connect(good, address, 8080)
-            )
-            assert told(event) == ("refused", "no-listener", SEEN)
-            assert place(event)[1] == f"container {hollow.name}"
-        finally:
-            engine.close()
-    finally:
-        private.remove()
+    host, engine = docker_host
+    hollow = engine.idle("hollow", ports={"80/tcp": 8080})
+    good = engine.program("good", "serve", "0.0.0.0", 81, ports={"81/tcp": 8081})
+    good.reports.ready()
+    command = ("trace", "tcpconnect", "--host", "--why", "-o", "json")
+    environment = {"DOCKER_HOST": engine.socket}
+    traced = Traced(start_ig(*command, environment=environment), note_cause)
+    (bridge,) = json.loads(host.ip("-j", "-4", "addr", "show", "docker0"))
+    address = bridge["addr_info"][0]["local"]
+    for how in ((), ("--nonblocking",)):
+        event = traced.attempt(host, address, 8080, *how)
+        assert told(event) == ("refused", "published-port-without-backend", SEEN)
+        assert place(event)[1] == f"container {hollow.name}"
+    assert told(traced.attempt(host, address, 8081)) == ("established", "", "")
+    # What a container sends there, the engine's proxy takes.
+    event = traced.ended(
+        host.inode, hollow.address, 80, lambda: engine.connect(good, address, 8080)
+    )
+    assert told(event) == ("refused", "no-listener", SEEN)
+    assert place(event)[1] == f"container {hollow.name}"
