@@ -25,6 +25,8 @@ from tests.host.prometheus import read
 from tests.host.tracer import Tracer
 from tests.host.waiting import PATIENCE, until
 
+pytestmark = pytest.mark.anywhere
+
 Start = Callable[..., Tracer]
 NEEDED = pytest.mark.needs("OpenTelemetry Collector")
 NOT_SENT = "not sent to the OpenTelemetry Collector (upper bound)"

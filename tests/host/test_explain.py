@@ -200,6 +200,7 @@ def syn_sent(namespace: Namespace) -> bool:
     return bool(namespace.run("ss", "-Htn", "state", "syn-sent").strip())
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_attempt_is_not_called_established(
     namespace: Namespace, number: signal.Signals
@@ -212,6 +213,7 @@ def test_interrupted_attempt_is_not_called_established(
         assert process.wait(PATIENCE) == 1
 
 
+@pytest.mark.anywhere
 def test_reader_that_is_gone_does_not_change_the_exit_status(namespace: Namespace) -> None:
     port = namespace.serve("127.0.0.1")
     for target, status in ((f"127.0.0.1:{port}", 0), ("127.0.0.1:9", 1)):
@@ -223,6 +225,7 @@ def test_reader_that_is_gone_does_not_change_the_exit_status(namespace: Namespac
         assert done.returncode == status
 
 
+@pytest.mark.anywhere
 def test_names_that_nobody_resolves_are_given_up(namespace: Namespace, tmp_path: Path) -> None:
     namespace.peer("--answer", "nothing")
     (tmp_path / "resolv.conf").write_text("nameserver 198.51.100.53\n")
@@ -302,6 +305,7 @@ def run(*arguments: object, within: Sequence[str] = ()) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
+@pytest.mark.anywhere
 def test_names_are_resolved_as_the_host_does(namespace: Namespace) -> None:
     port = namespace.serve("127.0.0.1")
     done = run("-4", f"localhost:{port}", within=namespace.command())
@@ -316,6 +320,7 @@ def test_names_are_resolved_as_the_host_does(namespace: Namespace) -> None:
     assert "Cannot resolve 'no-such-name.invalid'" in unknown.stderr
 
 
+@pytest.mark.anywhere
 def test_process_names_do_not_reach_the_terminal_raw(
     new_namespace: Callable[[], Namespace],
 ) -> None:
@@ -337,6 +342,7 @@ def test_process_names_do_not_reach_the_terminal_raw(
     assert "(of \\x1b]0;x)" in done.stdout
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -354,6 +360,7 @@ def test_wrong_arguments_are_usage_errors(arguments: Sequence[str], words: str) 
     assert words in done.stderr
 
 
+@pytest.mark.anywhere
 def test_without_root_it_says_so() -> None:
     done = run("127.0.0.1:9", within=ordinary_user())
     assert done.returncode == 1

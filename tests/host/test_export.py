@@ -211,6 +211,7 @@ def test_failures_are_counted_by_cause_and_all_else_in_the_kernel(
     assert exporter.stop(signal.SIGTERM)[2] == 0
 
 
+@pytest.mark.anywhere
 def test_metrics_pass_promtool(export: Start, namespace: Namespace) -> None:
     exporter = export("--host", "--open-connections")
     namespace.connect("127.0.0.1", 9)
@@ -233,6 +234,7 @@ def examples() -> list[str]:
     return re.findall(r"\| `(.*)` \|$", table, re.MULTILINE)
 
 
+@pytest.mark.anywhere
 def test_expressions_of_the_documentation_see_what_a_series_begins_with(tmp_path: Path) -> None:
     failures, durations, causes, syns, lost = examples()
     labels = 'container="{}",destination="external",port="9"'
@@ -313,6 +315,7 @@ def no_more_files(process: int) -> Iterator[None]:
         resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
 
 
+@pytest.mark.anywhere
 def test_log_file_is_json_and_opened_anew_at_a_hangup(export: Start, tmp_path: Path) -> None:
     log, old = tmp_path / "ig.log", tmp_path / "ig.log.1"
     exporter = export("--log-file", log, "--log-format", "json", "-c", "no-such")
@@ -338,6 +341,7 @@ def test_log_file_is_json_and_opened_anew_at_a_hangup(export: Start, tmp_path: P
     assert log.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("address", [":9435", "localhost:9435", "9435"])
 def test_addresses_that_do_not_say_where_are_refused(start_ig: Start, address: str) -> None:
     refused = start_ig("export", "--prometheus", address, ready=False)
@@ -346,6 +350,7 @@ def test_addresses_that_do_not_say_where_are_refused(start_ig: Start, address: s
     assert "Use ADDRESS:PORT, such as 127.0.0.1:9435" in stderr
 
 
+@pytest.mark.anywhere
 def test_address_in_use_is_an_error(start_ig: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -19,6 +19,8 @@ from tests.host.namespace import Namespace
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
 
+pytestmark = pytest.mark.anywhere
+
 Start = Callable[..., Tracer]
 NEEDED = pytest.mark.needs("OpenTelemetry Collector")
 

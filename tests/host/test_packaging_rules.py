@@ -125,6 +125,7 @@ def scraped(
     prometheus.stop()
 
 
+@pytest.mark.anywhere
 def test_alerts_and_panels_name_what_is_served_and_have_results_after_a_load(
     engine: Engine, scraped: tuple[Prometheus, str]
 ) -> None:

@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.host.engine import Engine
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE
@@ -18,6 +20,7 @@ QUESTION = re.compile(r"^\| [^|`]+\? \| `ig ([^`]+)` \|$", re.M)
 REFUSED_BIND = "import socket\ntry: socket.socket().bind(('192.0.2.1', 0))\nexcept OSError: pass"
 
 
+@pytest.mark.anywhere
 def test_questions_all_have_an_answer(start_ig: Callable[..., Tracer], engine: Engine) -> None:
     commands = [
         command

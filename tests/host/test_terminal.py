@@ -14,6 +14,8 @@ from tests.host.terminal import Terminal
 from tests.host.together import together
 from tests.host.tracer import Tracer, ordinary_user
 
+pytestmark = pytest.mark.anywhere
+
 Start = Callable[..., Terminal]
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 

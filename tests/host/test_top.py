@@ -140,6 +140,7 @@ def test_top_latencies_are_those_of_the_answers(start_ig: Start, namespace: Name
     assert all(least <= row["p50_raw"] <= row["p99_raw"] <= most for row in slow)
 
 
+@pytest.mark.anywhere
 def test_top_prints_a_table_and_csv_for_each_interval(start_ig: Start, load: Program) -> None:
     port = load.reports.ready()["port"]
     chosen = (*TOP, "--count", 2, "--port", port)
@@ -194,6 +195,7 @@ def test_top_needs_root_as_traces_do() -> None:
     assert done.stderr.startswith("ig: Tracing needs root.")
 
 
+@pytest.mark.anywhere
 def test_top_refuses_unknown_groups_and_columns(start_ig: Start) -> None:
     for options, message in (
         (("--by", "colour"), "Known groups: pair, container, pod, destination, process"),

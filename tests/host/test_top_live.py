@@ -78,6 +78,7 @@ def test_live_rows_follow_what_connections_do(top: Start, load: Program) -> None
     assert terminal.finished()[1:] == ("", 0)
 
 
+@pytest.mark.anywhere
 def test_live_keys_do_what_the_help_says(top: Start) -> None:
     terminal = top()
     for keys, seen in (
@@ -111,6 +112,7 @@ def test_live_keys_do_what_the_help_says(top: Start) -> None:
     assert terminal.finished()[1:] == ("", 0)
 
 
+@pytest.mark.anywhere
 def test_live_rows_by_process_have_the_process_on_a_narrow_terminal(
     top: Start, load: Program
 ) -> None:
@@ -120,6 +122,7 @@ def test_live_rows_by_process_have_the_process_on_a_narrow_terminal(
     assert terminal.stop()[1:] == ("", 0)
 
 
+@pytest.mark.anywhere
 def test_live_processes_are_named_without_their_control_characters(
     on_terminal: Start, namespace: Namespace
 ) -> None:
@@ -132,6 +135,7 @@ def test_live_processes_are_named_without_their_control_characters(
     assert terminal.stop()[1:] == ("", 0)
 
 
+@pytest.mark.anywhere
 def test_live_screen_fits_every_size(top: Start) -> None:
     terminal = top()
     for columns, rows in ((40, 10), (80, 24), (132, 5), (20, 3), (80, 24)):
@@ -147,6 +151,7 @@ def test_live_screen_fits_every_size(top: Start) -> None:
     assert terminal.stop()[1:] == ("", 0)
 
 
+@pytest.mark.anywhere
 def test_live_screen_of_a_terminal_of_unknown_size_is_of_80_columns_and_24_rows(
     top: Start,
 ) -> None:
@@ -158,6 +163,7 @@ def test_live_screen_of_a_terminal_of_unknown_size_is_of_80_columns_and_24_rows(
     assert terminal.stop()[1:] == ("", 0)
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("way", ["q", signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_live_terminal_is_as_before_on_every_way_out(top: Start, way: str | int) -> None:
     terminal = top()
@@ -172,6 +178,7 @@ def test_live_terminal_is_as_before_on_every_way_out(top: Start, way: str | int)
     assert terminal.text.endswith("\x1b[?25h\x1b[?1049l")
 
 
+@pytest.mark.anywhere
 def test_live_terminal_is_as_before_after_an_exception(on_terminal: Start) -> None:
     failing = (
         "import sys; sys.argv = sys.argv[1:]\n"
@@ -187,6 +194,7 @@ def test_live_terminal_is_as_before_after_an_exception(on_terminal: Start) -> No
     assert terminal.text.endswith("\x1b[?25h\x1b[?1049l")
 
 
+@pytest.mark.anywhere
 def test_live_terminal_is_given_back_while_stopped(top: Start) -> None:
     terminal = top(within=program("job"))
     terminal.press("\x1a")  # Ctrl-Z
@@ -203,6 +211,7 @@ def test_live_terminal_is_given_back_while_stopped(top: Start) -> None:
     terminal.finished()
 
 
+@pytest.mark.anywhere
 def test_live_colours_are_those_of_16_and_none_if_so_asked(
     on_terminal: Start, namespace: Namespace
 ) -> None:
@@ -220,6 +229,7 @@ def test_live_colours_are_those_of_16_and_none_if_so_asked(
         assert terminal.stop()[1:] == ("", 0)
 
 
+@pytest.mark.anywhere
 def test_live_container_comes_and_goes(on_terminal: Start, engine: Engine) -> None:
     server, port = engine.serve("server")
     terminal = on_terminal(
@@ -235,6 +245,7 @@ def test_live_container_comes_and_goes(on_terminal: Start, engine: Engine) -> No
     assert terminal.stop()[1:] == ("", 0)
 
 
+@pytest.mark.anywhere
 def test_live_screen_needs_a_terminal_to_type_on(load: Program) -> None:
     port = load.reports.ready()["port"]
     command = f"{IG} {' '.join(TOP)} --port {port} --count 1 </dev/null"
@@ -243,6 +254,7 @@ def test_live_screen_needs_a_terminal_to_type_on(load: Program) -> None:
     assert f"{HOST}:{port}" in done.stdout
 
 
+@pytest.mark.anywhere
 def test_live_picture_of_the_readme_can_be_drawn_again(
     private_engine: PrivateEngine,
 ) -> None:

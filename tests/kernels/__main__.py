@@ -161,7 +161,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few, on two of them")
     parser.add_argument("--setup", default="", help=f"only some of {','.join(SETUPS)}")
     parser.add_argument("--append", default="", help="words for the kernel's command line")
-    parser.add_argument("--seconds", type=float, default=3600, help="most for each kernel")
+    parser.add_argument("--seconds", type=float, default=10800, help="most for each kernel")
     parser.add_argument("--write", action="store_true", help="put the results into docs/kernels.md")
     parser.add_argument("tests", nargs="*", help="arguments for pytest")
     return parser.parse_args()
