@@ -18,7 +18,7 @@
  *   LOSS(NAME, "...")		a cause of losses for count_lost(), and how it is reported; one without words is not
  * A function called raw_tp__NAME is attached to that raw tracepoint, tp__CATEGORY__NAME to that
  * tracepoint, fexit__NAME to the end of the kernel's function NAME, fexit__sys_NAME of that system call of 64-bit tasks,
- * cgroup_skb__ingress, cgroup_skb__egress and others of cgroups (cgroup_hooks.py) to the root of their version 2
+ * cgroup_skb__ingress, cgroup_skb__egress and others of cgroups (contract.py) to the root of their version 2
  * hierarchy: there the argument is the kernel's struct (sk_buff, sock), to be read only, and any other return value than
  * 1 is refused.
  * A tracepoint's function of which the options leave only `return 0` is not attached.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import glob
 import importlib.util
 import os
@@ -11,18 +12,18 @@ import platform
 import re
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ig import c_text
-from ig.bpf import cgroup_hooks
 from ig.bpf.btf import FUNCTION, KERNEL_CALL, Btf
-from ig.bpf.contract import calls, check_owner
-from ig.bpf.hooks import does_nothing, event_of, hook_of
-from ig.bpf.syscalls import load_fexit, load_program, map_update
-from ig.errors import IgError, KernelRefused, MissingDependency
+from ig.bpf.contract import CGROUP_HOOKS, check_allows, check_owner, event_of, hook_of, hooks_of
+from ig.bpf.instructions import calls, does_nothing, with_kernel_calls, with_number
+from ig.bpf.syscalls import create_link, load_fexit, load_program, map_update
+from ig.errors import KernelRefused, MissingDependency
 from ig.kernel import processes
+from ig.kernel.cgroupfs import open_root
 from ig.kernel.mounts import legacy_cgroup_controller, reach_tracefs
 
 EVENTS_BYTES = 8 << 20
@@ -36,10 +37,6 @@ _GIVEN = "fexit__security_sock_graft"  # see tcp_accept.h
 _DECIDE = "decide"  # called by user space, see ig.h
 _ACCEPTS = {"43", "288"} if platform.machine() == "x86_64" else {"202", "242"}
 """The numbers of accept() and accept4(): NR_ACCEPT and NR_ACCEPT4 of ig.h."""
-_INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn
-_Instruction = tuple[int, int, int, int]
-_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2
-_MOVE = 0xB7  # a number into a register, the first one
 _PREEMPTED = "init_srcu_struct_fast"
 """A function of the kernels whose tracepoints may be preempted: since 7.0 (a46023d5616e "tracing:
 Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast"), which needs it."""
@@ -204,7 +201,7 @@ def _attach(
                 functions[name] = _load_fexit(name, code, btf)
                 hooks.append(_attach_raw(functions[name], None))
             elif "/" in tracepoint:
-                functions[name], link = cgroup_hooks.attach(name, tracepoint, code)
+                functions[name], link = _attach_cgroup(name, tracepoint, code)
                 hooks.append(link)
             else:
                 functions[name] = _attach_tracepoint(program, name, tracepoint)
@@ -220,10 +217,9 @@ def _attach(
 
 
 def _hooks(program: Any) -> list[tuple[str, str]]:
-    """Return each function that is to be attached, and where.
+    """Return each function that is to be attached, and where. Raises IgError as `hooks_of`.
 
     One that the options leave nothing to do is not: see ig.h.
-    Raises IgError for a function whose name says no hook.
     """
     from bcc.libbcc import lib
 
@@ -231,18 +227,10 @@ def _hooks(program: Any) -> list[tuple[str, str]]:
         lib.bpf_function_name(program.module, index).decode()
         for index in range(lib.bpf_num_functions(program.module))
     ]
-    found = [(name, hook_of(name)) for name in sorted(names) if name != _DECIDE]
-    if unknown := [name for name, hook in found if not hook]:
-        raise IgError(
-            f"The function {unknown[0]} is named after no hook.",
-            "Known hooks: raw_tp__EVENT, tp__CATEGORY__EVENT, fexit__FUNCTION, "
-            f"{', '.join(hook.replace('/', '__') for hook in cgroup_hooks.HOOKS)}.",
-            "Rename it, or make it static __always_inline.",
-        )
     return [
         (name, hook)
-        for name, hook in found
-        if hook in cgroup_hooks.HOOKS or not does_nothing(_instructions(program, name))
+        for name, hook in hooks_of(name for name in sorted(names) if name != _DECIDE)
+        if hook in CGROUP_HOOKS or not does_nothing(_instructions(program, name))
     ]
 
 
@@ -266,19 +254,9 @@ def _programs(program: Any) -> Iterator[tuple[str, str, bytes]]:
             yield name, hook, code
             continue
         if hook not in others:
-            yield name, hook, _which(code, 0)
-        backups.append((name + _BACKUP, hook, _which(code, 1)))
+            yield name, hook, with_number(code, _IS_BACKUP, 0)
+        backups.append((name + _BACKUP, hook, with_number(code, _IS_BACKUP, 1)))
     yield from backups
-
-
-def _which(instructions: bytes, number: int) -> bytes:
-    """Return instructions with the number in place of the calls that ask for it."""
-
-    def answered(code: int, registers: int, offset: int, value: int) -> _Instruction:
-        asks = code == _CALL and value == _IS_BACKUP
-        return (_MOVE, 0, 0, number) if asks else (code, registers, offset, value)
-
-    return _changed(instructions, answered)
 
 
 def _load_fexit(function: str, instructions: bytes, btf: Btf) -> int:
@@ -286,19 +264,25 @@ def _load_fexit(function: str, instructions: bytes, btf: Btf) -> int:
     target = btf.find_id(hook_of(function).removeprefix("fexit:"), FUNCTION)
     if not target:
         raise OSError(errno.ENOENT, f"{hook_of(function)}: {os.strerror(errno.ENOENT)}")
-
-    def called(code: int, registers: int, offset: int, value: int) -> _Instruction:
-        if code == _CALL and value & KERNEL_CALL:
-            return code, registers | _PSEUDO_KFUNC_CALL << 4, offset, value ^ KERNEL_CALL
-        return code, registers, offset, value
-
-    return load_fexit(function, _changed(instructions, called), target)
+    return load_fexit(function, with_kernel_calls(instructions, KERNEL_CALL), target)
 
 
-def _changed(instructions: bytes, change: Callable[[int, int, int, int], _Instruction]) -> bytes:
-    """Return instructions, of which each has been replaced by what `change` makes of it."""
-    each = _INSTRUCTION.iter_unpack(instructions)
-    return b"".join(_INSTRUCTION.pack(*change(*fields)) for fields in each)
+def _attach_cgroup(function: str, hook: str, instructions: bytes) -> tuple[int, int]:
+    """Load a function and attach it to the root of the cgroup hierarchy: for all cgroups.
+
+    Return the program, and the link that keeps it attached. Raises IgError, OSError.
+    """
+    check_allows(function, hook, instructions)
+    kind, place = CGROUP_HOOKS[hook]
+    try:
+        program = load_program(function, instructions, kind, place)
+        return program, create_link(hook, program, _root(), place)
+    except PermissionError as error:
+        number, words = error.errno, error.strerror
+        raise OSError(number, f"{words}; programs of cgroups need CAP_NET_ADMIN, too") from error
+
+
+_root = functools.cache(open_root)
 
 
 def _instructions(program: Any, function: str) -> bytes:

@@ -1,17 +1,35 @@
-"""What every program must keep: records with an owner, the right one, and the filters it obeys.
+"""What every program must keep: names of functions that say their hooks (see ig.h), records with an
+owner, the right one, and the filters it obeys.
 
 What a program breaks is refused with a sentence before it runs.
 """
 
 from __future__ import annotations
 
+import platform
 import re
-import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ig import c_text
+from ig.bpf.instructions import always_allows, calls, may_change
 from ig.errors import IgError
 
+_SKB, _SOCK = 8, 9  # of enum bpf_prog_type
+CGROUP_HOOKS = {
+    "cgroup_skb/ingress": (_SKB, 0),
+    "cgroup_skb/egress": (_SKB, 1),
+    "cgroup/sock_create": (_SOCK, 2),
+    "cgroup/post_bind4": (_SOCK, 12),
+    "cgroup/post_bind6": (_SOCK, 13),
+    "cgroup/sock_release": (_SOCK, 34),
+}
+"""The type of program and of attachment of each hook, without those that can rewrite addresses.
+
+Source: include/uapi/linux/bpf.h for the numbers, libbpf's section names for the names.
+"""
+_CALL_PREFIX = "__x64_" if platform.machine() == "x86_64" else "__arm64_"
+_FUNCTION = re.compile(r"^int ((?:(?:raw_)?tp|cgroup(?:_skb)?)__\w+)\((?!.* \\$)", re.M)
+_CALL_END = re.compile(r"^CALL_END\((\w+)", re.M)
 _OF_CURRENT = (14, 15, 16, 35, 37, 80, 120, 123, 158)
 """Helpers that read the current task: its ids, user, name, itself, and its cgroups."""
 _CALLS = re.compile(
@@ -24,6 +42,49 @@ _SHARED = ("ig.h", "socket_owner.h")
 """Headers for programs of other packages, too."""
 _EVICTS = re.compile(r'^#define AGGREGATE_TYPE "lru', re.M)
 _FILTERS = ("FILTER_PID", "FILTER_UID")
+
+
+def usual_tracepoints(program: str) -> list[str]:
+    """Return the hooks of a program on most kernels.
+
+    EVENT is a raw tracepoint, CATEGORY:EVENT another, cgroup_skb/PLACE one of cgroups.
+    """
+    text = c_text.read(program)
+    ends = (f"syscalls:sys_exit_{name}" for name in _CALL_END.findall(text))
+    pairs = (event for _, event in _PAIR.findall(text))
+    return sorted({*map(hook_of, _FUNCTION.findall(text)), *pairs, *ends})
+
+
+def hook_of(function: str) -> str:
+    """Return the hook that a function's name says, empty if none: see `usual_tracepoints`."""
+    match function.split("__", 2):
+        case ["fexit", name]:
+            return f"fexit:{_CALL_PREFIX if name.startswith('sys_') else ''}{name}"
+        case ["raw_tp", event, *_]:
+            return event
+        case ["tp", category, event]:
+            return f"{category}:{event}"
+        case [kind, place] if f"{kind}/{place}" in CGROUP_HOOKS:
+            return f"{kind}/{place}"
+    return ""
+
+
+def hooks_of(functions: Iterable[str]) -> list[tuple[str, str]]:
+    """Return functions with their hooks. Raises IgError for one whose name says none."""
+    found = [(name, hook_of(name)) for name in functions]
+    if unknown := [name for name, hook in found if not hook]:
+        raise IgError(
+            f"The function {unknown[0]} is named after no hook.",
+            "Known hooks: raw_tp__EVENT, tp__CATEGORY__EVENT, fexit__FUNCTION, "
+            f"{', '.join(hook.replace('/', '__') for hook in CGROUP_HOOKS)}.",
+            "Rename it, or make it static __always_inline.",
+        )
+    return found
+
+
+def event_of(function: str) -> str:
+    """Return the event that a function's name says, raw or not, or the hook of cgroups."""
+    return hook_of(function).rpartition(":")[2]
 
 
 def source(program: str, aggregate: bool = False) -> str:
@@ -119,6 +180,25 @@ def check_owner(text: str, function: str, event: str, instructions: bytes) -> No
         )
 
 
+def check_allows(function: str, hook: str, instructions: bytes) -> None:
+    """Raise IgError for a function at a hook of cgroups that could deny what it sees, or change it.
+
+    The kernel's verifier lets both pass.
+    """
+    if not always_allows(instructions):
+        raise IgError(
+            f"The function {function} is not attached: it could drop packets or deny calls.",
+            f"A program at {hook} must return 1, whatever happens.",
+            "Return 1 at each of its ends.",
+        )
+    if may_change(instructions):
+        raise IgError(
+            f"The function {function} is not attached: it could change packets or sockets.",
+            f"A program at {hook} may only read its argument.",
+            "Write nothing through its argument, nor call what does.",
+        )
+
+
 def _own(text: str) -> str:
     """Return a program's text without that of shared headers."""
     for shared in _SHARED:
@@ -135,9 +215,3 @@ def _exempt(text: str) -> Collection[str]:
             if event in events:
                 found |= {f"raw_tp__{event}", f"tp__{category}__{event}"}
     return found
-
-
-def calls(instructions: bytes, helper: int) -> bool:
-    """Return whether a program calls the helper of this number."""
-    call = struct.pack("=BBhi", 0x85, 0, 0, helper)
-    return any(not found.start() % 8 for found in re.finditer(re.escape(call), instructions))

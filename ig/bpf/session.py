@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ig import c_text
-from ig.bpf.aggregates import Aggregates
+from ig.bpf.aggregates import Aggregates, Mixed
 from ig.bpf.attach import EVENTS_BYTES, PATHS_BYTES
 from ig.bpf.loader import Probes
-from ig.bpf.mixed import Mixed
 from ig.bpf.ringbuf import RecordRing, Ring
 from ig.bpf.syscalls import (
     call_raw_tracepoint,

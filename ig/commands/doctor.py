@@ -102,7 +102,7 @@ def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
     """Load a gadget's program; add its tracepoints, and whether it was attached to each."""
     if not gadget.program:
         return _sockets()
-    from ig.bpf.hooks import usual_tracepoints
+    from ig.bpf.contract import usual_tracepoints
     from ig.bpf.loader import Loading
     from ig.trace.pipeline import defines
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ig import c_text
-from ig.bpf.contract import check_owner
-from ig.bpf.hooks import does_nothing, event_of
+from ig.bpf.contract import check_owner, event_of
+from ig.bpf.instructions import does_nothing
 from ig.errors import IgError
 
 OWN = """

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from ig.bpf.cgroup_hooks import always_allows, may_change
+from ig.bpf.instructions import always_allows, may_change
 
 EXIT = (0x95, 0, 0, 0)
 ONE, ZERO = (0xB7, 0, 0, 1), (0xB7, 0, 0, 0)

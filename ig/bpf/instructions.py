@@ -1,64 +1,66 @@
-"""Programs attached to the root of the cgroup hierarchy: for packets and sockets of all cgroups.
+"""Read and change the instructions of compiled programs.
 
-Source: include/uapi/linux/bpf.h for the numbers, libbpf's section names for the names.
+Source: include/uapi/linux/bpf.h (struct bpf_insn), Documentation/bpf/standardization/.
 """
 
 from __future__ import annotations
 
-import functools
+import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from ig.bpf.syscalls import create_link, load_program
-from ig.errors import IgError
-from ig.kernel.cgroupfs import open_root
-
-_SKB, _SOCK = 8, 9  # of enum bpf_prog_type
-HOOKS = {
-    "cgroup_skb/ingress": (_SKB, 0),
-    "cgroup_skb/egress": (_SKB, 1),
-    "cgroup/sock_create": (_SOCK, 2),
-    "cgroup/post_bind4": (_SOCK, 12),
-    "cgroup/post_bind6": (_SOCK, 13),
-    "cgroup/sock_release": (_SOCK, 34),
-}
-"""The type of program and of attachment of each hook, without those that can rewrite addresses."""
-_INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn
+_INSTRUCTION = struct.Struct("=BBhi")  # struct bpf_insn: code, registers, offset, number
+_Instruction = tuple[int, int, int, int]
+_Code = Sequence[_Instruction]
 _WIDE, _FAR_JUMP, _JUMP, _CALL, _EXIT = 0x18, 0x06, 0x05, 0x85, 0x95
 _MOVE, _LOAD, _STORE = 0xBF, 0x79, 0x7B  # of 64 bits, between registers, from and to memory
+_NUMBER = (0xB7, 0xB4)  # moves a number into a register, of 64 and of 32 bits
 _FRAME = 10  # the register that points to the stack
-_RETURN_1 = ((0xB7, 0, 0, 1), (0xB4, 0, 0, 1))  # r0 = 1, w0 = 1
+_RETURN_0, _RETURN_1 = ([(code, 0, 0, number) for code in _NUMBER] for number in (0, 1))
 _CHANGES = (49, 64, 97, 187)
 """Helpers that change what they are called for: setsockopt, bind, skb_ecn_set_ce, set_retval."""
-_Code = Sequence[tuple[int, int, int, int]]
-_root = functools.cache(open_root)
+_PSEUDO_KFUNC_CALL = 2  # BPF_PSEUDO_KFUNC_CALL, of the register that says what is called
 
 
-def attach(function: str, hook: str, instructions: bytes) -> tuple[int, int]:
-    """Load a function and attach it; return the program and the link that keeps it attached.
+def does_nothing(instructions: bytes) -> bool:
+    """Return whether a program only returns 0."""
+    code = _decode(instructions)
+    return len(code) == 2 and code[0] in _RETURN_0 and code[1][0] == _EXIT
 
-    Raises OSError where the kernel refuses it, and IgError if it could deny what it sees, or change
-    it.
+
+def calls(instructions: bytes, helper: int) -> bool:
+    """Return whether a program calls the helper of this number."""
+    call = _INSTRUCTION.pack(_CALL, 0, 0, helper)
+    return any(not found.start() % 8 for found in re.finditer(re.escape(call), instructions))
+
+
+def with_number(instructions: bytes, helper: int, number: int) -> bytes:
+    """Return a program with a number in place of each call of this helper."""
+
+    def changed(code: int, registers: int, offset: int, value: int) -> _Instruction:
+        asks = code == _CALL and value == helper
+        return (_NUMBER[0], 0, 0, number) if asks else (code, registers, offset, value)
+
+    return _changed(instructions, changed)
+
+
+def with_kernel_calls(instructions: bytes, mark: int) -> bytes:
+    """Return a program in which calls of helpers with the bit `mark` are calls of the kernel.
+
+    The other bits are the number of the kernel's function in BTF.
     """
-    kind, place = HOOKS[hook]
-    if not always_allows(instructions):
-        raise IgError(
-            f"The function {function} is not attached: it could drop packets or deny calls.",
-            f"A program at {hook} must return 1, whatever happens.",
-            "Return 1 at each of its ends.",
-        )
-    if may_change(instructions):
-        raise IgError(
-            f"The function {function} is not attached: it could change packets or sockets.",
-            f"A program at {hook} may only read its argument.",
-            "Write nothing through its argument, nor call what does.",
-        )
-    try:
-        program = load_program(function, instructions, kind, place)
-        return program, create_link(hook, program, _root(), place)
-    except PermissionError as error:
-        number, words = error.errno, error.strerror
-        raise OSError(number, f"{words}; programs of cgroups need CAP_NET_ADMIN, too") from error
+
+    def changed(code: int, registers: int, offset: int, value: int) -> _Instruction:
+        if code == _CALL and value & mark:
+            return code, registers | _PSEUDO_KFUNC_CALL << 4, offset, value ^ mark
+        return code, registers, offset, value
+
+    return _changed(instructions, changed)
+
+
+def _changed(instructions: bytes, change: Callable[[int, int, int, int], _Instruction]) -> bytes:
+    """Return instructions, of which each has been replaced by what `change` makes of it."""
+    return b"".join(_INSTRUCTION.pack(*change(*each)) for each in _decode(instructions))
 
 
 def always_allows(instructions: bytes) -> bool:
@@ -100,7 +102,7 @@ def may_change(instructions: bytes) -> bool:
     return False
 
 
-def _writes(instruction: tuple[int, int, int, int], holders: frozenset[int]) -> bool:
+def _writes(instruction: _Instruction, holders: frozenset[int]) -> bool:
     """Return whether it stores to the context, or the context anywhere but on the stack."""
     operation, registers, _, _ = instruction
     target, source = registers & 15, registers >> 4
@@ -111,9 +113,7 @@ def _writes(instruction: tuple[int, int, int, int], holders: frozenset[int]) -> 
     )
 
 
-def _holders_after(
-    instruction: tuple[int, int, int, int], holders: frozenset[int]
-) -> frozenset[int]:
+def _holders_after(instruction: _Instruction, holders: frozenset[int]) -> frozenset[int]:
     """Return what may hold the context after an instruction: registers, places (negative)."""
     operation, registers, offset, _ = instruction
     target, source = registers & 15, registers >> 4
