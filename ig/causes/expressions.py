@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ig.causes import registers, xtables
-from ig.causes.fields import Fields
-from ig.causes.packet import Packet
+from ig.causes.packet import Fields, Packet
 from ig.causes.registers import Registers
 from ig.causes.xtables import To
 from ig.kernel import netlink

@@ -1,13 +1,21 @@
-"""`ig explain ADDRESS:PORT`: make one attempt to connect, and show its way and its cause."""
+"""`ig explain ADDRESS:PORT`: make one attempt to connect, and show its way and its cause.
+
+Source: tcp(7) (TCP_SYNCNT), socket(7) (SO_ERROR).
+"""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import queue
+import select
 import socket
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from ig import output
@@ -16,7 +24,6 @@ from ig.causes.evidence import Counters
 from ig.causes.find import Causes
 from ig.causes.judge import judge
 from ig.causes.places import Places, Unreachable
-from ig.causes.probe import Destination, connect
 from ig.commands.answers import closing
 from ig.commands.explained import OBJECT, STEPS, Explained
 from ig.commands.setup import EXAMINING, follow, make_index, selection
@@ -25,7 +32,7 @@ from ig.container import Container
 from ig.containers.index import Index
 from ig.errors import IgError, KernelRefused, UsageError
 from ig.gadget import Column
-from ig.kernel import netns
+from ig.kernel import monitor, netns
 from ig.kernel.capabilities import Capability, holds
 from ig.output.layout import watch
 from ig.output.stream import ReaderGone, Stream
@@ -33,6 +40,24 @@ from ig.stop import Stop, Stopped
 from ig.values import parse_port
 
 _TIMEOUT = 4.0  # seconds: the kernel gives up on a neighbour after three
+_SYN_REPEATS = 1  # the least that the kernel takes: the second SYN follows after a second
+_OUTCOMES = {
+    0: "established",
+    errno.ECONNREFUSED: "refused",
+    errno.ETIMEDOUT: "timed-out",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETUNREACH: "unreachable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where to connect to."""
+
+    address: str
+    port: int
+    zone: str = ""
+    """The interface of a link-local address."""
 
 
 def explain(options: Mapping[str, Any]) -> bool:
@@ -107,7 +132,7 @@ def _near(index: Index, options: Mapping[str, Any]) -> tuple[int, str]:
         what = "Several running containers match" if found else "No running container matches"
         raise UsageError(f"{what} -c {wanted[0][:64]!r}.", f"Containers: {names or 'none'}")
     container = index.details(found[0])
-    inode = container.netns or (netns_of(container.pid) if container.pid else 0)
+    inode = container.netns or (monitor.namespace(container.pid, "net") if container.pid else 0)
     if not inode:
         raise IgError(
             f"The network namespace of container {container.name} is not known.",
@@ -115,14 +140,6 @@ def _near(index: Index, options: Mapping[str, Any]) -> tuple[int, str]:
             "Run ig on the host, not in a PID namespace of its own.",
         )
     return inode, container.name
-
-
-def netns_of(pid: int) -> int:
-    """Return the network namespace of a process, 0 if unknown."""
-    try:
-        return os.stat(f"/proc/{pid}/ns/net").st_ino
-    except OSError:
-        return 0
 
 
 def _resolved(
@@ -205,3 +222,59 @@ def _attempted(
         return connect(Places(), near, to, seconds), before
     except (Unreachable, OSError) as error:
         raise IgError(f"Cannot connect from network namespace {near}.", str(error)) from error
+
+
+def connect(places: Places, netns: int, to: Destination, seconds: float) -> Attempt:
+    """Connect once from a namespace, waiting so long, and close. Raises Unreachable, OSError."""
+    return places.inside(netns, lambda: _connect(netns, to, seconds))
+
+
+def _connect(netns: int, to: Destination, seconds: float) -> Attempt:
+    six = ":" in to.address
+    place = (to.address, to.port, 0, _index(to.zone)) if six else (to.address, to.port)
+    with socket.socket(socket.AF_INET6 if six else socket.AF_INET) as client:
+        client.setblocking(False)
+        with suppress(OSError):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, _SYN_REPEATS)
+        began, moment = time.monotonic_ns(), time.time_ns()
+        error: int | None = client.connect_ex(place)
+        sent = error in (0, errno.EINPROGRESS)
+        if error == errno.EINPROGRESS:
+            error = _awaited(client, seconds)
+        latency = time.monotonic_ns() - began
+        source, source_port, *_ = client.getsockname()
+    outcome = "unanswered" if error is None else _OUTCOMES.get(error, "failed")
+    if not sent:
+        outcome = "failed" if error != errno.ECONNREFUSED else "refused"
+    unbound = source in ("0.0.0.0", "::")
+    return Attempt(
+        netns,
+        to.address,
+        to.port,
+        outcome,
+        error or 0,
+        "" if unbound else source.partition("%")[0],
+        source_port,
+        moment,
+        latency,
+        to.zone,
+    )
+
+
+def _awaited(client: socket.socket, seconds: float) -> int | None:
+    """Return the error that an attempt ends with, 0 for none, None if it has not ended."""
+    poll = select.poll()
+    poll.register(client, select.POLLOUT)
+    ended = poll.poll(seconds * 1000)
+    # An ICMP error that came while connect() ran is kept there too (sk_err_soft).
+    error = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return error if ended or error else None
+
+
+def _index(zone: str) -> int:
+    if not zone:
+        return 0
+    try:
+        return socket.if_nametoindex(zone)
+    except OSError as error:
+        raise OSError(errno.ENODEV, f"{os.strerror(errno.ENODEV)}: {zone}") from error

@@ -15,8 +15,7 @@ from ig import c_text
 from ig.attempts import OUTCOMES, TYPES
 from ig.bpf.session import Source
 from ig.causes.cause import Attempt, Cause
-from ig.causes.examiner import Answer, Examiner, words_of
-from ig.causes.find import Causes
+from ig.causes.find import Answer, Causes, Examiner, words_of
 from ig.causes.signals import LEAVING, Signals, find
 from ig.columns import STRINGS, enum_names
 from ig.commands.setup import EXAMINING
@@ -193,7 +192,7 @@ class Explained:
 class Divided:
     """The sink that passes on at once what was counted, and lets the causes be found of events.
 
-    They are the records of `ig.bpf.mixed`.
+    They are the records of `ig.bpf.aggregates.Mixed`.
     """
 
     def __init__(self, explained: Explained, sink: Sink) -> None:

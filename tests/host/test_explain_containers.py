@@ -15,7 +15,7 @@ import pytest
 from ig.causes.cause import Attempt
 from ig.causes.find import Causes
 from ig.causes.places import Places
-from ig.causes.probe import Destination, connect
+from ig.commands.explain import Destination, connect
 from ig.commands.setup import make_index
 from tests.host.engine import Engine, Running
 from tests.host.namespace import Namespace

@@ -18,9 +18,9 @@ from ig.causes.firewall import INPUT, OUTPUT
 from ig.causes.judge import judge
 from ig.causes.packet import Packet
 from ig.causes.places import Listener
-from ig.causes.steps import steps
 from ig.causes.way import Hop, Way
 from ig.causes.xtables import To
+from ig.commands.explained import steps
 from ig.kernel import ipvs, netlink
 from ig.kernel.conntrack import Tuple
 from ig.kernel.netlink import attribute

@@ -9,11 +9,10 @@ from typing import NoReturn
 
 import pytest
 
-from ig.causes import examiner
+from ig.causes import find
 from ig.causes.cause import Attempt
 from ig.causes.evidence import Evidence
-from ig.causes.examiner import Answer, Examiner
-from ig.causes.find import Causes
+from ig.causes.find import Answer, Causes, Examiner
 from ig.causes.packet import Packet
 from ig.causes.way import Hop, Way
 from ig.container import Container
@@ -50,7 +49,7 @@ def test_examiner_goes_on_after_a_bug_and_says_where_it_was() -> None:
 
 
 def test_examiner_ends_although_a_question_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examiner, "_AT_END", 0.01)
+    monkeypatch.setattr(find, "_AT_END", 0.01)
     asked, ending = threading.Event(), threading.Event()
 
     def containers() -> Iterable[Container]:
@@ -120,7 +119,7 @@ def test_examiner_keeps_answers_for_a_moment_only(monkeypatch: pytest.MonkeyPatc
     with examining(causes) as running:
         for port in range(1, 6):
             answered(running.ask(replace(ATTEMPT, port=port), ()))
-        later = time.monotonic() + examiner._FRESH
+        later = time.monotonic() + find._FRESH
         monkeypatch.setattr(time, "monotonic", lambda: later)
         running.ask(ATTEMPT, ())
         assert len(running._answers) == 1

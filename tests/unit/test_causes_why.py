@@ -12,8 +12,7 @@ import pytest
 from ig.attempts import OUTCOMES, TYPES
 from ig.causes.cause import Attempt
 from ig.causes.evidence import Evidence, Far
-from ig.causes.examiner import Examiner
-from ig.causes.find import Causes
+from ig.causes.find import Causes, Examiner
 from ig.causes.way import Way
 from ig.commands.why import Explained
 from ig.container import HOST
