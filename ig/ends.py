@@ -37,6 +37,7 @@ _NOTHING = frozenset({("0.0.0.0", 0), ("[::]", 0)})
 """The far end of a socket that is connected to nothing."""
 _BOUND = frozenset({"LISTEN", "INACTIVE", "PUBLISHED"})
 """The states in which a socket receives whatever is sent to its address."""
+_owners: Callable[[Batch], Sequence[Container]] = attrgetter("owners")
 
 
 def zones(batch: Batch, address: str) -> Sequence[bytes]:
@@ -67,10 +68,6 @@ def zone_column(name: str, address: str, path: str = "") -> Column:
         read=lambda batch: STRINGS.of(zones(batch, address)),
         description="Interface of a link-local address.",
     )
-
-
-def _owners(batch: Batch) -> Sequence[Container]:
-    return batch.owners
 
 
 def peers(batch: Batch) -> Sequence[Container]:

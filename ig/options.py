@@ -288,25 +288,3 @@ EXPORT = (
     *(param for param in OUTPUT if param.name in ("ready_file", "keep_privileges")),
 )
 """The options of `ig export`."""
-HEADINGS = {
-    param.name: heading
-    for heading, params in (
-        ("Containers", WHOSE),
-        ("Runtimes", (*RUNTIMES, KUBERNETES)),
-        ("Output", (*OUTPUT, RECORD, TIME, MAX_ROWS)),
-        ("Summary", tuple(param for param in SUMMARY if param.name != "sort")),
-        ("Limits", (*REPEATING, *TRACING)),
-    )
-    for param in params
-}
-"""The heading of each shared option in a command's help; a gadget's own options come first."""
-FOREIGN = {
-    "--fields": "-o columns=A,B,… (+A,-B adds and removes)",
-    "--filter-expr": "-F with ==, !=, <, <=, >, >=, ~ and ||",
-    "--max-entries": "--max-events (trace) or --max-rows (snapshot)",
-    "--map-nodes-count": "--max-rows",
-    "--no-headers": "--no-header",
-    "--extra-lines": "-w SECONDS",
-    "-P": "--port",
-}
-"""Options of similar commands, and their equivalent here."""

@@ -11,7 +11,18 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from ig.errors import UsageError
 from ig.gadget import Param
-from ig.options import FOREIGN, HEADINGS
+from ig.options import (
+    KUBERNETES,
+    MAX_ROWS,
+    OUTPUT,
+    RECORD,
+    REPEATING,
+    RUNTIMES,
+    SUMMARY,
+    TIME,
+    TRACING,
+    WHOSE,
+)
 from ig.values import CONVERSIONS
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -35,6 +46,28 @@ _METAVARS = {
     "kubeconfig": "[=PATH]",
     "strings": "TEXT,…",
 }
+HEADINGS = {
+    param.name: heading
+    for heading, params in (
+        ("Containers", WHOSE),
+        ("Runtimes", (*RUNTIMES, KUBERNETES)),
+        ("Output", (*OUTPUT, RECORD, TIME, MAX_ROWS)),
+        ("Summary", tuple(param for param in SUMMARY if param.name != "sort")),
+        ("Limits", (*REPEATING, *TRACING)),
+    )
+    for param in params
+}
+"""The heading of each shared option in a command's help; a gadget's own options come first."""
+FOREIGN = {
+    "--fields": "-o columns=A,B,… (+A,-B adds and removes)",
+    "--filter-expr": "-F with ==, !=, <, <=, >, >=, ~ and ||",
+    "--max-entries": "--max-events (trace) or --max-rows (snapshot)",
+    "--map-nodes-count": "--max-rows",
+    "--no-headers": "--no-header",
+    "--extra-lines": "-w SECONDS",
+    "-P": "--port",
+}
+"""Options of similar commands, and their equivalent here."""
 
 
 class Command(TyperCommand):

@@ -231,8 +231,6 @@ class Stderr(io.TextIOBase):
 
 
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-
-
 _as_json = False
 
 

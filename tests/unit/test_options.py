@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ig import options
+from ig import typer_command
 from ig.gadget import Column
 from ig.gadgets import declared
 from ig.query import find_column
@@ -24,12 +24,12 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", options.FOREIGN)
+@pytest.mark.parametrize("name", typer_command.FOREIGN)
 def test_options_of_other_commands_are_refused_with_ours(name: str) -> None:
     done = run("trace", "tcpconnect", f"{name}=x")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"Unknown option {name}" in done.stderr
-    assert options.FOREIGN[name] in done.stderr
+    assert typer_command.FOREIGN[name] in done.stderr
 
 
 @pytest.mark.parametrize("name", declared())
