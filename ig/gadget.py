@@ -260,3 +260,20 @@ class Gadget:
 
 GROUP = "ig.gadgets"
 """The entry point group in which other packages offer gadgets."""
+
+
+def program(gadget: Gadget, options: Mapping[str, Any]) -> str:
+    """Return the C file that is loaded: the gadget's, or that of an option."""
+    others = (each.program for each in gadget.params if each.program and options.get(each.name))
+    return next(others, gadget.program)
+
+
+def defines(gadget: Gadget, options: Mapping[str, Any]) -> dict[str, int | str]:
+    """Return the C macros that carry a gadget's options into its program."""
+    given: dict[str, int | str] = dict(gadget.defines)
+    for param in gadget.params:
+        value = options.get(param.name)
+        if not param.define or value is None or value is False or value == []:
+            continue
+        given[param.define] = ",".join(map(str, value)) if isinstance(value, list) else int(value)
+    return given

@@ -17,7 +17,7 @@ from ig.commands.setup import asked_for, selected_runtimes
 from ig.container import HOST, Runtime
 from ig.containers.index import Index
 from ig.errors import IgError, RuntimeUnavailable
-from ig.gadget import Batch, Column, Gadget
+from ig.gadget import Batch, Column, Gadget, defines
 from ig.gadgets import declared
 from ig.kernel import mounts, netns
 from ig.kernel.capabilities import need_privileges, reach
@@ -104,7 +104,6 @@ def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
         return _sockets()
     from ig.bpf.contract import usual_tracepoints
     from ig.bpf.loader import Loading
-    from ig.trace.pipeline import defines
 
     try:
         need_privileges()

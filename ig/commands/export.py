@@ -13,7 +13,6 @@ from ig.bpf.loader import Loading
 from ig.bpf.session import Source
 from ig.commands import answers
 from ig.commands.answers import closing
-from ig.commands.sending import finishing, make_senders
 from ig.commands.setup import (
     asked_for,
     check_ready_file,
@@ -25,8 +24,10 @@ from ig.commands.setup import (
 )
 from ig.commands.snapshot import SNAPSHOT, known_by
 from ig.commands.trace import (
+    finishing,
     follow_causes,
     kept,
+    make_senders,
     open_source,
     report_compat,
     with_causes,
@@ -44,7 +45,7 @@ from ig.export.otlp import Sender
 from ig.export.pages import make_server
 from ig.export.server import Server
 from ig.export.service import LogFile, notify, on_hangup
-from ig.gadget import Gadget
+from ig.gadget import Gadget, defines, program
 from ig.gadgets import declared
 from ig.kernel.capabilities import need_privileges
 from ig.kernel.cgroupfs import look_up
@@ -54,7 +55,8 @@ from ig.output.stream import Stream, log_json, say
 from ig.stop import Stop
 from ig.summary import counted
 from ig.trace.attribution import Attribution
-from ig.trace.pipeline import UNNAMED, Pipeline, defines, program
+from ig.trace.losses import UNNAMED
+from ig.trace.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from ig.export.events import Events

@@ -25,7 +25,7 @@ from ig.commands.snapshot import SNAPSHOT, Notes, known_by
 from ig.commands.trace import open_source, report_compat
 from ig.containers.peers import Peers
 from ig.errors import UsageError
-from ig.gadget import CompatView, Gadget
+from ig.gadget import CompatView, Gadget, defines
 from ig.gadgets import declared
 from ig.gadgets.top_tcp import GROUPS
 from ig.kernel.capabilities import Capability, need_privileges
@@ -42,7 +42,7 @@ from ig.top.objects import Objects
 from ig.top.rows import Row, grouped
 from ig.top.view import OF_PROCESS, View
 from ig.trace.attribution import Attribution
-from ig.trace.pipeline import Pipeline, defines
+from ig.trace.pipeline import Pipeline
 
 _ORDER = ("-new", "-open", "containername", "dst.port")
 """The default sort order."""

@@ -6,7 +6,7 @@ import contextlib
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ig.bpf.loader import Loading
 from ig.bpf.session import Source
@@ -14,7 +14,6 @@ from ig.commands import answers
 from ig.commands.answers import Hint, closing
 from ig.commands.display import DisplayOptions
 from ig.commands.replay import recording
-from ig.commands.sending import finishing, make_senders
 from ig.commands.setup import (
     EXAMINING,
     SYNC_TIMEOUT,
@@ -27,7 +26,8 @@ from ig.commands.setup import (
 )
 from ig.containers.index import Index
 from ig.containers.peers import Peers
-from ig.gadget import CompatView, Gadget
+from ig.errors import UsageError
+from ig.gadget import CompatView, Gadget, defines, program
 from ig.kernel.capabilities import Capability, need_privileges
 from ig.kernel.cgroupfs import look_up
 from ig.output.sink import Chain
@@ -36,8 +36,11 @@ from ig.query import Limit
 from ig.sockets.proc import COMPAT, compat_processes
 from ig.stop import Stop
 from ig.trace.attribution import Attribution
-from ig.trace.pipeline import Pipeline, defines, program
+from ig.trace.pipeline import Pipeline
 from ig.trace.summary import DRAIN
+
+if TYPE_CHECKING:
+    from ig.export.events import Events
 
 
 def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> None:
@@ -126,6 +129,32 @@ def with_causes(sink: Chain, causes: Any, source: Source) -> Iterator[Any]:
 
     with explaining(sink, causes, source) as explained:
         yield explained
+
+
+def make_senders(gadget: Gadget, options: Mapping[str, Any], **rest: Any) -> Sequence[Events]:
+    """Return the sink that sends a gadget's events to an OpenTelemetry Collector, with `--otlp`.
+
+    Raises UsageError, and MissingDependency without the SDK.
+    """
+    url, protocol = options.get("otlp"), options.get("otlp_protocol")
+    if not url:
+        if protocol:
+            raise UsageError("--otlp-protocol needs --otlp.", "", "Use --otlp URL.")
+        return ()
+    from ig.export.collector import LOGS, parse_collector
+    from ig.export.events import Events
+
+    return (Events(parse_collector(url, protocol, LOGS), gadget, **rest),)
+
+
+@contextmanager
+def finishing(senders: Sequence[Events]) -> Iterator[None]:
+    """Give each a few seconds at the end to send what waits."""
+    try:
+        yield
+    finally:
+        for each in senders:
+            each.finish()
 
 
 def report_compat() -> None:

@@ -15,13 +15,13 @@ from itertools import chain, compress, repeat
 from operator import itemgetter, not_
 from typing import Any, Protocol
 
-from ig.bpf.session import ring_full
 from ig.container import HOST, Container
-from ig.gadget import NOTHING, Batch, Gadget
+from ig.gadget import NOTHING, Batch
 from ig.kernel.cgroupfs import Paths
 from ig.output.sink import Sink
-from ig.output.stream import ReaderGone, Stream, say
+from ig.output.stream import ReaderGone, Stream
 from ig.trace.attribution import Attribution
+from ig.trace.losses import Counted, Losses
 
 INTERVAL = 0.05  # seconds between reads of the ring
 _MANY = 4096  # records in a read after which the next one follows without a pause
@@ -30,22 +30,13 @@ _SUSPENDED = 400_000_000  # ns without a step after which changes from the runti
 _CATCH_UP = 250_000_000  # ns to wait for these changes
 _MOST_HELD = 8192  # events that wait for their owner to become known: some 10 MB
 _CLOCK_STEP = 10_000_000  # ns by which the wall clock must have moved against the kernel's
-_SLOW = (
-    0.3  # seconds between reports spent on waiting for the reader: some of the ring's time to fill
-)
-TOO_SLOW = "the output was read too slowly, so the ring buffer was full"
-UNNAMED = "not shown: their owner was not known in time"
-UNREAD = "the output was not read before the end (upper bound)"
-_REPORT_EVERY = 10.0  # seconds between reports of losses, while they last
-
-
 Fields = Mapping[str, Sequence[Any]]
 TIMES = frozenset({"timestamp", "min_time", "max_time"})
 """The fields that are ns since boot, and in a batch ns since the epoch: the time of a record, and
 those of the first and the last of what it counts."""
 
 
-class EventSource(Protocol):
+class EventSource(Counted, Protocol):
     """A source of events: ig.bpf.session.Source."""
 
     fields: Sequence[str]
@@ -56,18 +47,12 @@ class EventSource(Protocol):
     def cgroups(self) -> Iterator[tuple[int, Paths]]:
         """Yield the cgroups that were not reported before, and their paths."""
 
-    def lost(self) -> Mapping[str, int]:
-        """Return the number of lost events by cause."""
-
     @property
     def counts(self) -> bool:
         """Whether there are records only after `collect`: what was counted until then."""
 
     def collect(self) -> None:
         """Have what was counted until now come with the next records."""
-
-    def warning(self) -> str:
-        """Return what the user must know of the counts so far, empty if nothing."""
 
 
 class Holding(Protocol):
@@ -107,19 +92,14 @@ class Pipeline:
     _waiting: list[tuple[Any, ...]] = field(default_factory=list)
     _held: dict[int, list[tuple[Any, ...]]] = field(default_factory=dict)
     _offset: int = 0
-    _reported: dict[str, int] = field(default_factory=dict)
     _stepped: int = field(default_factory=time.monotonic_ns)
     _resumed: int = 0
-    _unnamed: int = 0
-    _unread: int = 0
-    _slow: int = 0
-    _full: int = 0
-    _waited: float = 0.0
-    _report_due: float = 0.0
     _tick_due: float = float("inf")
     _drain_due: float = float("inf")
     _ticks: int = 0
-    _warned: str = ""
+
+    def __post_init__(self) -> None:
+        self.losses = Losses(self.source, self.stream)
 
     def run(self, seconds: float | None = None) -> None:
         """Pass events on until stopped, `seconds` have passed, or there are enough.
@@ -135,14 +115,14 @@ class Pipeline:
             while not self.stopping() and time.monotonic() < ends and not self._enough():
                 if self._step() < _MANY:
                     self.stream.rest(INTERVAL)
-                self._report_losses()
+                self.losses.report(self.sink)
                 self._tick()
             if not self._enough():
                 self._finish()
             if self.holding:
                 self._passing(self.holding.finish)
         finally:
-            self._report_losses(last=True)
+            self.losses.report(self.sink, last=True)
         self.sink.close()
 
     def _finish(self, last: bool = True) -> None:
@@ -256,7 +236,7 @@ class Pipeline:
                     left += self._number(records)
                 counts = self._counts and "count" in batch.fields
                 written = sum(batch.fields["count"]) if counts else len(batch)
-                self._unread = (self.holding.held if self.holding else written) + left
+                self.losses.unread = (self.holding.held if self.holding else written) + left
             raise
 
     def _attributed(
@@ -281,7 +261,7 @@ class Pipeline:
         withheld = set(compress(cgroups, map(not_, shown)))
         unsure = set(filter(self.attribution.unsure, withheld))
         numbers = fields["count"] if self._counts else repeat(1)
-        self._unnamed += sum(compress(numbers, map(unsure.__contains__, cgroups)))
+        self.losses.unnamed += sum(compress(numbers, map(unsure.__contains__, cgroups)))
         return owners, shown
 
     @property
@@ -314,45 +294,3 @@ class Pipeline:
         if abs(offset - self._offset) > _CLOCK_STEP:
             self._offset = offset
         return self._offset
-
-    def _report_losses(self, last: bool = False) -> None:
-        if not last and time.monotonic() < self._report_due:
-            return
-        lost = self._lost()
-        if lost != self._reported or (last and lost):
-            self.sink.lost(lost)
-            self._reported = lost
-        if (warning := self.source.warning()) != self._warned:
-            say(f"warning: {warning}")
-            self._warned = warning
-        self._report_due = time.monotonic() + _REPORT_EVERY
-
-    def _lost(self) -> dict[str, int]:
-        """Return lost events by cause; a ring full because of a slow reader is its own cause."""
-        lost = dict(self.source.lost())
-        full = lost.get(ring_full(), 0)
-        if self.stream.waited - self._waited > _SLOW:
-            self._slow += full - self._full
-        self._full, self._waited = full, self.stream.waited
-        lost[UNNAMED], lost[UNREAD] = self._unnamed, self._unread
-        if self._slow:
-            lost[TOO_SLOW] = self._slow
-            lost[ring_full()] -= self._slow
-        return {cause: count for cause, count in lost.items() if count}
-
-
-def program(gadget: Gadget, options: Mapping[str, Any]) -> str:
-    """Return the C file that is loaded: the gadget's, or that of an option."""
-    others = (each.program for each in gadget.params if each.program and options.get(each.name))
-    return next(others, gadget.program)
-
-
-def defines(gadget: Gadget, options: Mapping[str, Any]) -> dict[str, int | str]:
-    """Return the C macros that carry a gadget's options into its program."""
-    given: dict[str, int | str] = dict(gadget.defines)
-    for param in gadget.params:
-        value = options.get(param.name)
-        if not param.define or value is None or value is False or value == []:
-            continue
-        given[param.define] = ",".join(map(str, value)) if isinstance(value, list) else int(value)
-    return given

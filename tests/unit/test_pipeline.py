@@ -19,6 +19,7 @@ from ig.output.stream import ReaderGone, Stream
 from ig.query import Limit
 from ig.trace import pipeline
 from ig.trace.attribution import Attribution
+from ig.trace.losses import UNNAMED, UNREAD
 from ig.trace.pipeline import Pipeline
 from tests.unit.test_attribution import Filter, Runtimes
 
@@ -189,7 +190,7 @@ def test_what_a_choice_hides_while_names_are_missing_is_counted() -> None:
     trace.step((ago(5), 1, 0, 1), (ago(5), 2, 0, 2), (ago(5), 2, 0, 3))
     trace.pipeline.attribution.give_up(2)
     trace.step()
-    assert trace.pipeline._lost() == {pipeline.UNNAMED: 2}
+    assert trace.pipeline.losses.counts() == {UNNAMED: 2}
 
 
 def test_container_without_a_cgroup_is_identified_by_its_mount_namespace() -> None:
@@ -271,7 +272,7 @@ def test_events_that_a_reader_leaves_at_the_end_are_counted(
     trace.stopped = True
     with pytest.raises(ReaderGone):
         trace.pipeline.run()
-    assert trace.lost == [{pipeline.UNREAD: 60_007}]
+    assert trace.lost == [{UNREAD: 60_007}]
 
 
 def test_events_of_unknown_owners_are_counted_also_where_a_record_counts_several(
@@ -285,8 +286,8 @@ def test_events_of_unknown_owners_are_counted_also_where_a_record_counts_several
     monkeypatch.setattr(pipeline, "_SUSPENDED", 9 * SECOND)
     monkeypatch.setattr(time, "monotonic_ns", lambda: began + 3 * SECOND)
     assert trace.step() == []
-    trace.pipeline._report_losses(last=True)
-    assert trace.lost == [{pipeline.UNNAMED: 22}]
+    trace.pipeline.losses.report(trace.pipeline.sink, last=True)
+    assert trace.lost == [{UNNAMED: 22}]
 
 
 @pytest.mark.parametrize(("last", "kept"), [(False, ["2,web"]), (True, [])])
@@ -368,7 +369,7 @@ def test_events_that_a_sink_holds_at_the_end_are_passed_on_or_counted(
     monkeypatch.setattr(stream, "_PATIENCE", 0.1)
     for big, printed, lost in (
         (0, ["number,owner", "1,web"], []),
-        (1, ["number,owner"], [{pipeline.UNREAD: 60_001}]),
+        (1, ["number,owner"], [{UNREAD: 60_001}]),
     ):
         trace = Trace(WEB)
         sink = trace.pipeline.sink
