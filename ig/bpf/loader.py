@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -34,9 +34,10 @@ from ig.stop import SIGNALS
 
 _MOST_DESCRIPTORS = 64
 _PR_SET_PDEATHSIG = 1
-_MOST_MESSAGE = 1 << 20
+_MOST_MESSAGE = 1 << 20  # bytes of an answer
+_MOST_PRINTED = 1 << 18  # bytes of what is printed
 
-_SAID = (
+_REASONS = (
     (
         re.compile(r"could not open bpf map: (\w+), error: (.+)"),
         "the kernel rejected its map {0!r}: {1}",
@@ -103,47 +104,6 @@ class Probes:
             os.close(descriptor)
 
 
-def bcc_version() -> str:
-    """Return the version of the distribution's BCC. Raises MissingDependency.
-
-    A child process imports it: with it comes a compiler, of which half stays in memory.
-    """
-    receiver, sender = os.pipe()
-    child = _fork()
-    if child == 0:
-        answer: dict[str, Any] = {}
-        try:
-            answer = {"version": str(import_bcc().__version__)}
-        except IgError as error:
-            answer = _refusal(error)
-        finally:
-            os.write(sender, json.dumps(answer).encode())
-            os._exit(0)
-    try:
-        os.close(sender)
-        with open(receiver, "rb") as answers:
-            answer = json.loads(answers.read() or b"{}")
-        os.waitpid(child, 0)
-        child = 0
-    finally:
-        if child:
-            os.kill(child, signal.SIGKILL)
-    if "error" in answer:
-        raise _error(answer)
-    return str(answer.get("version", ""))
-
-
-def _refusal(error: IgError) -> dict[str, Any]:
-    """Return the child's answer when it failed."""
-    return {"error": error.args, "missing": isinstance(error, MissingDependency)}
-
-
-def _error(answer: Mapping[str, Any]) -> IgError:
-    """Return the error in an answer of the child."""
-    kind = MissingDependency if answer.get("missing") else KernelRefused
-    return kind(*answer["error"])
-
-
 def _fork() -> int:
     """Fork a child that ends with this process, or by a signal, and return as os.fork does."""
     # A lock that another thread holds would stay locked in the child.
@@ -165,24 +125,10 @@ def _fork() -> int:
     return child
 
 
-class Loading:
-    """A program on its way into the kernel, in a process of its own."""
+class _Child:
+    """A process that does something, returns an answer and descriptors, and ends."""
 
-    def __init__(
-        self, program: str, defines: Mapping[str, int | str], aggregate: bool = False
-    ) -> None:
-        """`aggregate` says that the program's counts are read, see aggregate.h, not its events;
-        with REPORT_FAILURES these are, too.
-        """
-        self._text = source(program, aggregate)
-        check_filters(program, self._text, defines)
-        self._reports = aggregate and bool(defines.get("REPORT_FAILURES"))
-        silent = aggregate and not self._reports
-        self._defines = {"EVENTS_PAGES": 1, **defines} if silent else dict(defines)
-        self._aggregate = aggregate
-        structs: tuple[str, ...] = ("key", "value") if aggregate else ()
-        if not silent:
-            structs += (c_text.event(self._text),)
+    def __init__(self, act: Callable[[], tuple[Mapping[str, Any], Sequence[int]]]) -> None:
         self._receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MOST_MESSAGE)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_MESSAGE)
@@ -192,11 +138,11 @@ class Loading:
         self._child = _fork()
         if self._child == 0:
             self._receiver.close()
-            _run_child(sender, self._messages, self._text, self._defines, structs)
+            _run_child(sender, self._messages, act)
         sender.close()
 
-    def result(self) -> Probes:
-        """Wait for the program to be attached. Raises IgError with whoever's reason it is."""
+    def result(self) -> tuple[Mapping[str, Any], Sequence[int]]:
+        """Wait for the answer. Raises IgError with whoever's reason it is."""
         try:
             message, descriptors, _, _ = socket.recv_fds(
                 self._receiver, _MOST_MESSAGE, _MOST_DESCRIPTORS
@@ -214,9 +160,52 @@ class Loading:
             )
         answer: dict[str, Any] = json.loads(message)
         if "error" in answer:
-            raise _error(answer)
+            kind = MissingDependency if answer.get("missing") else KernelRefused
+            raise kind(*answer["error"])
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
+        return answer, descriptors
+
+    def close(self) -> None:
+        """End the process if it has not ended: it may hang."""
+        self._receiver.close()
+        self._messages.close()
+        if self._child > 0:
+            os.kill(self._child, signal.SIGKILL)
+
+
+def bcc_version() -> str:
+    """Return the version of the distribution's BCC. Raises MissingDependency.
+
+    A child process imports it: with it comes a compiler, of which half stays in memory.
+    """
+    child = _Child(lambda: ({"version": str(import_bcc().__version__)}, ()))
+    return str(child.result()[0]["version"])
+
+
+class Loading:
+    """A program on its way into the kernel, in a process of its own."""
+
+    def __init__(
+        self, program: str, defines: Mapping[str, int | str], aggregate: bool = False
+    ) -> None:
+        """`aggregate` says that the program's counts are read, see aggregate.h, not its events;
+        with REPORT_FAILURES these are, too.
+        """
+        text = self._text = source(program, aggregate)
+        check_filters(program, text, defines)
+        self._reports = aggregate and bool(defines.get("REPORT_FAILURES"))
+        silent = aggregate and not self._reports
+        defines = {"EVENTS_PAGES": 1, **defines} if silent else dict(defines)
+        self._aggregate = aggregate
+        structs: tuple[str, ...] = ("key", "value") if aggregate else ()
+        if not silent:
+            structs += (c_text.event(text),)
+        self._child = _Child(lambda: load(text, defines, structs))
+
+    def result(self) -> Probes:
+        """Wait for the program to be attached. Raises IgError with whoever's reason it is."""
+        answer, descriptors = self._child.result()
         given = iter(descriptors)
         return Probes(
             maps={name: next(given) for name in answer["maps"]},
@@ -235,32 +224,28 @@ class Loading:
         )
 
     def close(self) -> None:
-        """End the child if it has not ended: it may hang."""
-        self._receiver.close()
-        self._messages.close()
-        if self._child > 0:
-            os.kill(self._child, signal.SIGKILL)
+        """End the child if it has not ended."""
+        self._child.close()
 
 
 def _run_child(
     sender: socket.socket,
     messages: Any,
-    text: str,
-    defines: Mapping[str, int | str],
-    structs: Sequence[str],
+    act: Callable[[], tuple[Mapping[str, Any], Sequence[int]]],
 ) -> None:
-    """Be the child: load, answer, and end without running anybody's exit handlers."""
+    """Be the child: act, answer, and end without running anybody's exit handlers."""
     status = 1
     try:
         os.dup2(messages.fileno(), 1)
         os.dup2(messages.fileno(), 2)
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
         try:
-            answer, descriptors = load(text, defines, structs)
+            answer, descriptors = act()
         except IgError as error:
-            answer, descriptors = _refusal(error), []
+            missing = isinstance(error, MissingDependency)
+            answer, descriptors = {"error": error.args, "missing": missing}, ()
         except Exception as error:
-            answer, descriptors = {"error": _explain(error, messages)}, []
+            answer, descriptors = {"error": _explain(error, messages)}, ()
         if descriptors:
             socket.send_fds(sender, [json.dumps(answer).encode()], descriptors)
         else:
@@ -281,9 +266,6 @@ def _messages() -> Any:
         return tempfile.TemporaryFile()
 
 
-_MOST_SAID = 1 << 18  # bytes
-
-
 def _explain(error: Exception, messages: Any) -> tuple[str, str, str, list[str]]:
     """Return the parts of an IgError for what BCC, the compiler or the kernel said."""
     said = _printed(messages)
@@ -293,7 +275,7 @@ def _explain(error: Exception, messages: Any) -> tuple[str, str, str, list[str]]
         shown = said.splitlines() if os.environ.get("IG_DEBUG") else []
         return locked.failed, locked.found, locked.remedy, shown
     what = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    for pattern, words in _SAID:
+    for pattern, words in _REASONS:
         if match := pattern.search(said):
             what = words.format(*match.groups())
     remedy = next(
@@ -305,8 +287,8 @@ def _explain(error: Exception, messages: Any) -> tuple[str, str, str, list[str]]
 
 def _printed(messages: Any) -> str:
     """Return the end of what the child, BCC and the compiler have printed: a verifier's reason."""
-    messages.seek(max(0, messages.seek(0, os.SEEK_END) - _MOST_SAID))
-    return str(messages.read(_MOST_SAID).decode(errors="replace")).strip()
+    messages.seek(max(0, messages.seek(0, os.SEEK_END) - _MOST_PRINTED))
+    return str(messages.read(_MOST_PRINTED).decode(errors="replace")).strip()
 
 
 def _last(printed: str) -> list[str]:
