@@ -5,15 +5,14 @@ Source: linux/netfilter/nf_tables.h, net/netfilter/nft_*.c.
 
 from __future__ import annotations
 
-import operator
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from ig.causes import registers, xtables
+from ig.causes import xtables
 from ig.causes.packet import Fields, Packet
-from ig.causes.registers import Registers
+from ig.causes.registers import Registers, find, within
 from ig.causes.xtables import To
 from ig.kernel import netlink
 from ig.kernel.nftables import Chain, Expression, Rule, Ruleset
@@ -35,9 +34,6 @@ _TARGETS = {
     "MASQUERADE": "mask",
 }
 _ENDS = {"reject": "reject", "queue": "unknown", "synproxy": "accept"}
-_OPERATORS: Mapping[int, Callable[[bytes, bytes], bool]] = dict(
-    enumerate((operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge))
-)
 _NEUTRAL = frozenset({"counter", "log", "notrack", "dup", "last", "nat"})
 """Expressions that do not decide whether a rule matches, and store nothing."""
 _DECIDING = frozenset({"limit", "quota", "connlimit", "socket", "tproxy"})
@@ -64,12 +60,6 @@ class Decision:
     """Where it jumps or goes to."""
     to: To | None = None
     """Where it translates to, None where that is not one destination."""
-
-
-def is_notrack(expression: Expression) -> bool:
-    """Return whether an expression may exempt a packet from connection tracking."""
-    target = netlink.text(expression.data.get(1, b"")) if expression.name == "target" else ""
-    return expression.name == "notrack" or target in ("CT", "NOTRACK")
 
 
 class Budget:
@@ -197,7 +187,7 @@ class Evaluation:
             return None
         if not self._spend(len(found.elements)):
             return None
-        return registers.find(found, self._registers.load(number.get(2, 0), found.length))
+        return find(found, self._registers.load(number.get(2, 0), found.length))
 
     def _ports(self, number: Mapping[int, int], first: int, last: int) -> int | None:
         """Return the port in registers, 0 where none is given, None unless it is one."""
@@ -257,17 +247,13 @@ class Evaluation:
     def _compared(
         self, name: str, data: Mapping[int, bytes], number: Mapping[int, int]
     ) -> bool | None:
-        low = _constant(data.get(3, b""))
-        high = _constant(data.get(4, b"")) if name == "range" else low
-        value, how = self._registers.load(number.get(1, 0), len(low)), number.get(2, 0)
-        if not low or len(low) != len(high):
+        register, how, low = number.get(1, 0), number.get(2, 0), _constant(data.get(3, b""))
+        if name == "cmp":
+            return self._registers.compare(register, how, low) if low else None
+        high = _constant(data.get(4, b""))
+        if not low or len(low) != len(high) or how > 1:
             return None
-        if how > 1:
-            known = self._registers.certain(number.get(1, 0), len(low))
-            if known is None or how not in _OPERATORS or name == "range":
-                return None
-            return _OPERATORS[how](known, low)
-        found = registers.within(value, low, high)
+        found = within(self._registers.load(register, len(low)), low, high)
         return None if found is None else found != bool(how)
 
     def _looked_up(self, data: Mapping[int, bytes], number: Mapping[int, int]) -> bool | None:
@@ -287,12 +273,11 @@ class Evaluation:
 
     def _mask(self, data: Mapping[int, bytes], number: Mapping[int, int]) -> None:
         mask, other = _constant(data.get(4, b"")), _constant(data.get(5, b""))
-        target = number.get(2, 0)
+        source, target = number.get(1, 0), number.get(2, 0)
         if number.get(6) or not mask or len(mask) != len(other):  # shifts, and two registers
             self._registers.forget(target)
-            return
-        value = self._registers.load(number.get(1, 0), len(mask))
-        self._registers.store(target, *registers.masked(value, mask, other))
+        else:
+            self._registers.mask(source, target, mask, other)
 
     def _load(self, name: str, number: Mapping[int, int]) -> None:
         if 1 not in number:  # it sets something of the packet

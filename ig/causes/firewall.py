@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ig.causes import expressions
 from ig.causes.expressions import Budget, Decision, Evaluation
 from ig.causes.packet import Packet
 from ig.causes.xtables import To
-from ig.kernel.nftables import Chain, Key, Rule, Ruleset
+from ig.kernel import netlink
+from ig.kernel.nftables import Chain, Expression, Key, Rule, Ruleset
 
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
@@ -242,9 +242,15 @@ def _untracked(ruleset: Ruleset, packet: Packet, budget: Budget) -> bool:
         for chain in ruleset.chains.values()
         if chain.family in ("inet", family)
         for rule in chain.rules
-        if any(map(expressions.is_notrack, rule.expressions))
+        if any(map(_is_notrack, rule.expressions))
         for evaluation in evaluations
     )
+
+
+def _is_notrack(expression: Expression) -> bool:
+    """Return whether an expression may exempt a packet from connection tracking."""
+    target = netlink.text(expression.data.get(1, b"")) if expression.name == "target" else ""
+    return expression.name == "notrack" or target in ("CT", "NOTRACK")
 
 
 def rising(

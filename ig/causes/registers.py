@@ -5,13 +5,18 @@ Source: linux/netfilter/nf_tables.h (enum nft_registers), net/netfilter/nft_cmp.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator, Mapping
 
 from ig.causes.packet import Partial
 from ig.kernel.nftables_sets import Element, Set
 
 _BYTES = 80
 _WORD, _LONG = 4, 16
+_OPERATORS: Mapping[int, Callable[[bytes, bytes], bool]] = dict(
+    enumerate((operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge))
+)
+"""By the numbers of enum nft_cmp_ops."""
 
 
 def place(register: int) -> int:
@@ -57,6 +62,22 @@ class Registers:
         value, known = self.load(register, length)
         return value if set(known) <= {0xFF} and len(known) == length else None
 
+    def compare(self, register: int, how: int, with_value: bytes) -> bool | None:
+        """Return whether a value is equal, less, …, None where that depends on what is unknown."""
+        if how > 1:
+            value = self.certain(register, len(with_value))
+            if value is None or how not in _OPERATORS:
+                return None
+            return _OPERATORS[how](value, with_value)
+        equal = within(self.load(register, len(with_value)), with_value, with_value)
+        return None if equal is None else equal != bool(how)
+
+    def mask(self, source: int, target: int, mask: bytes, other: bytes) -> None:
+        """Store `value & mask ^ other` of a register's value in another."""
+        value, known = self.load(source, len(mask))
+        result = bytes(v & m ^ x for v, m, x in zip(value, mask, other, strict=True))
+        self.store(target, result, bytes(k | ~m & 0xFF for k, m in zip(known, mask, strict=True)))
+
 
 def within(value: Partial, low: bytes, high: bytes) -> bool | None:
     """Return whether a value is in a range, None where that depends on what is unknown."""
@@ -69,12 +90,6 @@ def within(value: Partial, low: bytes, high: bytes) -> bool | None:
     if most < first or least > last:
         return False
     return True if first <= least and most <= last else None
-
-
-def masked(value: Partial, mask: bytes, other: bytes) -> Partial:
-    """Return `value & mask ^ other`."""
-    result = bytes(v & m ^ x for v, m, x in zip(value[0], mask, other, strict=True))
-    return result, bytes(k | ~m & 0xFF for k, m in zip(value[1], mask, strict=True))
 
 
 def find(within_set: Set, key: Partial) -> tuple[list[Element], bool]:
