@@ -12,6 +12,7 @@ import pytest
 from ig.kernel import netns
 from tests.host.engine import Engine, PrivateEngine, some_engine
 from tests.host.namespace import Namespace, stop_programs
+from tests.host.runtimes import archive
 from tests.host.terminal import Terminal
 from tests.host.tracer import IG, Tracer
 from tests.host.watched import WatchedNamespace
@@ -58,6 +59,12 @@ def engine(_shared_engine: Engine) -> Iterator[Engine]:
     """An engine to run containers with; those left at the test's end are removed."""
     yield _shared_engine
     _shared_engine.clear()
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of an image for engines other than that one."""
+    return archive(tmp_path_factory.mktemp("image"))
 
 
 @pytest.fixture

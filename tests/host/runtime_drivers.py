@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from ig.container import Runtime
 from ig.containers.runtimes.containerd import Containerd
 from ig.containers.runtimes.docker_api import Docker, Podman
-from tests.host.runtimes import BRIEF, IMAGE, SLEEP, Server, command, need
+from tests.host.runtimes import BRIEF, IMAGE, SLEEP, Server, command, need, unmount
 
 
 class DockerEngine:
@@ -162,3 +165,16 @@ class ContainerdEngine:
 
 
 Engine = DockerEngine | PodmanEngine | ContainerdEngine
+Served = TypeVar("Served", DockerEngine, PodmanEngine, ContainerdEngine)
+
+
+@contextmanager
+def serving(engine: Served, folder: Path, image: Path) -> Iterator[Served]:
+    """Start an engine whose files are in a folder, with the image; it is stopped at the end."""
+    engine.server.start()
+    try:
+        engine.load(image)
+        yield engine
+    finally:
+        engine.server.stop()
+        unmount(folder)

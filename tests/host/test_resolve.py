@@ -20,8 +20,8 @@ import pytest
 from tests.host.engine import POD, POD_NAME, Engine
 from tests.host.namespace import Namespace, Program
 from tests.host.reports import Report
-from tests.host.runtime_drivers import ContainerdEngine
-from tests.host.runtimes import IMAGE, archive, unmount
+from tests.host.runtime_drivers import ContainerdEngine, serving
+from tests.host.runtimes import IMAGE
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
 
@@ -117,15 +117,9 @@ def test_inner_engines_addresses_and_ports_are_its_containers_only_there(
 
 
 @pytest.fixture
-def containerd(tmp_path: Path) -> Iterator[ContainerdEngine]:
-    engine = ContainerdEngine(tmp_path)
-    engine.server.start()
-    try:
-        engine.load(archive(tmp_path))
+def containerd(tmp_path: Path, image: Path) -> Iterator[ContainerdEngine]:
+    with serving(ContainerdEngine(tmp_path), tmp_path, image) as engine:
         yield engine
-    finally:
-        engine.server.stop()
-        unmount(tmp_path)
 
 
 def test_address_that_no_runtime_reports_is_observed_on_sockets(
@@ -202,7 +196,8 @@ def test_of_several_in_a_namespace_only_the_one_that_listens_is_named(
     address = vpn.address
     web, port = engine.serve("web", network_mode=f"container:{vpn.id}")
     client = engine.idle("client")
-    tracer = ig("trace", "tcp", "-F", "type==connect")
+    connects = ("-F", "type==connect", "-F", f"containername=={client.name}")
+    tracer = ig("trace", "tcp", *connects)
     seen: list[bool] = []
 
     def named() -> bool:

@@ -13,8 +13,8 @@ from ig.containers.runtimes import cri
 from ig.containers.runtimes.containerd import Containerd
 from ig.containers.runtimes.cri import Cri
 from ig.containers.selection import select
-from tests.host.runtime_drivers import ContainerdEngine
-from tests.host.runtimes import IMAGE, SLEEP, archive, cgroup_of, followed, unmount
+from tests.host.runtime_drivers import ContainerdEngine, serving
+from tests.host.runtimes import IMAGE, SLEEP, cgroup_of, followed
 
 SERVICE = "/runtime.v1.RuntimeService/"
 HOST_NETWORK = 2  # NamespaceMode.NODE: no network plugin is needed
@@ -119,17 +119,11 @@ class Kubelet(ContainerdEngine):
 
 
 @pytest.fixture(scope="module")
-def kubelet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
+def kubelet(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[Kubelet]:
     folder = tmp_path_factory.mktemp("k")
-    image = archive(tmp_path_factory.mktemp("image"))
     started = Kubelet(folder)
-    started.server.start()
-    try:
-        started.load(image)
+    with serving(started, folder, image):
         yield started
-    finally:
-        started.server.stop()
-        unmount(folder)
 
 
 @pytest.mark.parametrize("kind", [Cri, Containerd])

@@ -12,14 +12,9 @@ import pytest
 
 from ig.container import HOST
 from ig.errors import RuntimeUnavailable
-from tests.host.runtime_drivers import ContainerdEngine, DockerEngine, Engine, PodmanEngine
-from tests.host.runtimes import BOUND, archive, cgroup_of, followed, unmount
+from tests.host.runtime_drivers import ContainerdEngine, DockerEngine, Engine, PodmanEngine, serving
+from tests.host.runtimes import BOUND, cgroup_of, followed
 from tests.host.waiting import until
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return archive(tmp_path_factory.mktemp("image"))
 
 
 @pytest.fixture(scope="module", params=[DockerEngine, ContainerdEngine, PodmanEngine])
@@ -27,14 +22,8 @@ def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, image: Path
 ) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("e")
-    started: Engine = request.param(folder)
-    started.server.start()
-    try:
-        started.load(image)
+    with serving(request.param(folder), folder, image) as started:
         yield started
-    finally:
-        started.server.stop()
-        unmount(folder)
 
 
 @pytest.fixture

@@ -10,39 +10,23 @@ import pytest
 from ig.containers.index import Index
 from ig.containers.runtimes.containerd import Containerd
 from ig.containers.runtimes.docker_api import Docker
-from tests.host.runtime_drivers import ContainerdEngine, DockerEngine
-from tests.host.runtimes import BOUND, IMAGE, SLEEP, archive, cgroup_of, followed, unmount
+from tests.host.runtime_drivers import ContainerdEngine, DockerEngine, serving
+from tests.host.runtimes import BOUND, IMAGE, SLEEP, cgroup_of, followed
 
 MANY = 500
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return archive(tmp_path_factory.mktemp("image"))
-
-
-@pytest.fixture(scope="module")
 def docker(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[DockerEngine]:
     folder = tmp_path_factory.mktemp("d")
-    engine = DockerEngine(folder)
-    engine.server.start()
-    try:
-        engine.load(image)
+    with serving(DockerEngine(folder), folder, image) as engine:
         yield engine
-    finally:
-        engine.server.stop()
-        unmount(folder)
 
 
 @pytest.fixture
 def containerd(tmp_path: Path, image: Path) -> Iterator[ContainerdEngine]:
-    engine = ContainerdEngine(tmp_path)
-    engine.server.start()
-    try:
-        engine.load(image)
+    with serving(ContainerdEngine(tmp_path), tmp_path, image) as engine:
         yield engine
-    finally:
-        engine.server.stop()
 
 
 def test_container_of_the_same_name_in_two_runtimes_is_two(

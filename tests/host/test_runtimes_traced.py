@@ -14,30 +14,14 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.host.reports import Report
-from tests.host.runtime_drivers import ContainerdEngine, Engine, PodmanEngine
-from tests.host.runtimes import IMAGE, archive, unmount
+from tests.host.runtime_drivers import ContainerdEngine, PodmanEngine, serving
+from tests.host.runtimes import IMAGE
 from tests.host.tracer import Tracer
 from tests.host.waiting import PATIENCE
 
 Start = Callable[..., Tracer]
 USER = 4242
 CONNECT_OFTEN = "while :; do /bin/busybox nc 127.0.0.1 9; /bin/busybox sleep 0.1; done"
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return archive(tmp_path_factory.mktemp("image"))
-
-
-@contextmanager
-def serving(engine: Engine, folder: Path, image: Path) -> Iterator[None]:
-    engine.server.start()
-    try:
-        engine.load(image)
-        yield
-    finally:
-        engine.server.stop()
-        unmount(folder)
 
 
 class Proxy:

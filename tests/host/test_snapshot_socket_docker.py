@@ -20,7 +20,7 @@ from ig.gadgets.snapshot_socket import GADGET
 from ig.sockets.collect import collect
 from ig.sockets.owner import Known
 from tests.host.runtime_drivers import DockerEngine
-from tests.host.runtimes import BOUND, IMAGE, archive, followed, unmount
+from tests.host.runtimes import BOUND, IMAGE, followed, unmount
 from tests.host.test_snapshot_socket import rows, same_moment
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starts an engine: needs root")
@@ -63,14 +63,14 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+def town(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[Town]:
     folder = tmp_path_factory.mktemp("e")
     ip("link", "add", BRIDGE, "type", "bridge")
     ip("addr", "add", "10.214.77.1/24", "dev", BRIDGE)
     engine = DockerEngine(folder, BRIDGE)
     try:
         engine.server.start()
-        engine.load(archive(tmp_path_factory.mktemp("image")))
+        engine.load(image)
         for name, port in LISTENERS.items():
             options = ("run", "-d", "--name", name, "--network", NETWORKS[name], IMAGE)
             engine.call(*options, "/bin/busybox", "nc", "-l", "-p", str(port))

@@ -44,15 +44,15 @@ def test_containers_that_were_there_come_later_or_start_again_are_named(
 
 def test_container_that_runs_milliseconds_is_named_every_time(ig: Start, engine: Engine) -> None:
     tracer = ig("trace", "tcpconnect")
-    expected = []
-    for number in range(TIMES):
-        shorty = engine.run(
-            f"shorty-{number}", ["nc", "-w", 1, *NOBODY], auto_remove=True, tty=False
-        )
-        shorty.reports.all()
-        expected.append(engine.name(f"shorty-{number}"))
+    shorties = [f"shorty-{number}" for number in range(TIMES)]
+
+    def run(name: str) -> None:
+        command = ("nc", "-w", 1, *NOBODY)
+        engine.run(name, command, auto_remove=True, tty=False).reports.all()
+
+    together(run, shorties, at_once=4)
     tracer.wait_for(bool, TIMES)
-    assert names(tracer.stop()[0]) == expected
+    assert sorted(names(tracer.stop()[0])) == sorted(map(engine.name, shorties))
 
 
 def test_shared_network_does_not_change_the_owner(ig: Start, engine: Engine) -> None:

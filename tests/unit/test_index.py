@@ -382,8 +382,18 @@ def test_any_name_of_a_cgroup_has_an_id_of_its_own_or_none(name: str) -> None:
     assert container.id == found
 
 
-def test_details_of_what_runs_are_asked_for_when_wanted() -> None:
-    script, witness = Script(), Witness()
+@pytest.mark.parametrize("failures", [0, 1])
+def test_details_of_what_runs_are_asked_for_when_wanted_until_they_come(failures: int) -> None:
+    class Busy(Script):
+        left = failures
+
+        def details(self, container: Container) -> Container:
+            self.left -= 1
+            if self.left >= 0:
+                raise RuntimeUnavailable("docker is busy")
+            return super().details(container)
+
+    script, witness = Busy(), Witness()
     index = Index([script], quiet, detailed=True)
     index.subscribe(witness.changes.put)
     index.start()
@@ -397,26 +407,6 @@ def test_details_that_come_too_late_are_not_taken_for_a_newer_start() -> None:
     index = told(Change("exists", replace(WEB, started=2)))
     assert index.details(replace(WEB, started=1)).pid == NOBODY
     assert [each.pid for each in index.containers()] == [0]
-
-
-def test_details_come_although_a_first_question_failed() -> None:
-    class Busy(Script):
-        failures = 1
-
-        def details(self, container: Container) -> Container:
-            self.failures -= 1
-            if self.failures >= 0:
-                raise RuntimeUnavailable("docker is busy")
-            return super().details(container)
-
-    script, witness = Busy(), Witness()
-    index = Index([script], quiet, detailed=True)
-    index.subscribe(witness.changes.put)
-    index.start()
-    script.lines.put(Change("exists", WEB))
-    assert witness.next() == ("exists", WEB)
-    assert witness.next() == ("updated", replace(WEB, pid=NOBODY))
-    index.close()
 
 
 def test_start_waits_for_details_that_are_wanted() -> None:
