@@ -1,4 +1,4 @@
-"""Compile a BPF program and attach its hooks: the only place that knows BCC."""
+"""Compile a BPF program and attach its hooks: the only importer of BCC."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _constants(declarations: str) -> dict[str, int | str]:
 def _attach(
     program: Any, optional: Mapping[str, str], btf: Btf, backups_attached: bool
 ) -> tuple[dict[str, int], list[int], dict[str, bool], list[str]]:
-    """Load and attach each function at the hook that its name says; load the backups.
+    """Load and attach each function at the hook that it is named after; load the backups.
 
     Return the descriptors of the functions and of the hooks, the tracepoints and whether it
     succeeded there, and what is not seen then.

@@ -27,7 +27,7 @@ _OLDER = {_DECL_TAG: _VARIABLE, TYPE_TAG: CONST, ENUM64: UNION}
 _WORDS_MORE = {INT: 1, ARRAY: 3, _VARIABLE: 1, _DECL_TAG: 1}
 _WORDS_EACH = {STRUCT: 3, UNION: 3, ENUM: 2, _PROTOTYPE: 2, _SECTION: 3, ENUM64: 3}
 KERNEL_CALL = 1 << 30
-"""Marks a function's BTF id where the compiler knows only numbers of helpers: see loader.py."""
+"""Marks the BTF id of a kernel's function in place of a helper's number: see attach.py."""
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _STRUCT_REQUEST = re.compile(r"^KERNEL_STRUCT\(([^)]*)\)", re.M)
 _TRACEPOINT_REQUEST = re.compile(r"^KERNEL_TRACEPOINT\(([^)]*)\)", re.M)

@@ -1,7 +1,7 @@
-"""What every program must keep: names of functions that say their hooks (see ig.h), records with an
-owner, the right one, and the filters it obeys.
+"""The contract of C programs: each function is named after its hook (see ig.h), each record has its
+owner, and every filter is applied.
 
-What a program breaks is refused with a sentence before it runs.
+A program that breaks it is refused before it runs.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def usual_tracepoints(program: str) -> list[str]:
 
 
 def hook_of(function: str) -> str:
-    """Return the hook that a function's name says, empty if none: see `usual_tracepoints`."""
+    """Return the hook that a function is named after, empty if none: see `usual_tracepoints`."""
     match function.split("__", 2):
         case ["fexit", name]:
             return f"fexit:{_CALL_PREFIX if name.startswith('sys_') else ''}{name}"
@@ -70,7 +70,7 @@ def hook_of(function: str) -> str:
 
 
 def hooks_of(functions: Iterable[str]) -> list[tuple[str, str]]:
-    """Return functions with their hooks. Raises IgError for one whose name says none."""
+    """Return functions with their hooks. Raises IgError for one that is named after none."""
     found = [(name, hook_of(name)) for name in functions]
     if unknown := [name for name, hook in found if not hook]:
         raise IgError(
@@ -83,15 +83,15 @@ def hooks_of(functions: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def event_of(function: str) -> str:
-    """Return the event that a function's name says, raw or not, or the hook of cgroups."""
+    """Return the event that a function is named after, raw or not, or the hook of cgroups."""
     return hook_of(function).rpartition(":")[2]
 
 
 def source(program: str, aggregate: bool = False) -> str:
     """Return the text of a program of events, or one that counts (`aggregate`), with its headers.
 
-    Raises IgError if somebody could have changed it who could not have changed this module, or if
-    what it declares cannot be read, or its records lack what every event has.
+    Raises IgError if its file can be changed by users that cannot change this module, if its
+    declarations cannot be read, or if its records lack the fields that every event has.
     """
     for folder in {c_text.folder(), (c_text.folder() / program).parent}:
         c_text.need_trust(folder)

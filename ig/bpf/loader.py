@@ -44,7 +44,7 @@ _REASONS = (
     ),
     (re.compile(r"Failed to load program: (.+)"), "the kernel rejected it: {0}"),
 )
-"""What BCC prints where its exceptions tell less, and what we say instead."""
+"""Patterns of what BCC prints where its exceptions have less, and the words that ig prints."""
 _POLICY = (
     "A policy denies it regardless of privileges: seccomp (the default in containers), SELinux, "
     "AppArmor, or kernel.perf_event_paranoid above 2; before Linux 5.11 possibly the limit of "
@@ -68,7 +68,7 @@ class Probes:
     (see recursion.h), `primaries` are those with a backup, `backups` these, by their raw
     tracepoint, `unpaired` the others, which miss an event when the kernel skips them, or, those of
     `signals`, what is known of one; `decide` is that of the one which takes a verdict.
-    `tracepoints` says of each whether the program is attached to it; `refused`, what is not seen
+    `tracepoints` is for each whether the program is attached to it; `refused`, what is not seen
     because an optional hook was refused.
     """
 
@@ -142,7 +142,7 @@ class _Child:
         sender.close()
 
     def result(self) -> tuple[Mapping[str, Any], Sequence[int]]:
-        """Wait for the answer. Raises IgError with whoever's reason it is."""
+        """Wait for the answer. Raises IgError with the reason that the child gives."""
         try:
             message, descriptors, _, _ = socket.recv_fds(
                 self._receiver, _MOST_MESSAGE, _MOST_DESCRIPTORS
@@ -189,8 +189,8 @@ class Loading:
     def __init__(
         self, program: str, defines: Mapping[str, int | str], aggregate: bool = False
     ) -> None:
-        """`aggregate` says that the program's counts are read, see aggregate.h, not its events;
-        with REPORT_FAILURES these are, too.
+        """With `aggregate`, the program's counts are read (see aggregate.h) instead of its events;
+        with REPORT_FAILURES its events, too.
         """
         text = self._text = source(program, aggregate)
         check_filters(program, text, defines)
@@ -204,7 +204,7 @@ class Loading:
         self._child = _Child(lambda: load(text, defines, structs))
 
     def result(self) -> Probes:
-        """Wait for the program to be attached. Raises IgError with whoever's reason it is."""
+        """Wait for the program to be attached. Raises IgError, as `_Child.result`."""
         answer, descriptors = self._child.result()
         given = iter(descriptors)
         return Probes(
@@ -233,7 +233,7 @@ def _run_child(
     messages: Any,
     act: Callable[[], tuple[Mapping[str, Any], Sequence[int]]],
 ) -> None:
-    """Be the child: act, answer, and end without running anybody's exit handlers."""
+    """Run the child: act, answer, and end without running exit handlers."""
     status = 1
     try:
         os.dup2(messages.fileno(), 1)
@@ -267,22 +267,22 @@ def _messages() -> Any:
 
 
 def _explain(error: Exception, messages: Any) -> tuple[str, str, str, list[str]]:
-    """Return the parts of an IgError for what BCC, the compiler or the kernel said."""
-    said = _printed(messages)
+    """Return the parts of an IgError for what BCC, the compiler or the kernel printed."""
+    printed = _printed(messages)
     if os.environ.get("IG_DEBUG"):
-        said += "\n" + traceback.format_exc()
+        printed += "\n" + traceback.format_exc()
     if locked := lockdown_refusal():
-        shown = said.splitlines() if os.environ.get("IG_DEBUG") else []
+        shown = printed.splitlines() if os.environ.get("IG_DEBUG") else []
         return locked.failed, locked.found, locked.remedy, shown
     what = (error.strerror if isinstance(error, OSError) else None) or str(error)
     for pattern, words in _REASONS:
-        if match := pattern.search(said):
+        if match := pattern.search(printed):
             what = words.format(*match.groups())
     remedy = next(
         (remedy for number, remedy in _REMEDIES.items() if os.strerror(number) in what),
         "Run `ig doctor` to check this kernel; IG_DEBUG=1 prints the whole output.",
     )
-    return f"Cannot load the BPF program: {what}", "", remedy, _last(said)
+    return f"Cannot load the BPF program: {what}", "", remedy, _last(printed)
 
 
 def _printed(messages: Any) -> str:

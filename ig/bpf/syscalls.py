@@ -252,7 +252,7 @@ def recursion_misses(program: int) -> int:
 
 
 def _information(descriptor: int, what: str) -> ctypes.Array[ctypes.c_uint64]:
-    """Return the beginning of what the kernel says about a program or a map."""
+    """Return the beginning of what the kernel reports about a program or a map."""
     found = (ctypes.c_uint64 * 32)()
     size = ctypes.c_uint32(ctypes.sizeof(found))
     if library().bpf_obj_get_info_by_fd(descriptor, found, ctypes.byref(size)) < 0:

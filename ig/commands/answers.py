@@ -31,7 +31,7 @@ _CHOICES = (
 class Answers(NamedTuple):
     """The runtimes that answered and those that did not."""
 
-    told: tuple[Runtime, ...]
+    listed: tuple[Runtime, ...]
     """They have listed all their containers."""
     missing: tuple[Runtime, ...]
     """They have not, although the user named them or their socket exists."""
@@ -43,22 +43,22 @@ class Answers(NamedTuple):
     @property
     def lacking(self) -> tuple[Runtime, ...]:
         """The missing runtimes that matter: all if none answered, else those the user named."""
-        if not self.told:
+        if not self.listed:
             return self.missing
         return tuple(each for each in self.missing if each.name in self.asked)
 
 
 def of(index: Index, asked: Collection[str]) -> Answers:
     """Return which of an index's runtimes answered so far."""
-    told, missing, pending = [], [], []
+    listed, missing, pending = [], [], []
     for source, runtime in index.sources.items():
         if source in index.synced:
-            told.append(runtime)
+            listed.append(runtime)
         elif runtime.name in asked or is_there(runtime.socket):
             missing.append(runtime)
             if source in index.unlisted:
                 pending.append(runtime)
-    return Answers(tuple(told), tuple(missing), tuple(pending), frozenset(asked))
+    return Answers(tuple(listed), tuple(missing), tuple(pending), frozenset(asked))
 
 
 def is_there(socket: str) -> bool:
@@ -83,10 +83,10 @@ def none_running(answers: Answers, later: str) -> str:
     `later` is appended to its first sentence.
     """
     if answers.missing:
-        return "" if answers.told or not later else _HOST
-    if not answers.told:
+        return "" if answers.listed or not later else _HOST
+    if not answers.listed:
         return f"No container runtime found. {_HOST}"
-    names = sorted({each.name for each in answers.told})
+    names = sorted({each.name for each in answers.listed})
     whose = f" of {', '.join(names)}" if answers.asked else ""
     return f"No container{whose} is running{later}. {_HOST}"
 
@@ -146,7 +146,7 @@ class Hint:
         self, index: Index, chosen: Selection, options: Mapping[str, Any], after: float = 3.0
     ) -> None:
         self._line = partial(_line, index, chosen, options)
-        self._timer = threading.Timer(after, self._give, (" (waiting)",))
+        self._timer = threading.Timer(after, self._report, (" (waiting)",))
         self._timer.daemon = True
         self._shown = not chosen.narrow
 
@@ -158,18 +158,18 @@ class Hint:
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
 
-    def give_now(self) -> None:
+    def report_now(self) -> None:
         """Report it now, on a terminal only: elsewhere an empty list is sufficient."""
         if os.isatty(_STDERR):
-            self._give("")
+            self._report("")
 
-    def give_at_end(self, shown: int) -> None:
+    def report_at_end(self, shown: int) -> None:
         """Report it now, if it was not reported and no event was shown."""
         self._timer.cancel()
         if not shown:
-            self._give("")
+            self._report("")
 
-    def _give(self, more: str) -> None:
+    def _report(self, more: str) -> None:
         line = "" if self._shown else self._line()
         if line:
             self._shown = True

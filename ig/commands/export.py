@@ -62,9 +62,9 @@ if TYPE_CHECKING:
     from ig.export.events import Events
 
 INTERVAL = 5.0
-"""Seconds between reads of the kernel's counts, where the user does not say."""
+"""Seconds between reads of the kernel's counts, by default."""
 SERIES = 2000
-"""The number of series of each metric, in the same way."""
+"""The number of series of each metric by default."""
 _OF_OTLP = ("events", "otlp_protocol", "buckets")
 CLASSIC, NATIVE = "classic", "native"
 _AGGREGATION = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
@@ -127,7 +127,7 @@ def export(options: Mapping[str, Any]) -> None:
 
 
 def _gadget(options: Mapping[str, Any]) -> Gadget:
-    """Return what is counted; with --events, what is reported, each attempt once.
+    """Return the gadget that counts; with --events, one that reports each attempt once.
 
     With --why alone, what fails is reported, and all else counted.
     """

@@ -44,7 +44,7 @@ def _inode(container: Container, kind: str) -> int:
     return monitor.namespace(container.pid, kind)
 
 
-def _tell_unseen(containers: Sequence[Container]) -> None:
+def _warn_unseen(containers: Sequence[Container]) -> None:
     """Print a warning if namespaces are missing because host processes are not visible."""
     if not sees_all_processes() and any(each.pid and not _is_in(each) for each in containers):
         say(
@@ -173,11 +173,11 @@ def show(options: Mapping[str, Any]) -> None:
     with closing(index):
         answered = follow(index, options, (), _PATIENCE)
         found, failed = _detailed(index, list(filter(chosen.wants, index.containers())))
-        _tell_unseen(found)
+        _warn_unseen(found)
         with stop.noted():
             formatter = _print_list(display, stream, found, watching)
             write_ready_file(options.get("ready_file"))
-            Hint(index, chosen, options).give_now()
+            Hint(index, chosen, options).report_now()
             while watching and not stop():
                 change = changes.next(stream)
                 if change and chosen.wants(change.container):
@@ -202,7 +202,7 @@ def _print_list(
 
 
 def _need_whole(answered: Answers, failed: int) -> None:
-    if not answered.told and not answered.missing:
+    if not answered.listed and not answered.missing:
         raise IgError(
             "Cannot list containers: no container runtime found.",
             remedy="Use --docker-socketpath and similar options to set its socket.",

@@ -29,7 +29,7 @@ EXAMINING = (
     Capability.CAP_DAC_READ_SEARCH,  # the same
     Capability.CAP_NET_ADMIN,  # to read the firewall's rules
 )
-"""The capabilities that looking at this host takes."""
+"""The capabilities that examining this host for causes needs."""
 _OTLP_FILES = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
 """The ends of the standard variables that name files of TLS."""
 SYNC_TIMEOUT = 2.0  # seconds for the runtimes to list their containers
@@ -111,7 +111,7 @@ def follow(
 def give_up_privileges(
     index: Index, options: Mapping[str, Any], keep: Iterable[Capability]
 ) -> None:
-    """Drop all privileges but those to `keep`, unless the user wants them all kept.
+    """Drop all privileges but those to `keep`, unless the options keep them all.
 
     It must precede the start of other threads. Raises KernelRefused.
     """

@@ -41,15 +41,9 @@ SNAPSHOT = (
     Capability.CAP_NET_ADMIN,  # sockets' marks
 )
 """The capabilities that each snapshot needs."""
-
-
 DEFAULT_ORDER = ("containername", "proto", "state", "src")
 """The default sort order."""
-
-
 _CHOICES = ("containername", "podname", "namespace", "selector", "runtimes", "host_only")
-
-
 _RESOLVER = "127.0.0.11"
 """The address of Docker's DNS resolver in containers of user-defined networks."""
 
@@ -62,7 +56,7 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
     display = DisplayOptions(gadget, view, options)
     stop = Stop()
     stream = Stream(1, stop)  # while it may still open what is another user's
-    index = make_index(options, _tells_ends(display, options))
+    index = make_index(options, _needs_ends(display, options))
     name_ends = _name_ends(display, options, chosen, index)
     with recording(gadget, options) as recorders:
         answered = follow(index, options, SNAPSHOT)
@@ -77,7 +71,7 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
             batch = name_ends(collect(options, known_by(index), chosen.wants, notes.append))
             with stop.noted():
                 _pass_on(batch, now, sink)
-            notes.tell()
+            notes.report()
 
         write_ready_file(options.get("ready_file"))
         with closing(index):
@@ -95,7 +89,7 @@ def _take_all(
     if seconds:
         repeat(seconds, take, stop.wait, options.get("count") or 0)
     else:
-        hint.give_now()
+        hint.report_now()
         take()
 
 
@@ -113,7 +107,7 @@ def shown_stages(
     host: int,
     note: Callable[[str], None],
 ) -> list[Stage]:
-    """Return what folds and sorts a snapshot, and the gadget's own stages.
+    """Return the stages that fold and sort a snapshot, and the gadget's own.
 
     `host` is the id of the host's network namespace; `note` gets a line about what is folded.
     """
@@ -125,7 +119,7 @@ def shown_stages(
     return [*stages, *display.stages, Sort(display.sortable, order, options.get("max_rows"))]
 
 
-def _tells_ends(display: DisplayOptions, options: Mapping[str, Any]) -> bool:
+def _needs_ends(display: DisplayOptions, options: Mapping[str, Any]) -> bool:
     """Return whether the containers of addresses and published ports are needed."""
     return display.resolves or bool(options.get("listening"))
 
@@ -137,7 +131,7 @@ def _name_ends(
 
     It adds rows for published ports without a socket, if these are requested.
     """
-    if not _tells_ends(display, options):
+    if not _needs_ends(display, options):
         return lambda batch: batch
     from ig.containers.peers import Peers  # most snapshots need neither
     from ig.sockets.published import Published, silent
@@ -218,7 +212,7 @@ class Notes:
         """Add a line about the current snapshot."""
         self._lines.append(line)
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Print the messages added since the last call."""
         lines, self._lines = self._lines, []
         for line in filter(None, lines):
@@ -243,10 +237,10 @@ class Fold:
             )
         ]
         counts = {"TIME_WAIT": sum(waits), f"of Docker's DNS resolver ({_RESOLVER})": sum(resolves)}
-        said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        if not said:
+        left_out = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        if not left_out:
             return batch
-        self._note(f"Not shown: {said}. Use --all to show them.")
+        self._note(f"Not shown: {left_out}. Use --all to show them.")
         return batch.select([not (one or two) for one, two in zip(waits, resolves, strict=True)])
 
     def flush(self) -> Batch:

@@ -75,7 +75,7 @@ def top(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -> 
 
             def show(interval: Interval) -> None:
                 live.show(interval) if live else tables.print(interval)
-                notes.tell()
+                notes.report()
 
             def ends() -> bool:
                 return stop() or (live is not None and live.ended)

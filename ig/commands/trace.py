@@ -98,7 +98,7 @@ def trace(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]) -
                 )
                 write_ready_file(options.get("ready_file"))
                 pipeline.run(options.get("timeout"))
-                hint.give_at_end(limit.passed)
+                hint.report_at_end(limit.passed)
                 display.report_withheld()
 
 
@@ -108,7 +108,7 @@ def kept(options: Mapping[str, Any]) -> Sequence[Capability]:
 
 
 def follow_causes(options: Mapping[str, Any], index: Index) -> Any:
-    """Return what finds causes, None unless the options ask for it.
+    """Return the finder of causes, None unless the options ask for it.
 
     It follows the containers from the first one on, so it precedes the start of the index.
     """

@@ -1,4 +1,4 @@
-"""`--why`: each attempt that did not go well gets its cause, before it is filtered and printed."""
+"""`--why`: adds the cause to each attempt that failed or was repeated, before output."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ _PARTS = ("kind", "where", "detail", "confidence")
 
 
 def following(index: Index) -> Causes:
-    """Return what finds causes and follows the containers: it must precede the first change."""
+    """Return the finder of causes, subscribed to the index: it must precede the first change."""
     causes = Causes(index.containers, known=partial(known_by, index))
     index.subscribe(causes.on_change)
     return causes
 
 
 @contextmanager
-def explaining(sink: Sink, causes: Causes, source: Source) -> Iterator[Explained]:
+def explaining(sink: Sink, causes: Causes, source: Source) -> Iterator[CauseSink]:
     """Yield the sink that adds causes before another; report at the end what it could not see."""
     if missing := [each.name for each in EXAMINING if not holds(each)]:
         say(f"warning: --why: this host cannot be looked at in full without {', '.join(missing)}")
     examiner = Examiner(causes)
-    explained = Explained(sink, examiner, source.signals_are_complete)
+    explained = CauseSink(sink, examiner, source.signals_are_complete)
     try:
         yield explained
     finally:
@@ -73,7 +73,7 @@ class _Held:
     """When it is passed on in any case."""
 
 
-class Explained:
+class CauseSink:
     """The sink that holds events until their causes are found, and passes them on in order."""
 
     def __init__(self, sink: Sink, examiner: Examiner, complete: Callable[[], bool]) -> None:
@@ -97,7 +97,7 @@ class Explained:
         self._sink.open()
 
     def write(self, batch: Batch) -> None:
-        """Ask about the attempts that did not go well, and pass on what is known already."""
+        """Ask about attempts that failed or were repeated, and pass on the events that are due."""
         sought = {
             place: self._sought(partial(self._asked, batch, place)) for place in _unwell(batch)
         }
@@ -190,12 +190,12 @@ class Explained:
 
 
 class Divided:
-    """The sink that passes on at once what was counted, and lets the causes be found of events.
+    """The sink that passes on counts at once, and events by the sink that adds their causes.
 
     They are the records of `ig.bpf.aggregates.Mixed`.
     """
 
-    def __init__(self, explained: Explained, sink: Sink) -> None:
+    def __init__(self, explained: CauseSink, sink: Sink) -> None:
         """`sink` is that of `explained`, too."""
         self._explained, self._sink = explained, sink
         self.interval = sink.interval

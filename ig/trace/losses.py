@@ -25,7 +25,7 @@ class Counted(Protocol):
         """Return the number of lost events by cause."""
 
     def warning(self) -> str:
-        """Return what the user must know of the counts so far, empty if nothing."""
+        """Return a warning about the counts so far, empty if there is none."""
 
 
 class Losses:

@@ -203,5 +203,5 @@ def test_notes_are_not_repeated_below_each_snapshot_in_a_file() -> None:
         for lines in (["1 a", ""], ["b"], ["1 a"], ["27 a"]):
             for line in lines:
                 notes.append(line)
-            notes.tell()
+            notes.report()
         assert said == expected

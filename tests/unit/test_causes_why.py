@@ -14,7 +14,7 @@ from ig.causes.cause import Attempt
 from ig.causes.evidence import Evidence, Far
 from ig.causes.find import Causes, Examiner
 from ig.causes.way import Way
-from ig.commands.why import Explained
+from ig.commands.why import CauseSink
 from ig.container import HOST
 from ig.gadget import Batch
 from ig.kernel import netns
@@ -85,7 +85,7 @@ def attempts(*ports: int) -> Batch:
 def test_bug_costs_one_cause_and_is_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
     examiner, sink = Examiner(Given()), Kept()
     try:
-        explained = Explained(sink, examiner, lambda: True)
+        explained = CauseSink(sink, examiner, lambda: True)
         explained.write(attempts(BROKEN, CLOSED, BROKEN))
         explained.finish()
     finally:

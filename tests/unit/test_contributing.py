@@ -1,4 +1,4 @@
-"""CONTRIBUTING, and the tests for other kernels, name functions, files and tests that exist."""
+"""Pages, and the tests for other kernels, name functions, files and tests that exist."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from tests.kernels.setups import SETUPS
 
 TOP = Path(__file__).parents[2]
 TEXT = (TOP / "CONTRIBUTING.md").read_text("utf-8")
+PAGES = ["CONTRIBUTING.md", "README.md", "SECURITY.md", "pyproject.toml"]
+PAGES += [str(page.relative_to(TOP)) for page in sorted(TOP.glob("docs/*.md"))]
 STEP = re.compile(r"((?:`[\w.]+`(?: → |, )?)+) \(`((?:ig|ebpf)/[^`]+)`\)")
 
 
-def test_files_that_contributing_names_exist() -> None:
-    names = re.findall(r"`((?:ig|ebpf|tests|docs|scripts)/[\w./]+\.\w+)`", TEXT)
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_pages_name_exist(page: str) -> None:
+    text = (TOP / page).read_text("utf-8")
+    names = re.findall(r"\b((?:ig|ebpf|tests|docs|scripts)/[\w/]+\.(?:py|c|h|md))\b", text)
     assert [name for name in names if "NAME" not in name and not (TOP / name).exists()] == []
 
 
