@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import select
 import signal
 import sys
@@ -17,13 +18,29 @@ from contextlib import suppress
 from typing import Any
 
 from ig.output.stream import without_waiting
-from ig.top import keys
 
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[H\x1b[2J"
 _LEAVE = "\x1b[?25h\x1b[?1049l"
 _LOCAL, _CONTROL = 3, 6  # places in what tcgetattr() returns
 _ESCAPE = 0.05  # seconds after which a lone escape character is the key
 _SIGNALS = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
+_NAMED = {
+    b"A": "up",
+    b"B": "down",
+    b"C": "right",
+    b"D": "left",
+    b"H": "home",
+    b"F": "end",
+    b"1~": "home",
+    b"4~": "end",
+    b"5~": "pageup",
+    b"6~": "pagedown",
+    b"7~": "home",
+    b"8~": "end",
+}
+_SEQUENCE = re.compile(rb"\x1b(?:\[|O)([0-9;]*)([A-Za-z~])")
+_BEGUN = re.compile(rb"\x1b(?:(?:\[|O)[0-9;]*)?")
+_CONTROLS = {"\r": "enter", "\n": "enter", "\x7f": "backspace", "\b": "backspace", "\x1b": "escape"}
 
 
 class Terminal:
@@ -66,7 +83,7 @@ class Terminal:
             os.write(self._wake, b"\0")
 
     def wait(self, seconds: float) -> list[str]:
-        """Wait for keys, signals or `wake`; return the keys (see ig.top.keys)."""
+        """Wait for keys, signals or `wake`; return the keys (see `keys_in`)."""
         poll = select.poll()
         poll.register(0, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
@@ -80,11 +97,11 @@ class Terminal:
             self._begin()
         if 0 not in ready:
             typed, self._typed = self._typed, b""
-            return keys.rest(typed)
+            return keys_at_end(typed)
         data = os.read(0, 1024)
         if not data:  # it was hung up
             return ["q"]
-        found, self._typed = keys.parse(self._typed + data)
+        found, self._typed = keys_in(self._typed + data)
         return found
 
     def _begin(self) -> None:
@@ -149,3 +166,38 @@ class Messages(io.TextIOBase):
     def last(self) -> str:
         """The last line, empty if there is none."""
         return self._lines[-1] if self._lines else ""
+
+
+def keys_in(data: bytes) -> tuple[list[str], bytes]:
+    """Return the keys in what was read, and what is the beginning of another.
+
+    A key is a printable character, or `up`, `down`, `left`, `right`, `home`, `end`, `pageup`,
+    `pagedown`, `enter`, `escape` or `backspace`. Others are left out.
+    """
+    keys: list[str] = []
+    while data:
+        match = _SEQUENCE.match(data)
+        if match:
+            name = match[2] if match[2] != b"~" else match[1] + match[2]
+            keys += [_NAMED[name]] if name in _NAMED else []
+            data = data[match.end() :]
+            continue
+        if _BEGUN.fullmatch(data):
+            return keys, data
+        size = _size(data[0])
+        if len(data) < size:
+            return keys, data
+        text = data[:size].decode("utf-8", "replace")
+        keys += [key] if (key := _CONTROLS.get(text, text)) and key.isprintable() else []
+        data = data[size:]
+    return keys, b""
+
+
+def keys_at_end(data: bytes) -> list[str]:
+    """Return the key of a beginning after which nothing came: the escape key alone."""
+    return ["escape"] if data[:1] == b"\x1b" else []
+
+
+def _size(first: int) -> int:
+    """Return the bytes of a character in UTF-8 by its first one."""
+    return 1 + (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ig.top.keys import parse, rest
+from ig.top.terminal import keys_at_end, keys_in
 
 
 @pytest.mark.parametrize(
@@ -23,24 +23,24 @@ from ig.top.keys import parse, rest
     ],
 )
 def test_keys_are_named_also_if_they_come_in_pieces(data: bytes, keys: list[str]) -> None:
-    assert [key for key in parse(data)[0] if key != "\ufffd"] == keys
+    assert [key for key in keys_in(data)[0] if key != "\ufffd"] == keys
     found: list[str] = []
     left = b""
     for byte in data:
-        more, left = parse(left + bytes([byte]))
+        more, left = keys_in(left + bytes([byte]))
         found += more
     assert [key for key in found if key != "\ufffd"] == keys
 
 
 def test_escape_alone_is_a_key_once_nothing_follows() -> None:
-    assert parse(b"\x1b") == ([], b"\x1b")
-    assert rest(b"\x1b") == ["escape"]
-    assert rest(b"\xc2") == []
+    assert keys_in(b"\x1b") == ([], b"\x1b")
+    assert keys_at_end(b"\x1b") == ["escape"]
+    assert keys_at_end(b"\xc2") == []
 
 
 @given(st.binary(max_size=40))
 def test_keys_of_any_bytes_are_printable_and_all_are_read(data: bytes) -> None:
-    keys, left = parse(data)
+    keys, left = keys_in(data)
     assert all(key.isprintable() for key in keys)
     assert len(left) <= len(data)
-    assert parse(left) == ([], left)
+    assert keys_in(left) == ([], left)
