@@ -9,7 +9,8 @@
  *   KERNEL_ENUM(name, value, ...)	defines KERNEL_value where this kernel has it
  *   KERNEL_CASES(name, prefix, value, ...)	defines CASES_name: for those of enum name that this kernel has,
  *				`case prefix##value: return value;`; and HAVE_enum_name, 0 where it has none
- *   KERNEL_TRACEPOINT(name, ...)	defines HAVE_tracepoint_name, 0 where this kernel has none
+ *   KERNEL_TRACEPOINT(name, ...)	defines HAVE_tracepoint_name, 0 where this kernel has none, and ARGUMENTS_tracepoint_name,
+ *				how many arguments it has
  *   OPTION(NAME, value)		defines NAME as this value, unless user space gives another
  *   KERNEL_FUNCTION(name, ...)	defines KERNEL_FUNCTION_name, 0 where this kernel has none
  *   OPTIONAL_HOOK(function, "...")	a hook that may be refused, and what is not seen then

@@ -10,7 +10,7 @@ OPTION(TRACE_CLOSE, 0)
 OPTION(CONNECT_ONLY, 0)
 OPTION(ACCEPT_ONLY, 0)
 OPTION(TRACE_DESCRIPTORS, 0)	/* also of connects */
-OPTION(FAILURE_ONLY, 0)		/* only attempts that did not succeed */
+OPTION(FAILURE_ONLY, 0)		/* only attempts that did not succeed, or go unanswered */
 OPTION(LATENCY, 0)		/* a connect is reported when it has ended, not already when a SYN goes unanswered */
 OPTION(MIN_LATENCY, 0)		/* ns; connects that ended sooner are not reported */
 OPTION(FILTER_PORT, ANY)	/* destination port */

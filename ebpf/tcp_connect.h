@@ -117,7 +117,7 @@ static __always_inline void finish_attempt(struct sock *sk, struct event *event,
 		event->timestamp = now;
 		return; /* no attempt at all */
 	}
-	if (FAILURE_ONLY && outcome == DONE)
+	if (FAILURE_ONLY && outcome == DONE && event->outcome != UNANSWERED)
 		return;
 	if (MIN_LATENCY && time_unknown)
 		count_lost(LOST_ANSWERS);
@@ -328,7 +328,7 @@ static __always_inline void repeat_syn(struct sock *sk, int before)
 	if (before)
 		event->timestamp = syn_sent(sk, event);
 	event->retransmits++;
-	if (COUNT_EVENTS || LATENCY || FAILURE_ONLY || event->outcome == UNANSWERED || unreported_error(sk, event))
+	if (COUNT_EVENTS || LATENCY || event->outcome == UNANSWERED || unreported_error(sk, event))
 		return;
 	copy = *event;
 	copy.outcome = UNANSWERED;

@@ -15,6 +15,9 @@ enum state { ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAI
 
 KERNEL_STRUCT(tcp_sock, total_retrans)
 KERNEL_STRUCT(request_sock, __req_common, num_retrans)
+KERNEL_TRACEPOINT(tcp_retransmit_skb)
+
+#define EBUSY 16
 
 struct event {
 	u64 timestamp;
@@ -45,11 +48,17 @@ static __always_inline int retransmitted(struct sock *owner, struct sock_common 
 	return 0;
 }
 
-int raw_tp__tcp_retransmit_skb(struct { u64 sk; } *ctx)
+int raw_tp__tcp_retransmit_skb(struct { u64 sk, segment, error; } *ctx)
 {
 	struct sock *sk = (void *)ctx->sk;
 	u8 state = READ(sk, __sk_common.skc_state);
 
+	/*
+	 * "tcp: trace retransmit failures in tcp_retransmit_skb" (2025): also for a segment that is not sent again, because
+	 * it still waits in this host, for the answer to ARP for example.
+	 */
+	if (ARGUMENTS_tracepoint_tcp_retransmit_skb > 2 && (s32)ctx->error == -EBUSY)
+		return 0;
 	return retransmitted(sk, &sk->__sk_common, state == SYN_SENT ? SYN : state == SYN_RECV ? SYN_ACK : DATA,
 			     READ((struct tcp_sock *)sk, total_retrans));
 }

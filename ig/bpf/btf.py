@@ -194,8 +194,9 @@ class Btf:
             lines.append(self._declare_cases(name, prefix, values))
         for names in _requests(_TRACEPOINT_REQUEST, program):
             for name in names:
-                present = self.find_id(f"btf_trace_{name}", TYPEDEF) > 0
-                lines.append(f"#define HAVE_tracepoint_{name} {present:d}")
+                count = self._arguments(name)
+                lines.append(f"#define HAVE_tracepoint_{name} {count is not None:d}")
+                lines.append(f"#define ARGUMENTS_tracepoint_{name} {count or 0}")
         for names in _requests(_FUNCTION_REQUEST, program):
             ids = {name: self.find_id(name, FUNCTION) for name in names}
             lines += [
@@ -203,6 +204,11 @@ class Btf:
                 for name, number in ids.items()
             ]
         return "\n".join(lines) + "\n"
+
+    def _arguments(self, tracepoint: str) -> int | None:
+        """Return how many arguments a tracepoint's programs have, None if there is none."""
+        found = self.find(f"btf_trace_{tracepoint}", TYPEDEF)  # a pointer to a function's type
+        return Type(self, found.target).count - 1 if found else None  # the first one is the trace's
 
     def _declare_struct(
         self, name: str, fields: Sequence[str], wanted: Mapping[str, Sequence[str]]

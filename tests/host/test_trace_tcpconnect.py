@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -178,24 +178,32 @@ def test_attempt_without_an_answer_times_out(watch: Watch, namespace: Namespace)
     assert (event["latency"], event["latency_raw"]) == (None, None)
 
 
+@pytest.mark.parametrize("option", [(), ("--failures",)])
 def test_without_latency_an_unanswered_attempt_is_shown_after_a_second_and_at_its_end(
-    start_ig: Start, namespace: Namespace
+    start_ig: Start, namespace: Namespace, option: Sequence[str]
 ) -> None:
     namespace.peer("--answer", "nothing")
-    ig = traced(start_ig)
-    once = traced(start_ig, "--failures")
+    ig = traced(start_ig, *option)
     namespace.connect("198.51.100.2", 80, "--syn-count", 1)
-    (first, last), (only,) = (seen_from(each.stop()[0], namespace) for each in (ig, once))
-    assert [first["outcome"], last["outcome"], only["outcome"]] == [
-        "unanswered",
-        "timed-out",
-        "timed-out",
-    ]
-    assert [first["update"], last["update"], only["update"]] == [False, True, False]
+    first, last = seen_from(ig.stop()[0], namespace)
+    assert [first["outcome"], last["outcome"]] == ["unanswered", "timed-out"]
+    assert [first["update"], last["update"]] == [False, True]
     assert [first["latency"], last["latency"]] == [None, None]
     assert 900_000_000 < first["waited_raw"] < last["waited_raw"]
     assert first["timestamp_raw"] < last["timestamp_raw"]
     assert first["src"] == last["src"]
+
+
+def test_failures_have_the_end_of_what_went_unanswered_also_if_it_is_good(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    namespace.peer("--delay", 1500)
+    tracers = [traced(start_ig, "--failures", *more) for more in ((), ("-L",))]
+    namespace.connect("198.51.100.2", 80)
+    failures, at_the_end = (seen_from(each.stop()[0], namespace) for each in tracers)
+    assert outcomes(failures) == ["unanswered", "established"]
+    assert [event["update"] for event in failures] == [False, True]
+    assert at_the_end == []
 
 
 def test_most_events_are_the_most_attempts(start_ig: Start, namespace: Namespace) -> None:

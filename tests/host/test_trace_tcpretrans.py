@@ -88,3 +88,21 @@ def test_retransmissions_are_shown_in_a_table_with_their_kind_and_count(
         *("SRC", "DST", "STATE", "TYPE", "RETRANSMITS"),
     ]
     assert line.split()[2:] == ["127.0.0.1:9", "SYN_SENT", "syn", "1"]
+
+
+def test_retransmission_that_waits_for_a_neighbour_is_none(
+    start_ig: Start, namespace: Namespace, new_namespace: Callable[[], Namespace]
+) -> None:
+    # Since July 2025 the kernel calls the tracepoint for these, too.
+    _, there = namespace.link(new_namespace())
+    nobody = f"{there.rpartition('.')[0]}.77"
+    tracer = start_ig("trace", "tcpretrans", "--host", "-o", "json")
+    # It fails after three seconds, in which the SYN is due again.
+    (report,) = namespace.connect(nobody, 80)
+    assert report["error"] == "EHOSTUNREACH"
+    namespace.drop(9)
+    namespace.connect("127.0.0.1", 9, "--syn-count", 1)
+    events, said, code = tracer.stop()
+    ours = [event for event in events if event["netns_id"] == namespace.inode]
+    assert {event["dst"]["port"] for event in ours} == {9}
+    assert (said, code) == ("", 0)

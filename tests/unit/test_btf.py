@@ -121,3 +121,12 @@ def test_every_struct_of_the_network_can_be_declared(btf: Btf) -> None:
         fields = ", ".join(member[0] for member in btf.members(found))
         declared = offsets(btf.declare(f"KERNEL_STRUCT({name}, {fields})"), name)
         assert max(declared.values()) < found.size
+
+
+def test_tracepoint_has_its_number_of_arguments(btf: Btf) -> None:
+    said = btf.declare("KERNEL_TRACEPOINT(inet_sock_set_state, no_such_thing)")
+    # The socket, its old state and its new one, since 4.16.
+    assert "#define HAVE_tracepoint_inet_sock_set_state 1" in said
+    assert "#define ARGUMENTS_tracepoint_inet_sock_set_state 3" in said
+    assert "#define HAVE_tracepoint_no_such_thing 0" in said
+    assert "#define ARGUMENTS_tracepoint_no_such_thing 0" in said
