@@ -202,7 +202,8 @@ FORMS = ("none", "clock", "delta", "iso")
 def time_column(form: str) -> Column | None:
     """Return the column of the events' times, None for `none`.
 
-    `clock` is the local time of day, `delta` the time since the row before, `iso` RFC 3339 in UTC.
+    `clock` is the local time of day, `delta` the time since the row before (rows of an
+    interval: since the interval before), `iso` RFC 3339 in UTC.
     Raises UsageError for anything else.
     """
     reads: dict[str, tuple[int, Callable[[Batch], Sequence[str]]]] = {
@@ -221,16 +222,26 @@ def time_column(form: str) -> Column | None:
 
 
 class _Delta:
-    """Formats the time since the previous event, across batches."""
+    """Formats the time since the row before, or since the interval before if that has the same.
+
+    A table that is sized reads the rows more than once: those that begin alike are the same.
+    """
 
     def __init__(self) -> None:
-        self._before = 0
+        self._first = -1
+        self._start = self._now = self._before = 0
 
     def __call__(self, batch: Batch) -> list[str]:
         times = batch.fields["timestamp"]
-        before = [self._before or times[0], *times[:-1]]
-        self._before = times[-1]
-        return [f"{(now - then) / SECOND:+.3f}s" for now, then in zip(times, before, strict=True)]
+        if times[0] == self._first:
+            self._now = self._start
+        self._first, self._start = times[0], self._now
+        texts = []
+        for now in times:
+            if now != self._now:
+                self._before, self._now = self._now or now, now
+            texts.append(f"{(now - self._before) / SECOND:+.3f}s")
+        return texts
 
 
 def _clock(nanoseconds: Sequence[int]) -> list[str]:
