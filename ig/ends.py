@@ -260,7 +260,7 @@ def text_end_columns(
         Column(
             name,
             width=22,
-            drop=9 if far else 0,
+            drop=12 if far else 0,
             read=both,
             resolved=named,
             **shown,

@@ -30,7 +30,7 @@ _CONNECTS = 101
 _PATIENCE = 2.0  # seconds
 _COLUMNS = tuple(
     Column(name, name, width=width, hidden=False, least=least, wrap=name == "found")
-    for name, width, least in (("check", 36, 0), ("result", 9, 0), ("found", 80, 24))
+    for name, width, least in (("check", 36, 28), ("result", 9, 0), ("found", 80, 20))
 )
 
 Finding = tuple[str, str, str]

@@ -128,12 +128,18 @@ GADGET = Gadget(
     columns=(
         *owner_columns(),
         Column(
-            "proto", width=5, hidden=False, values=PROTOCOLS, description="Protocol: TCP or UDP."
+            "proto",
+            width=5,
+            drop=8,
+            hidden=False,
+            values=PROTOCOLS,
+            description="Protocol: TCP or UDP.",
         ),
         *text_end_columns("src", "saddr", "sport", hidden=False),
         Column(
             "for",
             width=16,
+            drop=10,
             read=_stands_for,
             show_if=_listening,
             description="Container and port behind a published port of the host.",
@@ -186,6 +192,7 @@ GADGET = Gadget(
             "queue",
             width=8,
             right=True,
+            drop=9,
             read=_queue,
             show_if=_listening,
             description="Listeners: connections waiting to be accepted / backlog limit.",
@@ -240,8 +247,8 @@ GADGET = Gadget(
             "processes",
             "processes",
             width=24,
-            least=12,
-            drop=8,
+            least=18,
+            drop=11,
             read=_holders,
             json=_optional("processes", ()),
             members=("pid", "comm"),

@@ -40,7 +40,7 @@ def gadgets(declared: Sequence[Gadget]) -> str:
     """Return a table of the gadgets, the last column wrapped where a terminal is narrow."""
     rows = [(each.name, f"ig {' '.join(each.command)}", each.summary) for each in declared]
     names = ("name", "command", "shows")
-    columns = [Column(name, least=24 * (name == "shows"), wrap=name == "shows") for name in names]
+    columns = [Column(name, least=20 * (name == "shows"), wrap=name == "shows") for name in names]
     batch = Batch(dict(zip(names, zip(*rows, strict=True), strict=True)), [HOST] * len(rows))
     formatter = TableFormatter(columns, columns, screen=watch())
     return (formatter.header(batch) + formatter.format(batch)).rstrip("\n")

@@ -102,6 +102,7 @@ def test_trace_tcp_waits_for_the_answer_and_reports_the_latency(
 
 
 SIZES = ((80, 24), (120, 40), (200, 50))
+NARROW = (60, 20)
 LONG = "a-name-of-sixty-characters-with-its-number-at-the"
 IPV6 = "fd00:dead:beef:cafe:1234:5678:9abc:2"
 TRACES = (
@@ -121,6 +122,8 @@ LISTS = (
     ("list-gadgets",),
     ("doctor",),
 )
+LAST = {"doctor": "FOUND", "list-gadgets": "SHOWS", "list-containers": "UP"}
+"""The last columns, which no terminal is too narrow for."""
 
 
 BINDS = f"""
@@ -181,14 +184,15 @@ def test_lists_fit_terminals_of_every_size(on_terminal: Start, engine: Engine) -
         # Without privileges doctor has the longest findings, and loads nothing, which takes long.
         within = ordinary_user() if words[0] == "doctor" else ()
         start = partial(on_terminal, environment=environment, ready=False, within=within)
-        terminals = [start(*words, size=size) for size in SIZES]
-        for (width, _), terminal in zip(SIZES, terminals, strict=True):
+        terminals = [start(*words, size=size) for size in (NARROW, *SIZES)]
+        for (width, _), terminal in zip((NARROW, *SIZES), terminals, strict=True):
             lines, said, code = terminal.finished()
             assert "Traceback" not in said, words
             assert code == 0 or words[0] == "doctor"
             assert len(lines) > 1
             assert widest(lines) <= width, (words, width, lines)
             assert not any("1970" in line for line in lines)
+            assert lines[0].split()[-1] == LAST.get(words[0], lines[0].split()[-1])
             if words[0] == "snapshot":
                 assert any(f"[::]:{port}" in line or f":{port} " in line for line in lines)
     heading, *rows = on_terminal(
