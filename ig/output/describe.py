@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -24,10 +24,12 @@ _MEASURED = (Kind.DURATION, Kind.TIMESTAMP)
 def table(columns: Sequence[Column], shown: Sequence[Column]) -> str:
     """Return a table of the columns, with a star after those that are shown by default."""
     names = {column.name for column in shown}
+    ends = {column.name for column in columns if column.end}
     rows = [
         (
             f"{column.name}{'*' if column.name in names else ''}",
-            column.path or "-",
+            # The parts of an end of a connection are in its object.
+            column.path or (column.name if column.name.rpartition(".")[0] in ends else "-"),
             _KINDS[column.kind],
             column.description,
         )
@@ -48,11 +50,12 @@ def gadgets(declared: Sequence[Gadget]) -> str:
 
 def keys(columns: Sequence[Column]) -> Iterator[tuple[str, str, str]]:
     """Yield each JSON key with its kind and its meaning, in the object's order."""
+    meanings = {column.name: column.description for column in columns}
     for column in columns:
         if not column.path:
             continue
         if column.end:
-            yield from _end(column)
+            yield from _end(column, meanings)
         elif column.json or column.members:
             yield column.path, "see meaning", column.description
         elif column.kind in _MEASURED:
@@ -69,15 +72,17 @@ def _raw(column: Column) -> str:
     return "The same in nanoseconds."
 
 
-def _end(column: Column) -> Iterator[tuple[str, str, str]]:
+def _end(column: Column, meanings: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Yield the keys of an end of a connection, which is one object."""
-    yield f"{column.path}.addr", "text", f"{column.description.split(',')[0]}: IP address."
-    yield f"{column.path}.port", "number", "Port."
-    yield f"{column.path}.proto", "text", "Protocol: TCP."
-    yield f"{column.path}.version", "number", "IP version, 4 or 6."
-    yield f"{column.path}.name", "text", "Pod or container with this address, empty if unknown."
-    yield f"{column.path}.namespace", "text", "Kubernetes namespace of that pod, empty if none."
-    yield f"{column.path}.kind", "text", "Kind of this end: container, pod, or raw (unknown)."
+    kinds = {"port": "number", "version": "number", "zone": "text, where there is one"}
+    others = {
+        "addr": f"{column.description.split(',')[0]}: IP address.",
+        "proto": "Protocol: TCP.",
+        "version": "IP version, 4 or 6.",
+    }
+    for part in ("addr", "zone", "port", "proto", "version", "name", "namespace", "kind"):
+        meaning = others.get(part) or meanings[f"{column.name}.{part}"]
+        yield f"{column.path}.{part}", kinds.get(part, "text"), meaning
 
 
 def section(title: str, columns: Sequence[Column]) -> str:

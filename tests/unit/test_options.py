@@ -12,6 +12,7 @@ import pytest
 from ig import typer_command
 from ig.gadget import Column
 from ig.gadgets import declared
+from ig.output.describe import keys
 from ig.query import find_column
 
 IG = Path(sys.executable).with_name("ig")
@@ -38,8 +39,13 @@ def test_columns_are_listed_with_their_keys_and_meanings(name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["NAME", "JSON", "KEY", "KIND", "MEANING"]
-    listed = [line.split()[0].rstrip("*") for line in lines[1:]]
-    assert listed == [column.name for column in declared()[name].columns]
+    columns = declared()[name].columns
+    listed = {line.split()[0].rstrip("*"): line.split()[1] for line in lines[1:]}
+    assert list(listed) == [column.name for column in columns]
+    ends = {column.path for column in columns if column.end}
+    documented = {key for key, _, _ in keys(columns)}
+    assert set(listed.values()) - ends - {"-"} <= documented
+    assert {key for key in documented if key in listed} <= set(listed.values())
 
 
 def test_help_has_headings_and_no_negations() -> None:
