@@ -35,9 +35,9 @@ from ig.stop import Stop, Stopped
 from ig.typer_command import Command, Group
 
 _GROUPS = {
-    "trace": "Trace events as they happen.",
-    "snapshot": "Show the current state.",
-    "top": "Show what goes on, live.",
+    "trace": "Trace events: TCP connections, binds, retransmissions.",
+    "snapshot": "Show the current state: sockets of containers.",
+    "top": "Show who is connected to whom, live.",
 }
 
 
@@ -63,19 +63,21 @@ def build(arguments: Sequence[str]) -> Group:
         group = verbs.setdefault(verb, Group(verb, _GROUPS.get(verb, "")))
         group.add_command(_gadget(noun, gadget, arguments))
         run.add_command(_gadget(gadget.name, gadget, arguments))
-        for view in gadget.views:
-            root.add_command(_gadget(view.command, gadget, arguments, view))
-    root.add_command(Command("list-gadgets", "List the available gadgets.", (), _list_gadgets))
-    root.add_command(_list_containers())
-    root.add_command(Command("replay", "Show a recording.", replay_params(), _replay))
-    root.add_command(_doctor())
+    for group in sorted(verbs.values(), key=lambda group: group.name != "trace"):
+        root.add_command(group)
     root.add_command(_explain())
     root.add_command(
         Command("export", "Export metrics to Prometheus or OpenTelemetry.", EXPORT, _export)
     )
+    root.add_command(_list_containers())
+    root.add_command(Command("replay", "Show a recording.", replay_params(), _replay))
+    root.add_command(_doctor())
+    root.add_command(Command("list-gadgets", "List the available gadgets.", (), _list_gadgets))
+    root.add_command(run)
+    for gadget in gadgets.values():
+        for view in gadget.views:
+            root.add_command(_gadget(view.command, gadget, arguments, view))
     root.add_command(Command("version", "Print the version.", (), _version))
-    for group in (*verbs.values(), run):
-        root.add_command(group)
     return root
 
 

@@ -212,6 +212,16 @@ def parse_port(text: str) -> int:
     )
 
 
+def _port(text: str) -> int:
+    if "," in text:
+        raise UsageError(
+            f"Invalid port {text[:64]!r}.",
+            "Only one is possible here.",
+            f"Use a filter for several: -F dst.port=={text[:64]}",
+        )
+    return parse_port(text)
+
+
 def parse_user(text: str) -> int:
     """Return the number of a user, given as it or by the name here. Raises UsageError."""
     return _account(text, "user", lambda name: pwd.getpwnam(name).pw_uid)
@@ -261,7 +271,7 @@ def _whole(name: str, least: int, most: int) -> Callable[[int], int]:
 CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "duration": _duration,
     "ports": _ports,
-    "port": parse_port,
+    "port": _port,
     "uid": parse_user,
     "pid": _whole("PID", 1, 1 << 22),
     "count": _whole("count", 1, (1 << 63) - 1),

@@ -13,7 +13,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +39,7 @@ from ig.output.stream import ReaderGone, Stream
 from ig.stop import Stop, Stopped
 from ig.values import parse_port
 
+_NAMED = 8  # containers that a message lists
 _TIMEOUT = 4.0  # seconds: the kernel gives up on a neighbour after three
 _SYN_REPEATS = 1  # the least that the kernel takes: the second SYN follows after a second
 _OUTCOMES = {
@@ -128,9 +129,13 @@ def _near(index: Index, options: Mapping[str, Any]) -> tuple[int, str]:
     running = index.containers()
     found = [each for each in running if chosen.wants(each)]
     if len(found) != 1:
-        names = ", ".join(sorted(each.name for each in (found or running))[:8])
+        names = _names(found or running)
         what = "Several running containers match" if found else "No running container matches"
-        raise UsageError(f"{what} -c {wanted[0][:64]!r}.", f"Containers: {names or 'none'}")
+        raise UsageError(
+            f"{what} -c {wanted[0][:64]!r}.",
+            f"Containers: {names or 'none'}",
+            "" if running else "Run `ig doctor` to see which runtimes answer.",
+        )
     container = index.details(found[0])
     inode = container.netns or (monitor.namespace(container.pid, "net") if container.pid else 0)
     if not inode:
@@ -140,6 +145,11 @@ def _near(index: Index, options: Mapping[str, Any]) -> tuple[int, str]:
             "Run ig on the host, not in a PID namespace of its own.",
         )
     return inode, container.name
+
+
+def _names(containers: Iterable[Container]) -> str:
+    """Return the names of some containers, for a message."""
+    return ", ".join(sorted(each.name for each in containers)[:_NAMED])
 
 
 def _resolved(
@@ -165,7 +175,8 @@ def _resolved(
         answers = _answers(name, port, family, seconds)
     except (OSError, UnicodeError) as error:
         named = [each for each in containers if each.name == name]
-        own = [each for each in named if each.running and each.addresses]
+        reachable = [each for each in containers if each.running and each.addresses]
+        own = [each for each in reachable if each.name == name]
         addresses = [address for each in own for address in each.addresses]
         kept = [a for a in addresses if not (four and ":" in a) and not (six and ":" not in a)]
         if kept:
@@ -176,7 +187,8 @@ def _resolved(
         raise IgError(
             f"Cannot resolve {name[:255]!r}.",
             f"{why}; {which or 'no running container has this name and an address'}.",
-            "Names are resolved as this host does, not as a container does: use the address.",
+            "Names are resolved as this host does, not as a container does: use the address"
+            + (f", or the name of a container: {_names(reachable)}." if reachable else "."),
         ) from error
     texts = [(str(answer[4][0]).partition("%")[0], answer[4]) for answer in answers]
     return [

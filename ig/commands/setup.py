@@ -187,7 +187,10 @@ def report_answers(chosen: Selection, index: Index, answered: Answers, later: st
         return
     unnamed = index.unnamed()
     if unnamed:
-        say(f"{unnamed} running containers are unknown to the runtimes and named by their cgroups.")
+        say(
+            f"{unnamed} running containers are unknown to the runtimes and named by their cgroups. "
+            "`ig doctor` lists the runtimes that are queried."
+        )
     elif line := answers.none_running(answered, later):
         say(line)
 

@@ -57,7 +57,13 @@ def parse_networks(texts: Sequence[str]) -> list[tuple[str, Network]]:
 
 
 def _network(text: str) -> tuple[str, Network]:
-    name, _, network = text.partition("=")
+    name, named, network = text.partition("=")
+    if not named:
+        raise UsageError(
+            f"Invalid network {text[:64]!r}.",
+            "It has no name.",
+            "Use NAME=NETWORK, such as office=10.0.0.0/8 or lab=2001:db8::/32.",
+        )
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", name) or name in _RESERVED:
         raise UsageError(
             f"Invalid name {name[:64]!r} of a network.",

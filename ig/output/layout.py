@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ig.errors import UsageError
 from ig.gadget import Column
-from ig.output.text import display_width, pad, shorten
+from ig.output.text import display_width, pad
 
 
 class Need(NamedTuple):
@@ -91,7 +91,8 @@ def headings(columns: Sequence[Column], cells: Sequence[int | None]) -> str:
             continue
         text = heading(column)
         if display_width(text) > most:
-            text = shorten(text.rpartition(".")[2], most)
+            text = text.rpartition(".")[2]
+            text = text if len(text) <= most else f"{text[: most - 1]}…"
         shown.append(pad(text, most, column.right))
     return " ".join(shown).rstrip() + "\n"
 

@@ -129,6 +129,8 @@ def test_name_of_a_container_that_has_ended_is_reported(engine: Engine) -> None:
     done = run(engine, f"{database.name}:{port}")
     assert done.returncode == 1
     assert "the container of this name has ended" in done.stderr
+    other, _ = engine.serve("other")
+    assert other.name in run(engine, "db:80").stderr
 
 
 def syn_sent(namespace: Namespace) -> bool:

@@ -349,6 +349,11 @@ def test_networks_that_are_none_or_have_no_name_are_refused(text: str) -> None:
         parse_networks([text])
 
 
+def test_network_without_a_name_is_quoted_in_the_message() -> None:
+    with pytest.raises(UsageError, match=r"(?s)'10.0.0.0/8'.*no name.*office="):
+        parse_networks(["10.0.0.0/8"])
+
+
 def test_networks_are_found_by_their_longest_prefix_in_both_families() -> None:
     names = ("wide=10.0.0.0/8", "narrow=10.1.0.0/16", "six=2001:db8::/32", "again=10.9.0.0/16")
     found = Destinations(parse_networks(names))

@@ -48,6 +48,12 @@ def test_columns_are_listed_with_their_keys_and_meanings(name: str) -> None:
     assert {key for key in documented if key in listed} <= set(listed.values())
 
 
+def test_help_lists_what_is_used_most_first() -> None:
+    listed = run("--help").stdout.partition("Commands:\n")[2].splitlines()
+    first = ["trace", "snapshot", "top", "explain", "export"]
+    assert [line.split()[0] for line in listed][: len(first)] == first
+
+
 def test_help_has_headings_and_no_negations() -> None:
     text = run("trace", "tcp", "--help").stdout
     headings = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]

@@ -114,7 +114,7 @@ def test_in_a_terminal_rows_fit_and_no_address_is_cut(
     ("width", "headings"),
     [
         (110, "RUNTIME.CONTAINERNAME COMM PID IP SRC DST LATENCY"),
-        (85, "CONT…NAME COMM PID SRC DST LATENCY"),
+        (85, "CONTAINE… COMM PID SRC DST LATENCY"),
         (80, "CONTAINERNAME COMM PID DST LATENCY"),
         (60, "CONTAINERNAME COMM DST LATENCY"),
         (50, "CONTAINERNAME DST LATENCY"),

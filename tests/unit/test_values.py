@@ -165,6 +165,7 @@ def test_option_values_have_a_unit_or_a_name_or_are_bare_numbers(
         ("interval", "10ms", "(?s)'10ms': too short.*0.1 seconds"),
         ("port", "no-such-service", "(?s)Invalid port.*http"),
         ("port", "65536", "Invalid port"),
+        ("port", "80,443", "(?s)Invalid port '80,443'.*-F dst.port==80,443"),
         ("ports", "80,", "Invalid port"),
         ("uid", "nobody-there", "Unknown user 'nobody-there'"),
         ("count", 0, "Invalid count 0"),
