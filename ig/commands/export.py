@@ -36,14 +36,13 @@ from ig.containers.index import Index
 from ig.containers.peers import Peers
 from ig.containers.selection import Selection
 from ig.errors import UsageError
-from ig.export.address import Address, listen, parse_address, report
 from ig.export.collector import METRICS, Collector, parse_collector
 from ig.export.connections import OpenConnections
 from ig.export.destinations import Destinations, parse_networks
 from ig.export.metrics import Metrics
 from ig.export.otlp import Sender
-from ig.export.pages import make_server
-from ig.export.server import Server
+from ig.export.pages import make_server, report
+from ig.export.server import Address, Server, listen, parse_address
 from ig.export.service import LogFile, notify, on_hangup
 from ig.gadget import Gadget, defines, program
 from ig.gadgets import declared

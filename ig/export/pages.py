@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import time
 from http import HTTPStatus
+from ipaddress import ip_address
 
 from ig.export.metrics import Metrics
 from ig.export.prometheus import CONTENT_TYPE
-from ig.export.server import Page, Server, text_page
+from ig.export.server import Address, Page, Server, text_page
+from ig.output.stream import say
 
 _LATE = 30.0  # seconds between reads of the kernel's counts that are too many
 
@@ -46,3 +48,12 @@ def make_server(listener: socket.socket, metrics: Metrics) -> Server:
     """Return a server of the pages, not started yet."""
     pages = Pages(metrics)
     return Server(listener, {"/metrics": pages.metrics, "/healthz": pages.health})
+
+
+def report(listener: socket.socket) -> None:
+    """Say where metrics are served; warn if other hosts can reach that."""
+    host, port, *_ = listener.getsockname()
+    bound = Address(ip_address(host), port)
+    say(f"serving http://{bound}/metrics")
+    if not bound.ip.is_loopback:
+        say(f"warning: {bound} can be reached from other hosts, without encryption or password")

@@ -14,12 +14,12 @@ from ig import buckets
 from ig.attempts import OUTCOMES, TYPES
 from ig.container import HOST, UNKNOWN_RUNTIME, Container
 from ig.errors import UsageError
-from ig.export.address import parse_address
 from ig.export.destinations import Destinations, parse_networks, port_name
 from ig.export.metrics import BOUNDS, EXPIRY, Metrics
 from ig.export.otlp import attributes
 from ig.export.prometheus import exposition
 from ig.export.series import OFFSET, SCALE, Metric
+from ig.export.server import parse_address
 from ig.gadget import Batch
 
 WEB, DB = (Container(id=name * 16, name=name, runtime="docker") for name in ("web1", "db01"))

@@ -15,8 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ig.export.address import listen, parse_address
-from ig.export.server import _PAUSE, MOST_BYTES, MOST_CONNECTIONS, Page, Server, text_page
+from ig.export.server import (
+    _PAUSE,
+    MOST_BYTES,
+    MOST_CONNECTIONS,
+    Page,
+    Server,
+    listen,
+    parse_address,
+    text_page,
+)
 from tests.host.waiting import until
 
 PATIENCE = 30.0
