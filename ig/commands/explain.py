@@ -152,6 +152,14 @@ def _names(containers: Iterable[Container]) -> str:
     return ", ".join(sorted(each.name for each in containers)[:_NAMED])
 
 
+def _addresses(container: Container, family: socket.AddressFamily) -> list[str]:
+    """Return the addresses of a container, of one family unless it is AF_UNSPEC, if it runs."""
+    six = family == socket.AF_INET6
+    every = family == socket.AF_UNSPEC
+    addresses = container.addresses if container.running else ()
+    return [each for each in addresses if every or (":" in each) == six]
+
+
 def _resolved(
     name: str,
     port: int,
@@ -175,18 +183,17 @@ def _resolved(
         answers = _answers(name, port, family, seconds)
     except (OSError, UnicodeError) as error:
         named = [each for each in containers if each.name == name]
-        reachable = [each for each in containers if each.running and each.addresses]
-        own = [each for each in reachable if each.name == name]
-        addresses = [address for each in own for address in each.addresses]
-        kept = [a for a in addresses if not (four and ":" in a) and not (six and ":" not in a)]
+        reachable = [each for each in containers if _addresses(each, family)]
+        kept = [a for each in reachable if each.name == name for a in _addresses(each, family)]
         if kept:
             return [Destination(address, port) for address in kept]
         why = error.strerror if isinstance(error, OSError) else "it is no name"
         ended = named and not any(each.running for each in named)
         which = "the container of this name has ended" if ended else ""
+        what = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}.get(family, "IP")
         raise IgError(
             f"Cannot resolve {name[:255]!r}.",
-            f"{why}; {which or 'no running container has this name and an address'}.",
+            f"{why}; {which or f'no running container has this name and an {what} address'}.",
             "Names are resolved as this host does, not as a container does: use the address"
             + (f", or the name of a container: {_names(reachable)}." if reachable else "."),
         ) from error

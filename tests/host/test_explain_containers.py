@@ -131,6 +131,10 @@ def test_name_of_a_container_that_has_ended_is_reported(engine: Engine) -> None:
     assert "the container of this name has ended" in done.stderr
     other, _ = engine.serve("other")
     assert other.name in run(engine, "db:80").stderr
+    # It has an IPv4 address alone.
+    lacking = run(engine, "-6", f"{other.name}:80").stderr
+    assert "an IPv6 address" in lacking
+    assert "name of a container" not in lacking
 
 
 def syn_sent(namespace: Namespace) -> bool:
