@@ -6,7 +6,7 @@
 static __always_inline void submit_attempt(struct sock *sk, struct event *event)
 {
 	if (COUNT_EVENTS && !(REPORT_FAILURES && event->type == CONNECT && event->outcome != DONE)) {
-		count(event);
+		count(event, 0, 1);
 		return;
 	}
 	if (report(sk, event))
@@ -21,6 +21,7 @@ static __always_inline void submit(struct event *event)
 #include "tcp_close.h"
 #include "tcp_connect.h"
 #include "tcp_accept.h"
+#include "tcp_retransmits.h"
 
 static __always_inline int change_state(struct sock *sk, int old, int new, int backup)
 {

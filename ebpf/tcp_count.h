@@ -2,15 +2,19 @@
 /*
  * With COUNT_EVENTS no event is written to the ring: attempts that have ended, accepts and closes are counted by
  * owner, far end, outcome and bucket (aggregate.h), so that a histogram takes room only for buckets in use.
+ * COUNT_RETRANSMITS counts segments that were sent again, whatever becomes of events: tcp_retransmits.h.
  */
+#include "retransmit.h"
+
 OPTION(COUNT_EVENTS, 0)
+OPTION(COUNT_RETRANSMITS, 0)
 OPTION(REPORT_FAILURES, 0)	/* attempts that did not succeed are written to the ring all the same, not counted */
 #ifndef MOST_KEYS
-#define MOST_KEYS (COUNT_EVENTS ? 65536 : 1)
+#define MOST_KEYS (COUNT_EVENTS || COUNT_RETRANSMITS ? 65536 : 1)
 #endif
-#define MOST_OTHERS (COUNT_EVENTS ? 16384 : 1)
+#define MOST_OTHERS (COUNT_EVENTS || COUNT_RETRANSMITS ? 16384 : 1)
 #define OTHER_KEY(key) ((struct key){ .cgroup = (key)->cgroup, .type = (key)->type, .outcome = (key)->outcome, \
-				      .direction = (key)->direction, .bucket = (key)->bucket })
+				      .direction = (key)->direction, .kind = (key)->kind, .bucket = (key)->bucket })
 
 struct key {
 	u64 cgroup;
@@ -19,7 +23,9 @@ struct key {
 	u32 netns, mntns;
 	u16 sport, dport;	/* only that at which one end listens: the other one, which the kernel chose, is 0 */
 	u16 bucket;		/* of the latency, of closes the duration; 0 if there is none */
-	u8 version, type, outcome, direction, spare[6];
+	u8 version, type, outcome, direction;
+	u8 kind;		/* enum kind, of segments that were sent again; else 0 */
+	u8 spare[5];
 };
 
 struct value {
@@ -44,13 +50,14 @@ static __always_inline void read_counted_owner(struct owner *owner, u64 cgroup)
 	owner->mntns = LOAD(mntns, ns.inum);
 }
 
-static __always_inline void count(struct event *event)
+/* Counts as many events, or segments of a kind. */
+static __always_inline void count(struct event *event, u8 kind, u32 number)
 {
 	u64 latency = event->type == CONNECT ? event->latency : event->duration;
 	struct counted counted = { .key = {
 		.cgroup = event->owner.cgroup, .netns = event->netns, .mntns = event->owner.mntns, .bucket = bucket_of(latency),
-		.version = event->version, .type = event->type, .outcome = event->outcome, .direction = event->direction,
-		.dport = event->direction == OUTGOING ? event->dport : 0,
+		.version = event->version, .type = event->type, .outcome = event->outcome, .direction = event->direction, .kind = kind,
+		.dport = event->direction == OUTGOING || (kind && event->direction != INCOMING) ? event->dport : 0,
 		.sport = event->direction == INCOMING ? event->sport : 0,
 	} };
 	struct value *value;
@@ -61,7 +68,7 @@ static __always_inline void count(struct event *event)
 	value = value_at(&counted);
 	if (!value)
 		return;
-	__sync_fetch_and_add(&value->count, 1);
+	__sync_fetch_and_add(&value->count, number);
 	if (event->type == CONNECT && event->retransmits)
 		__sync_fetch_and_add(&value->retransmits, event->retransmits);
 	if (event->sent)

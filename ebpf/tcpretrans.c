@@ -5,17 +5,15 @@
  */
 #include "ig.h"
 #include "address.h"
+#include "retransmit.h"
 
 OPTION(FILTER_PORT, ANY)	/* only connections with this port at the far end */
 
-/* What is sent again; data may be a FIN too. */
-enum kind { SYN = 1, SYN_ACK, DATA };
 /* include/net/tcp_states.h */
 enum state { ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING };
 
 KERNEL_STRUCT(tcp_sock, total_retrans)
 KERNEL_STRUCT(request_sock, __req_common, num_retrans)
-KERNEL_TRACEPOINT(tcp_retransmit_skb)
 
 #define EBUSY 16
 
@@ -48,7 +46,7 @@ static __always_inline int retransmitted(struct sock *owner, struct sock_common 
 	return 0;
 }
 
-int raw_tp__tcp_retransmit_skb(struct { u64 sk, segment, error; } *ctx)
+int raw_tp__tcp_retransmit_skb(struct retransmit_skb *ctx)
 {
 	struct sock *sk = (void *)ctx->sk;
 	u8 state = READ(sk, __sk_common.skc_state);
@@ -64,7 +62,7 @@ int raw_tp__tcp_retransmit_skb(struct { u64 sk, segment, error; } *ctx)
 }
 
 /* Its count goes up afterwards. */
-int raw_tp__tcp_retransmit_synack(struct { u64 listener, request; } *ctx)
+int raw_tp__tcp_retransmit_synack(struct retransmit_synack *ctx)
 {
 	struct request_sock *request = (void *)ctx->request;
 

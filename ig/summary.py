@@ -13,6 +13,8 @@ at each interval, whose rows are the counts of that interval:
   connection to one place so has a row for each bucket in use.
 - `count` is how many, `retransmits`, `sent`, `received` and `total_latency` are sums, `max_latency`
   is the longest.
+- `kind` is that of segments that were sent again (`KINDS`), of which `count` is the number: with
+  COUNT_RETRANSMITS alone. Else it is 0.
 - `other` is 1 in rows of what had no room among 65,536 keys: without addresses and ports.
 
 `measures(batch)` gives both sources' rows in one form, and `Counts` adds them up:
@@ -34,6 +36,8 @@ from ig.columns import enum_names, hyphenated
 from ig.gadget import Batch, Gadget
 
 DIRECTIONS = hyphenated(enum_names("tcp.h", "direction"), UNKNOWN_DIRECTION="")
+KINDS = hyphenated(enum_names("tcp.h", "kind"))
+"""What was sent again."""
 CONNECT, ACCEPT, CLOSE = map(TYPES.index, ("connect", "accept", "close"))
 UNANSWERED = OUTCOMES.index("unanswered")
 SHOWN = tuple(map(OUTCOMES.index, ("established", "refused", "timed-out")))

@@ -37,6 +37,8 @@ _PR_SET_PDEATHSIG = 1
 _MOST_MESSAGE = 1 << 20  # bytes of an answer
 _MOST_PRINTED = 1 << 18  # bytes of what is printed
 
+_REPORTING = ("REPORT_EVENTS", "REPORT_FAILURES")
+"""Options with which a program that counts reports events, too."""
 _REASONS = (
     (
         re.compile(r"could not open bpf map: (\w+), error: (.+)"),
@@ -190,11 +192,11 @@ class Loading:
         self, program: str, defines: Mapping[str, int | str], aggregate: bool = False
     ) -> None:
         """With `aggregate`, the program's counts are read (see aggregate.h) instead of its events;
-        with REPORT_FAILURES its events, too.
+        with REPORT_EVENTS or REPORT_FAILURES its events, too.
         """
         text = self._text = source(program, aggregate)
         check_filters(program, text, defines)
-        self._reports = aggregate and bool(defines.get("REPORT_FAILURES"))
+        self._reports = aggregate and any(map(defines.get, _REPORTING))
         silent = aggregate and not self._reports
         defines = {"EVENTS_PAGES": 1, **defines} if silent else dict(defines)
         self._aggregate = aggregate

@@ -13,6 +13,7 @@ from ig.bpf.loader import Loading
 from ig.bpf.session import Source
 from ig.commands import answers
 from ig.commands.answers import closing
+from ig.commands.divided import Divided
 from ig.commands.setup import (
     asked_for,
     check_ready_file,
@@ -111,7 +112,7 @@ def export(options: Mapping[str, Any]) -> None:
                 pipeline = Pipeline(
                     source,
                     Attribution(index, chosen.wants, source, look_up),
-                    _with_counts(sink, explained, source),
+                    _divided(sink, metrics, explained, options),
                     Stream(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stop),
                     lambda: stop() or any(each.failure for each in outputs),
                     lambda: False,
@@ -128,23 +129,22 @@ def export(options: Mapping[str, Any]) -> None:
 def _gadget(options: Mapping[str, Any]) -> Gadget:
     """Return the gadget that counts; with --events, one that reports each attempt once.
 
-    With --why alone, what fails is reported, and all else counted.
+    With --why alone, what fails is reported, and all else counted. Segments that are sent again are
+    always counted.
     """
-    gadget = declared()[_ALL if options.get("bytes") else _CONNECTS]
+    gadget = counted(declared()[_ALL if options.get("bytes") else _CONNECTS])
+    more = {"COUNT_RETRANSMITS": 1}
     if options.get("events"):
-        return replace(gadget, defines={**gadget.defines, "LATENCY": 1})
-    if options.get("why"):
-        gadget = replace(gadget, defines={**gadget.defines, "REPORT_FAILURES": 1})
-    return counted(gadget)
+        more |= {"COUNT_EVENTS": 0, "REPORT_EVENTS": 1}
+    elif options.get("why"):
+        more |= {"REPORT_FAILURES": 1}
+    return replace(gadget, defines={**gadget.defines, **more})
 
 
-def _with_counts(sink: Chain, explained: Any, source: Source) -> Sink:
-    """Return the sink of all records, of a sink and the one that adds causes before it, if any."""
-    if not (explained and source.counts):
-        return explained or sink
-    from ig.commands.why import Divided
-
-    return Divided(explained, sink)
+def _divided(sink: Chain, metrics: Metrics, explained: Any, options: Mapping[str, Any]) -> Sink:
+    """Return the sink of all records: one that adds causes, if any, takes the events."""
+    reports = explained or options.get("events")
+    return Divided(explained or sink, metrics, sink) if reports else sink
 
 
 def _senders(

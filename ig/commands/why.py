@@ -189,44 +189,6 @@ class CauseSink:
             say(f"warning: --why: {what} because of a bug in ig: {words}")
 
 
-class Divided:
-    """The sink that passes on counts at once, and events by the sink that adds their causes.
-
-    They are the records of `ig.bpf.aggregates.Mixed`.
-    """
-
-    def __init__(self, explained: CauseSink, sink: Sink) -> None:
-        """`sink` is that of `explained`, too."""
-        self._explained, self._sink = explained, sink
-        self.interval = sink.interval
-
-    def open(self) -> None:
-        """Open the sink."""
-        self._sink.open()
-
-    def write(self, batch: Batch) -> None:
-        """Pass on what was counted, and hold events."""
-        reported = batch.fields["reported"]
-        for sink, keep in (
-            (self._explained, reported),
-            (self._sink, [not each for each in reported]),
-        ):
-            if any(keep):
-                sink.write(batch.select(keep))
-
-    def tick(self, now: int) -> None:
-        """End the sink's interval."""
-        self._sink.tick(now)
-
-    def lost(self, counts: Mapping[str, int]) -> None:
-        """Pass the counts to the sink."""
-        self._sink.lost(counts)
-
-    def close(self) -> None:
-        """Close the sink."""
-        self._sink.close()
-
-
 def _unwell(batch: Batch) -> list[int]:
     """Return the places of the attempts that failed or are unanswered, or repeated their SYN."""
     outcomes, retransmits = batch.fields["outcome"], batch.fields["retransmits"]

@@ -18,7 +18,7 @@ from ig.export.destinations import Destinations, port_name
 from ig.export.prometheus import exposition
 from ig.export.series import OTHER, Labels, Metric
 from ig.gadget import Batch, of_each
-from ig.summary import CONNECT, Measure, measures
+from ig.summary import CONNECT, KINDS, Measure, measures
 
 EXPIRY = 600.0
 """Seconds that series stay after their container was last there; of a metric that is full, after
@@ -146,22 +146,27 @@ class Metrics:
         self.tick(0)
 
     def write(self, batch: Batch) -> None:
-        """Add attempts, and the bytes of connections: events, or what the kernel has counted."""
+        """Add attempts, bytes of connections, and segments that were sent again.
+
+        They are events, or what the kernel has counted.
+        """
         fields = batch.fields
-        names = ("version", "daddr", "dport")
+        addresses = fields["version"], fields["daddr"]
         others = fields.get("other") or [0] * len(batch)
-        ends = zip(peers(batch), *map(fields.__getitem__, names), others, strict=True)
+        ends = zip(peers(batch), *addresses, _ports(fields), others, strict=True)
         totals = fields.get("total_latency") or fields["latency"]
-        causes = fields.get("cause_kind") or repeat("")
-        counts = zip(measures(batch), totals, causes, strict=False)
+        causes, kinds = fields.get("cause_kind") or repeat(""), fields.get("kind") or repeat(0)
+        counts = zip(measures(batch), totals, causes, kinds, strict=False)
         owners = of_each(batch.owners, owner_labels)
         now = self._clock()
         with self._lock:
-            for owner, end, (measure, total, cause) in zip(owners, ends, counts, strict=True):
+            for owner, end, (measure, total, cause, kind) in zip(owners, ends, counts, strict=True):
                 destination, port = self._end(*end)
                 self._note(owner, destination, now)
-                if measure.type == CONNECT:
-                    labels = (*owner, destination, port)
+                labels = (*owner, destination, port)
+                if kind:
+                    added = self._add_retransmits((*labels, KINDS[kind]), measure, now)
+                elif measure.type == CONNECT:
                     added = self._add(labels, measure, total, now)
                     if "cause_kind" in fields and measure.outcome != _ESTABLISHED:
                         added |= self._add_failure((*labels, cause or UNKNOWN), measure, now)
@@ -193,6 +198,10 @@ class Metrics:
             for metric in self._counted.also:
                 metric.observe(labels, (low + end) // 2, numbers, *room)
         return added
+
+    def _add_retransmits(self, labels: Labels, measure: Measure, now: float) -> dict[Metric, bool]:
+        metric = self._counted.retransmits
+        return {metric: metric.add(labels, measure.number, self._most, now)}
 
     def _add_failure(self, labels: Labels, measure: Measure, now: float) -> dict[Metric, bool]:
         metric = self._counted.failures
@@ -263,6 +272,14 @@ class Metrics:
         """Return all metrics in Prometheus' text format."""
         with self.reading() as metrics:
             return exposition(each for each in metrics if not each.exponential)
+
+
+def _ports(fields: Mapping[str, Sequence[int]]) -> Sequence[int]:
+    """Return the far ends' ports; of segments sent again, those that were connected to."""
+    if "kind" not in fields:
+        return fields["dport"]
+    ports = zip(fields["kind"], fields["dport"], fields["sport"], strict=True)
+    return [near if kind and not far else far for kind, far, near in ports]
 
 
 def owner_labels(container: Container) -> Labels:

@@ -125,6 +125,50 @@ def test_events_of_export_are_log_records_and_its_metrics_have_the_same_counts(
 
 
 @NEEDED
+@pytest.mark.parametrize("more", [(), ("--events",), ("--events", "--bytes", "--why")])
+def test_events_change_no_number_of_segments_that_are_sent_again(
+    start_ig: Start, namespace: Namespace, collector: Collector, more: tuple[str, ...]
+) -> None:
+    collector.start()
+    near, far = "10.239.19.8", "10.239.19.7"
+    for address in (near, far):
+        namespace.ip("addr", "add", f"{address}/32", "dev", "lo")
+    exporter = start_ig(
+        *("export", *target(collector, "http/protobuf"), "--host", "--interval", "0.2", *more),
+        *("--cidr", f"near={near}/32", "--cidr", f"far={far}/32"),
+        environment={"OTEL_METRIC_EXPORT_INTERVAL": "200"},
+    )
+    (done,) = namespace.start("resend", near, far, 5432).finished()
+
+    def counts() -> dict[tuple[str, ...], int]:
+        points = collector.points("ig.tcp.retransmits").items()
+        series = ((dict(key), int(each["asInt"])) for key, each in points)
+        names = ("ig.destination", "server.port", "ig.retransmit.kind")
+        return {
+            tuple(key.get(name, "") for name in names): count
+            for key, count in series
+            if key["ig.destination"] in ("near", "far")
+        }
+
+    until(lambda: sum(counts().values()) >= done["total"], "the counts")
+    assert counts() == {
+        ("far", "5432", "syn"): done["syn"],
+        ("near", "5432", "syn-ack"): done["syn-ack"],
+        ("far", "5432", "data"): done["near"],
+        ("near", "5432", "data"): done["far"],
+        ("near", "", "data"): done["unknown"],
+    }
+    handshakes = collector.points("ig.tcp.handshake.duration").items()
+    assert (
+        sum(int(each["count"]) for key, each in handshakes if dict(key)["ig.destination"] == "far")
+        == 3
+    )
+    records = [each for each in collector.records() if each[1]["ig.destination"] == "far"]
+    assert sum(each["eventName"] == "ig.tcp.connect" for each, _ in records) == 3 * bool(more)
+    assert exporter.stop(signal.SIGTERM)[1:] == ("", 0)
+
+
+@NEEDED
 def test_events_with_causes_have_them_and_so_have_the_metrics(
     start_ig: Start, namespace: Namespace, collector: Collector
 ) -> None:

@@ -26,6 +26,7 @@ from tests.host.waiting import PATIENCE, until
 
 Start = Callable[..., Tracer]
 BPF = 1 << 39
+NEAR, FAR = "10.239.19.8", "10.239.19.7"
 
 
 def served(exporter: Tracer) -> str:
@@ -172,6 +173,60 @@ def test_prometheus_has_the_causes_of_failures_and_all_attempts(
     durations = f"ig_tcp_connect_duration_seconds_count{{{mine}}}"
     assert sum(scraper.counts(durations, "destination").values()) == 13
     assert exporter.stop(signal.SIGTERM)[2] == 0
+
+
+@pytest.mark.parametrize("more", [(), ("--bytes",), ("--why",)])
+def test_retransmits_of_each_kind_are_counted_as_the_kernel_counts_them(
+    export: Start,
+    namespace: Namespace,
+    prometheus: Callable[[Tracer], Prometheus],
+    more: tuple[str, ...],
+) -> None:
+    for address in (NEAR, FAR):
+        namespace.ip("addr", "add", f"{address}/32", "dev", "lo")
+    networks = ("--cidr", f"near={NEAR}/32", "--cidr", f"far={FAR}/32")
+    exporter = export("--host", *networks, *more)
+    scraper = prometheus(exporter)
+    (done,) = namespace.start("resend", NEAR, FAR, 5432).finished()
+    assert done["total"] == sum(count for kind, count in done.items() if kind != "total")
+    assert all(done.values())
+    mine = 'ig_tcp_retransmits_total{destination=~"near|far"}'
+    scraper.wait(f"sum({mine}) >= {done['total']}")
+    assert scraper.counts(mine, "destination", "port", "kind") == {
+        ("far", "5432", "syn"): done["syn"],
+        ("near", "5432", "syn-ack"): done["syn-ack"],
+        ("far", "5432", "data"): done["near"],
+        ("near", "5432", "data"): done["far"],
+        ("near", "ephemeral", "data"): done["unknown"],
+    }
+    assert exporter.stop(signal.SIGTERM)[2] == 0
+
+
+@pytest.mark.parametrize("more", [(), ("--bytes",)])
+def test_retransmits_of_data_are_those_of_the_container_that_has_sent_them(
+    export: Start,
+    engine: Engine,
+    prometheus: Callable[[Tracer], Prometheus],
+    more: tuple[str, ...],
+) -> None:
+    web, (db, port) = engine.idle("web"), engine.serve("db")
+    scraper = prometheus(export(*more))
+    rule = ("INPUT", "-p", "tcp", "--dport", port, "-m", "length", "--length", "500:", "-j", "DROP")
+    db.namespace.run("iptables", "-I", *rule)
+    engine.exec(web, [*PYTHON, "-c", SEND, db.address, port]).all()
+    data = f'ig_tcp_retransmits_total{{container=~"{web.name}|{db.name}",kind="data"}}'
+    scraper.wait(f"sum({data}) >= 13")
+    db.namespace.run("iptables", "-D", *rule)
+
+    def resent() -> int:
+        heading, numbers = re.findall(r"Tcp: (.*)", web.namespace.run("cat", "/proc/net/snmp"))
+        return int(numbers.split()[heading.split().index("RetransSegs")])
+
+    labels = ("container", "destination")
+    until(
+        lambda: scraper.counts(data, *labels) == {(web.name, f"c/{db.name}"): resent()},
+        "the kernel's own number",
+    )
 
 
 def test_failures_are_counted_by_cause_and_all_else_in_the_kernel(
