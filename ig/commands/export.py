@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ig.bpf.loader import Loading
-from ig.bpf.session import Source
 from ig.commands import answers
 from ig.commands.answers import closing
 from ig.commands.divided import Divided

@@ -133,6 +133,7 @@ def test_events_change_no_number_of_segments_that_are_sent_again(
     near, far = "10.239.19.8", "10.239.19.7"
     for address in (near, far):
         namespace.ip("addr", "add", f"{address}/32", "dev", "lo")
+    namespace.ip("link", "set", "lo", "mtu", 1500)
     exporter = start_ig(
         *("export", *target(collector, "http/protobuf"), "--host", "--interval", "0.2", *more),
         *("--cidr", f"near={near}/32", "--cidr", f"far={far}/32"),

@@ -184,6 +184,7 @@ def test_retransmits_of_each_kind_are_counted_as_the_kernel_counts_them(
 ) -> None:
     for address in (NEAR, FAR):
         namespace.ip("addr", "add", f"{address}/32", "dev", "lo")
+    namespace.ip("link", "set", "lo", "mtu", 1500)
     networks = ("--cidr", f"near={NEAR}/32", "--cidr", f"far={FAR}/32")
     exporter = export("--host", *networks, *more)
     scraper = prometheus(exporter)
@@ -291,7 +292,7 @@ def examples() -> list[str]:
 
 @pytest.mark.anywhere
 def test_expressions_of_the_documentation_see_what_a_series_begins_with(tmp_path: Path) -> None:
-    failures, durations, causes, syns, lost = examples()
+    failures, durations, causes, data, syns, lost = examples()
     labels = 'container="{}",destination="external",port="9"'
 
     def series(name: str, more: str, **values: str) -> list[dict[str, str]]:
@@ -314,6 +315,7 @@ def test_expressions_of_the_documentation_see_what_a_series_begins_with(tmp_path
         "input_series": [
             *series("ig_tcp_connects_total", 'outcome="refused"', **changes),
             *series("ig_tcp_retransmits_total", 'kind="syn"', **changes),
+            *series("ig_tcp_retransmits_total", 'kind="data"', **changes),
             *series("ig_tcp_connect_failures_total", 'cause="route"', **changes),
             *series(bucket, 'le="1"', born=BORN),
             *series(bucket, 'le="+Inf"', born=BORN),
@@ -322,6 +324,7 @@ def test_expressions_of_the_documentation_see_what_a_series_begins_with(tmp_path
         ],
         "promql_expr_test": [
             result(failures, ',port="9",outcome="refused"', born=5, grown=2, restarted=2),
+            result(data, ',port="9"', born=5, grown=2, restarted=2),
             result(syns, "", born=5, grown=2, restarted=2),
             result(causes, ',cause="route"', born=5, grown=2, restarted=2),
             result(durations, "", born=0.99),

@@ -117,7 +117,7 @@ def scraped(
     """A Prometheus, and the page of the exporter that it scrapes, which counts all that it can."""
     exporter = start_ig(
         *("export", "--prometheus", "127.0.0.1:0", "--interval", "0.2", "-r", "docker"),
-        *("--bytes", "--open-connections"),
+        *("--bytes", "--open-connections", "--why"),
         environment={"DOCKER_HOST": engine.socket},
     )
     prometheus = Prometheus(tmp_path, served(exporter))

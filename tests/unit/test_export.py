@@ -21,6 +21,7 @@ from ig.export.prometheus import exposition
 from ig.export.series import OFFSET, SCALE, Metric
 from ig.export.server import parse_address
 from ig.gadget import Batch
+from ig.summary import KINDS
 
 WEB, DB = (Container(id=name * 16, name=name, runtime="docker") for name in ("web1", "db01"))
 POD = Container(
@@ -135,6 +136,28 @@ def test_labels_of_pods_are_those_of_kubernetes_and_unknown_owners_are_one_serie
         .replace('"docker"', '"containerd"'): 1,
         unknown.replace('=""', '="unknown"').replace('"docker"', '"unknown"'): 2,
     }
+
+
+def test_segments_sent_again_have_their_kind_and_the_port_that_was_connected_to() -> None:
+    made, _ = metrics()
+    made.write(counted(WEB, DB, count=2, retransmits=5, kind=0, dport=5432, sport=40000))
+    made.write(counted(DB, WEB, count=3, kind=KINDS.index("data"), type=0, dport=0, sport=5432))
+    made.write(counted(WEB, DB, count=7, kind=KINDS.index("data"), type=0, dport=5432, sport=0))
+    made.write(
+        counted(DB, WEB, count=11, kind=KINDS.index("syn-ack"), type=0, dport=0, sport=33000)
+    )
+    made.write(counted(WEB, count=13, kind=KINDS.index("data"), type=0, dport=0, sport=0, other=1))
+    made.tick(0)
+    assert samples(made, "ig_tcp_retransmits_total") == {
+        ends("web1", "c/db01", 5432, kind="syn"): 5,
+        ends("db01", "c/web1", 5432, kind="data"): 3,
+        ends("web1", "c/db01", 5432, kind="data"): 7,
+        ends("db01", "c/web1", "ephemeral", kind="syn-ack"): 11,
+        ends("web1", "other", "other", kind="data"): 13,
+    }
+    assert samples(made, CONNECTS) == {ends("web1", "c/db01", 5432, outcome="established"): 2}
+    overflow = samples(made, "ig_series_overflow_total")
+    assert overflow['metric="ig_tcp_retransmits_total"'] == 13
 
 
 def test_loopback_is_not_external() -> None:

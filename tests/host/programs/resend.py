@@ -1,9 +1,9 @@
-"""Have each kind of segment sent again: firewall rules drop them where they arrive, until that was done.
+"""Have each kind of segment sent again: firewall rules drop them where they arrive, for a while.
 
-`resend.py NEAR FAR PORT`: a client at NEAR, and listeners at FAR. One JSON line when all is closed: how often
-the kernel has sent again a SYN, the answer to one, and data of either end (`syn`, `syn-ack`, `near`,
-`far`), data of an end of which is not known whether it was connected to (`unknown`), and in `total` what it
-has counted in this network namespace.
+`resend.py NEAR FAR PORT`: a client at NEAR, and listeners at FAR. One JSON line when all is closed:
+how often the kernel has sent again a SYN, the answer to one, and data of either end (`syn`,
+`syn-ack`, `near`, `far`), and of an end of which is not known whether it has connected (`unknown`);
+`total` is what it has counted in this network namespace.
 """
 
 import json
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 IP_BIND_ADDRESS_NO_PORT = 24
-BYTES = 1009
+BYTES = 100_003  # many segments, several of which are sent again at once
 UNACKNOWLEDGED, RETRANSMITS = 4, 23  # of the numbers that follow 8 bytes in struct tcp_info
 near, far, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
@@ -51,6 +51,7 @@ def client() -> socket.socket:
 def repeated(sender: socket.socket, receiver: socket.socket, direction: str) -> int:
     """Send what is lost at first; return how often it was sent again."""
     before = info(sender, RETRANSMITS)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * BYTES)
     with losing(direction, port):
         sender.sendall(bytes(BYTES))
         until(lambda: info(sender, RETRANSMITS) > before + 1)
