@@ -6,7 +6,9 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,33 @@ def test_collector_that_hangs_or_answers_garbage_costs_no_counts_and_no_end(
         until(counted, "the counts")
         _, stderr, code = exporter.stop(signal.SIGTERM)
         connection.close()
+    assert code == 0, stderr
+    assert "warning: the last metrics were not sent to" in stderr
+
+
+def test_collector_whose_header_has_no_end_is_given_up_and_asked_again(
+    start_ig: Start,
+) -> None:
+    ended = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Name: ")
+            while not ended.wait(0.1):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        exporter = start_ig(
+            *("export", "--otlp", f"http://127.0.0.1:{listener.getsockname()[1]}", "--host"),
+            environment={"OTEL_METRIC_EXPORT_INTERVAL": "100", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"},
+        )
+        for _ in range(3):
+            connection, _ = listener.accept()
+            threading.Thread(target=drip, args=(connection,)).start()
+        exporter.says("(timed out); trying again")
+        _, stderr, code = exporter.stop(signal.SIGTERM)
+        ended.set()
     assert code == 0, stderr
     assert "warning: the last metrics were not sent to" in stderr
 
