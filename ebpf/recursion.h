@@ -19,7 +19,8 @@
  *
  * Programs at a system call's own tracepoint can be preempted too, and all of that type are skipped on their CPU
  * meanwhile. The program of all calls, raw_syscalls:sys_exit, cannot, but makes every call slower. So there are
- * programs at the end of the calls' own functions instead, where CALLS_BY_FEXIT is defined.
+ * programs at the end of the calls' own functions instead, where CALLS_BY_FEXIT is defined; also where
+ * perf_event_open() is denied, which all but raw tracepoints need.
  */
 OPTION(PREEMPTIBLE, 0)
 OPTION(CALLS_BY_FEXIT, 0)
@@ -65,7 +66,8 @@ int raw_tp__##name(struct name##_arguments *ctx) \
 
 /*
  * The program at a system call's end, where `wanted`. That at the end of the call's function, for 64-bit tasks, is not
- * preempted but for the few instructions at its ends: if it runs already on this CPU, the kernel skips it, and counts that.
+ * preempted but for the few instructions at its ends, before 6.10 as the kernel itself is: if it runs already on this CPU,
+ * the kernel skips it, and counts that.
  */
 KERNEL_FUNCTION(bpf_preempt_disable, bpf_preempt_enable)
 static void (*preempt_disable)(void) = (void *)KERNEL_FUNCTION_bpf_preempt_disable;
@@ -74,9 +76,11 @@ static void (*preempt_enable)(void) = (void *)KERNEL_FUNCTION_bpf_preempt_enable
 int fexit__##name(struct name##_arguments *ctx) \
 { \
 	if (CALLS_BY_FEXIT && (wanted)) { \
-		preempt_disable(); \
+		if (KERNEL_FUNCTION_bpf_preempt_disable) \
+			preempt_disable(); \
 		handler(arguments); \
-		preempt_enable(); \
+		if (KERNEL_FUNCTION_bpf_preempt_enable) \
+			preempt_enable(); \
 	} \
 	return 0; \
 }

@@ -5,13 +5,15 @@ import errno
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import uuid
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 
-from ig.bpf.btf import STRUCT, Btf
+from ig.bpf.btf import FUNCTION, STRUCT, Btf
+from ig.bpf.syscalls import library, load_fexit
 
 IPPROTO_MPTCP = 262
 IO_URING_SETUP = 425  # the same on every architecture since Linux 5.1
@@ -109,6 +111,24 @@ def has_drop_reasons() -> bool:
     return bool(Btf().enum("skb_drop_reason"))
 
 
+@cache
+def has_fexit() -> bool:
+    """Say whether programs at the ends of functions may be attached (root only): since 5.12."""
+    btf = Btf()
+    if not btf.find_id("bpf_tramp_image", STRUCT):
+        return False  # where tasks sleep in the function, it may not be detached
+    nothing = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
+    try:
+        program = load_fexit("nothing", nothing, btf.find_id("security_sock_graft", FUNCTION))
+    except OSError:
+        return False
+    link = int(library().bpf_raw_tracepoint_open(None, program))
+    os.close(program)
+    if link >= 0:
+        os.close(link)
+    return link >= 0
+
+
 FEATURES: Mapping[str, Callable[[], bool]] = {
     "netem": has_netem,
     "tc": has_tc,
@@ -117,6 +137,7 @@ FEATURES: Mapping[str, Callable[[], bool]] = {
     "MPTCP": has_mptcp,
     "MPTCP that counts bytes": counts_mptcp,
     "drop reasons": has_drop_reasons,
+    "fexit": has_fexit,
     "confidentiality": partial(is_locked_down, "confidentiality"),
     "integrity": partial(is_locked_down, "integrity"),
     "OpenTelemetry Collector": lambda: collector().exists(),  # no Go, or no modules

@@ -17,10 +17,10 @@ from contextlib import suppress
 from typing import Any
 
 from ig import c_text
-from ig.bpf.btf import FUNCTION, KERNEL_CALL, Btf
+from ig.bpf.btf import FUNCTION, KERNEL_CALL, STRUCT, Btf
 from ig.bpf.contract import CGROUP_HOOKS, check_allows, check_owner, event_of, hook_of, hooks_of
 from ig.bpf.instructions import calls, does_nothing, with_kernel_calls, with_number
-from ig.bpf.syscalls import create_link, load_fexit, load_program, map_update
+from ig.bpf.syscalls import allows_perf_events, create_link, load_fexit, load_program, map_update
 from ig.errors import KernelRefused, MissingDependency
 from ig.kernel import processes
 from ig.kernel.cgroupfs import open_root
@@ -40,6 +40,9 @@ _ACCEPTS = {"43", "288"} if platform.machine() == "x86_64" else {"202", "242"}
 _PREEMPTED = "init_srcu_struct_fast"
 """A function of the kernels whose tracepoints may be preempted: since 7.0 (a46023d5616e "tracing:
 Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast"), which needs it."""
+_LASTING = "bpf_tramp_image"
+"""A struct of the kernels where a program at a function's end may be detached while tasks sleep in
+the function: since 5.12 (e21aa341785c "bpf: Fix fexit trampoline.")."""
 _OPTION = re.compile(r"^OPTION\((\w+), ([-\w]+)\)", re.M)
 _OPTIONAL = re.compile(r'^OPTIONAL_HOOK\((\w+), "([^"]*)"\)', re.M)
 _SIGNAL = re.compile(r"^SIGNAL_HOOK\((\w+)\)", re.M)
@@ -103,15 +106,24 @@ def load(
     numbers = {name: number for number, name in enumerate((*losses, "LOSSES"))}
     defaults = {**dict(_OPTION.findall(text)), **_constants(declarations), **numbers}
     preemptible = "PREEMPTIBLE" in defines or btf.find_id(_PREEMPTED, FUNCTION) > 0
-    # Where perf_event_open() is refused, pairs of raw ones see most.
-    ways = [["PREEMPTIBLE"]] if preemptible else []
-    if preemptible and btf.find_id("bpf_preempt_disable", FUNCTION):
-        ways.insert(0, ["PREEMPTIBLE", "CALLS_BY_FEXIT"])
-    for way in ways:
+    for way in _ways(preemptible, btf):
         macros = {**defaults, **dict.fromkeys(way, 1), **defines}
         with suppress(OSError):
             return _loaded(text, macros, btf, backups_attached=preemptible)
     return _loaded(text, {**defaults, **defines}, btf, backups_attached=preemptible)
+
+
+def _ways(preemptible: bool, btf: Btf) -> Sequence[Sequence[str]]:
+    """Return the options to try before none at all: where a way needs what is refused, it fails.
+
+    Where perf_event_open() is refused, raw tracepoints alone see all but the ends of calls.
+    """
+    if not allows_perf_events():
+        return [["CALLS_BY_FEXIT"]] if btf.find_id(_LASTING, STRUCT) else []
+    if not preemptible:
+        return []
+    by_functions = btf.find_id("bpf_preempt_disable", FUNCTION) > 0
+    return [*([["PREEMPTIBLE", "CALLS_BY_FEXIT"]] if by_functions else []), ["PREEMPTIBLE"]]
 
 
 def _loaded(

@@ -26,6 +26,8 @@ _KEY_BYTES = 8
 _PER_CPU = (5, 10)  # of enum bpf_map_type: hashes, also those that evict
 _MEMBARRIER = 324 if platform.machine() == "x86_64" else 283
 _MEMBARRIER_GLOBAL = 1
+_PERF_EVENT_OPEN = 298 if platform.machine() == "x86_64" else 241
+_PERF_SOFTWARE, _PERF_DUMMY, _PERF_BYTES = 1, 9, 64  # include/uapi/linux/perf_event.h
 _MOMENT = 0.05  # seconds, longer than a program runs
 _RECURSION_MISSES = 26  # the u64 of struct bpf_prog_info, 208 bytes in
 _POINTER = ctypes.c_void_p
@@ -141,6 +143,23 @@ def map_delete_keys(descriptor: int, keys: bytes, key_size: int) -> None:
         count = ctypes.c_uint32(len(keys) // key_size)
         if library().bpf_map_delete_batch(descriptor, keys, ctypes.byref(count), None) < 0:
             _refuse("Cannot delete from a BPF map")
+
+
+def allows_perf_events() -> bool:
+    """Return whether perf_event_open() is allowed, which tracepoints but raw ones need.
+
+    Debian's and Ubuntu's kernels allow it with CAP_SYS_ADMIN alone where kernel.perf_event_paranoid
+    is above 2; seccomp may refuse it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    attributes = struct.pack("=II8xQ", _PERF_SOFTWARE, _PERF_BYTES, _PERF_DUMMY).ljust(
+        _PERF_BYTES, b"\0"
+    )
+    descriptor = int(libc.syscall(_PERF_EVENT_OPEN, attributes, 0, -1, -1, 0))
+    if descriptor < 0:
+        return False
+    os.close(descriptor)
+    return True
 
 
 def wait_for_programs() -> None:
