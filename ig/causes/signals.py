@@ -47,12 +47,14 @@ _DROPS = {
 """By the kernel's reason, the kind of the cause, and who dropped it."""
 
 
+FOR_IPV4 = " (IPv4)"
+"""What follows a kind that is seen of IPv4 alone."""
 SEEN_BY = {
     "kfree_skb": (
         *("no-listener", "firewall-drop-in", "firewall-drop-out", "firewall-reject"),
         *("local-policy", "dropped", "accept-queue-full", "neighbour"),
     ),
-    "icmp_send": ("firewall-reject (IPv4)",),
+    "icmp_send": (f"firewall-reject{FOR_IPV4}",),
     "tcp_send_reset": ("no-listener",),
 }
 """Kinds of causes that are seen by what is reported at a tracepoint; else they are likely."""

@@ -124,15 +124,16 @@ def _gadget(gadget: Gadget, tracepoints: dict[str, bool]) -> tuple[str, str]:
 def _causes(tracepoints: dict[str, bool]) -> tuple[str, str]:
     """Check which causes are seen by signals of the kernel; add the tracepoints of these."""
     from ig.bpf.loader import Loading
-    from ig.causes.signals import SEEN_BY
+    from ig.causes.signals import FOR_IPV4, SEEN_BY
 
     need_privileges()
     probes = Loading("tcp_why.c", {"TRACE_CONNECT": 1}).result()
     probes.close()
     attached = {hook: probes.tracepoints.get(hook, False) for hook in SEEN_BY}
     tracepoints.update(attached)
-    kinds = dict.fromkeys(kind for each in SEEN_BY.values() for kind in each)
     shown = {kind for hook, each in SEEN_BY.items() if attached[hook] for kind in each}
+    every = dict.fromkeys(kind for each in SEEN_BY.values() for kind in each)
+    kinds = [kind for kind in every if kind.removesuffix(FOR_IPV4) not in shown - {kind}]
     seen, likely = list(filter(shown.__contains__, kinds)), [k for k in kinds if k not in shown]
     found = f"signals show {', '.join(seen) or 'none'}"
     if likely:

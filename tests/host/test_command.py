@@ -11,7 +11,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -295,9 +296,16 @@ def test_version_is_printed_in_the_two_ways_people_ask() -> None:
     assert {done.stdout for done in asked} == {f"ig {importlib.metadata.version('ig')}\n"}
 
 
-def test_documented_capabilities_are_enough_to_trace(namespace: Namespace, tmp_path: Path) -> None:
+@pytest.fixture
+def ready() -> Iterator[Path]:
+    """A file to come that is not below /run, as temporary files may be."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder, "ready")
+
+
+def test_documented_capabilities_are_enough_to_trace(namespace: Namespace, ready: Path) -> None:
     options = ("--host", "-o", "json", "--max-events", 1, "-F", f"netns=={namespace.inode}")
-    line = [str(IG), "trace", "tcpconnect", *map(str, options), "--ready-file", f"{tmp_path}/ready"]
+    line = [str(IG), "trace", "tcpconnect", *map(str, options), "--ready-file", str(ready)]
     # Debian's kernels know a level 3, at which CAP_PERFMON is not enough for perf_event_open().
     denied = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) > 2 and not has_fexit()
     capabilities = "-all,+bpf,+perfmon" + (",+sys_admin" if denied else "")
@@ -309,7 +317,7 @@ def test_documented_capabilities_are_enough_to_trace(namespace: Namespace, tmp_p
     script = f"ulimit -l unlimited 2>/dev/null; {mounted}; {alone}; exec {shlex.join(few)}"
     command = ["unshare", "--mount", "sh", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        until(lambda: (tmp_path / "ready").exists() or process.poll() is not None, "ig to be ready")
+        until(lambda: ready.exists() or process.poll() is not None, "ig to be ready")
         if process.poll() is None:
             namespace.connect(*NOBODY)
         printed, said = process.communicate(timeout=PATIENCE)
