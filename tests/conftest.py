@@ -32,6 +32,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 pytest.skip(f"no {feature} here; where there is, this is covered")
 
 
+def pytest_exception_interact(node: pytest.Item | pytest.Collector, report: Any) -> None:
+    """Print a failure at once too where a run is so long that its end may not be seen."""
+    reporter = node.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and os.environ.get("IG_TESTS_AT_ONCE"):
+        reporter.write_line(f"\n{node.nodeid}\n{report.longreprtext}")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,

@@ -177,7 +177,7 @@ def _command(chosen: Sequence[str], module: str = "") -> str:
     pytest = f"{python} -m pytest -p no:cacheprovider --rootdir={shlex.quote(str(CHECKOUT))}"
     words = " ".join(map(shlex.quote, tests))
     # The emulated processor is some ten times slower than a real one.
-    environment = "IG_TESTS_PATIENCE=180 PYTEST_TIMEOUT=1800"
+    environment = "IG_TESTS_PATIENCE=180 IG_TESTS_AT_ONCE=1 PYTEST_TIMEOUT=1800"
     where = shlex.quote(str(CHECKOUT / "tests/host"))
     # On the overlay that is the guest's root, containerd could not make overlays of its own.
     temporary = "mkdir -p -m 1777 /run/tmp && export TMPDIR=/run/tmp"
