@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.kernels import debian, guest
-from tests.kernels.results import Result, Table, causes, markdown, merged, parse, read, turned
+from tests.kernels.results import (
+    Result,
+    Table,
+    causes,
+    filled,
+    markdown,
+    merged,
+    parse,
+    read,
+    turned,
+)
 from tests.kernels.setups import SETUPS
 
 CHECKOUT = Path(__file__).parents[2]
@@ -216,6 +226,7 @@ def _write(options: argparse.Namespace, table: Table, kinds: Table) -> None:
         old = parse(_between(text, _RESULTS)[1])
         text = _with(text, _RESULTS, markdown(merged(old, table)))
     old = turned(parse(_between(text, _CAUSES)[1]))
+    kinds = filled(kinds, old) if options.tests else kinds
     text = _with(text, _CAUSES, markdown(turned(merged(old, kinds))))
     page.write_text(text)
 

@@ -13,6 +13,8 @@ from ig.causes.cause import KINDS, LIKELY, SEEN
 
 Table = Sequence[Sequence[str]]
 """Rows, of which the first is the head."""
+NOTHING = "-"
+"""The cell of a kind of causes that no test has shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,18 @@ def merged(old: Table, new: Table) -> Table:
     return [new[0], *(rows[name] for name in sorted(rows, key=_order))]
 
 
+def filled(new: Table, old: Table) -> Table:
+    """Return a table with the old cells of the same kernels where the new ones are NOTHING."""
+    if not old or list(old[0]) != list(new[0]):
+        return new
+    before = {_series(row[0]): row for row in old[1:]}
+    pairs = [(row, before.get(_series(row[0]), row)) for row in new[1:]]
+    return [
+        new[0],
+        *([o if n == NOTHING else n for n, o in zip(*pair, strict=True)] for pair in pairs),
+    ]
+
+
 def _series(kernel: str) -> str:
     """Return a kernel's version of two numbers, and how it is set up."""
     release, _, setup = kernel.partition(" ")
@@ -96,4 +110,4 @@ def _cell(kind: str, results: Iterable[Result]) -> str:
         return "FAILED"
     found = {cause for each in showing for cause in each.causes if each.outcome == "passed"}
     shown = [each for each in (SEEN, LIKELY) if f"{kind} {each}" in found]
-    return ", ".join(shown) or ("skipped" if outcomes == {"skipped"} else "-")
+    return ", ".join(shown) or ("skipped" if outcomes == {"skipped"} else NOTHING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ig.causes.cause import KINDS, LIKELY, SEEN
-from tests.kernels.results import Result, causes, markdown, merged, parse, turned
+from tests.kernels.results import Result, causes, filled, markdown, merged, parse, turned
 
 HEAD = ["kernel", "date", "trace bind"]
 OLD = [
@@ -33,6 +33,15 @@ def test_table_of_other_columns_is_replaced() -> None:
     new = [[*HEAD, "other"], ["6.1.0-50-amd64", "2026-11-26", "-", "-"]]
     assert merged(OLD, new) == new
     assert merged([], new) == new
+
+
+def test_cells_that_some_tests_did_not_fill_stay_as_they_were() -> None:
+    new = [HEAD, ["5.10.0-33-amd64", "2026-11-26", "-"], ["7.2", "2026-11-26", "-"]]
+    assert filled(new, OLD)[1:] == [
+        ["5.10.0-33-amd64", "2026-11-26", "27 passed"],
+        ["7.2", "2026-11-26", "-"],
+    ]
+    assert filled(new, []) == new
 
 
 def test_table_is_read_as_it_was_written() -> None:
