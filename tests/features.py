@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import re
 import shutil
 import socket
 import struct
@@ -129,6 +130,11 @@ def has_fexit() -> bool:
     return link >= 0
 
 
+def is_since(*version: int) -> bool:
+    """Say whether the kernel's version is at least this one."""
+    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) >= version
+
+
 FEATURES: Mapping[str, Callable[[], bool]] = {
     "netem": has_netem,
     "tc": has_tc,
@@ -138,6 +144,9 @@ FEATURES: Mapping[str, Callable[[], bool]] = {
     "MPTCP that counts bytes": counts_mptcp,
     "drop reasons": has_drop_reasons,
     "fexit": has_fexit,
+    # By docs/limitations.md.
+    "traced ICMP errors": partial(is_since, 5, 14),
+    "traced repeats of a dropped SYN": partial(is_since, 5, 19),
     "confidentiality": partial(is_locked_down, "confidentiality"),
     "integrity": partial(is_locked_down, "integrity"),
     "OpenTelemetry Collector": lambda: collector().exists(),  # no Go, or no modules

@@ -52,6 +52,7 @@ def reject(namespace: Namespace, chain: str, first: int) -> list[tuple[str, int,
     return made
 
 
+@pytest.mark.needs("traced ICMP errors")
 def test_firewalls_icmp_error_ends_an_attempt_as_the_caller_sees_it(
     start_ig: Start, new_namespace: Callable[[], Namespace]
 ) -> None:
@@ -121,6 +122,7 @@ def test_link_that_is_lost_makes_the_far_side_unreachable(
     assert ends(seen(ig, here)) == [(80, "unreachable", "ENETUNREACH")] * 2
 
 
+@pytest.mark.needs("traced repeats of a dropped SYN")
 def test_syn_that_this_host_drops_is_unanswered_after_a_second(
     start_ig: Start, namespace: Namespace
 ) -> None:
@@ -153,6 +155,7 @@ except TimeoutError:
 """
 
 
+@pytest.mark.needs("traced repeats of a dropped SYN")
 def test_tcp_user_timeout_ends_attempts_and_connections(
     start_ig: Start, namespace: Namespace
 ) -> None:
