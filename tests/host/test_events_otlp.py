@@ -58,8 +58,9 @@ def chosen(collector: Collector, wanted: dict[str, str]) -> list[tuple[Any, dict
 
 
 def moments(collector: Collector, wanted: dict[str, str]) -> int:
-    """Return how many records of different times there are: one that is sent again counts once."""
-    return len({record["timeUnixNano"] for record, _ in chosen(collector, wanted)})
+    """Return how many different records there are: one that is sent again counts once."""
+    found = chosen(collector, wanted)
+    return len({(record["timeUnixNano"], *sorted(each.items())) for record, each in found})
 
 
 @NEEDED
