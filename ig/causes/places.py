@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ig.kernel import netns, nftables, routes
+from ig.kernel import netns, netns_finder, nftables, routes
 from ig.kernel.netns import Namespace
 from ig.kernel.nftables import Ruleset
 from ig.kernel.routes import Interface
@@ -83,7 +83,7 @@ class Places:
     def __init__(self) -> None:
         self.moment = time.time_ns()
         """When it was looked for them, in ns since the epoch."""
-        self._found = netns.find()
+        self._found = netns_finder.find()
         self._until = time.monotonic() + _FRESH
         self._partly = False
         """Whether a namespace has more interfaces, or addresses, than are read."""

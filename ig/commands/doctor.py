@@ -19,7 +19,7 @@ from ig.containers.index import Index
 from ig.errors import IgError, RuntimeUnavailable
 from ig.gadget import Batch, Column, Gadget, defines
 from ig.gadgets import declared
-from ig.kernel import mounts, netns
+from ig.kernel import mounts, netns, netns_finder
 from ig.kernel.capabilities import need_privileges, reach
 from ig.kernel.processes import sees_all_processes
 from ig.output.layout import watch
@@ -165,7 +165,7 @@ def _sockets() -> tuple[str, str]:
 
 
 def _may_enter(namespace: int) -> bool:
-    found = netns.find()
+    found = netns_finder.find()
     ways = netns.visit([found.namespaces[namespace]], lambda _, entered: entered)
     others = [each for each in found.namespaces.values() if each.id != netns.own()]
     return found.complete and all(ways) and all(netns.visit(others[:1], lambda _, into: into))

@@ -1,4 +1,4 @@
-"""Find the network namespaces of this host, and run a function in each.
+"""The network namespaces of this host: enter one after another, and run a function in each.
 
 Source: namespaces(7), setns(2), proc(5).
 """
@@ -12,20 +12,14 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from ig.kernel.mounts import mounts
-from ig.kernel.processes import identifier, sees_all_processes
+from ig.kernel.processes import identifier
 
 Result = TypeVar("Result")
 
 _CLONE_NEWNET = 0x40000000
-_DENIED = (errno.EPERM, errno.EACCES)
-_LINK = "net:["
-_ONE_THREAD = 3  # links of /proc/PID/task: two, and one a thread
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_MOST_DESCRIPTORS = 1024
-"""Of a process with more the descriptors are not looked at: each costs 3 us."""
+DENIED = (errno.EPERM, errno.EACCES)
 
 
 class Namespace(NamedTuple):
@@ -43,8 +37,13 @@ class Namespace(NamedTuple):
     @property
     def files(self) -> Iterator[str]:
         """Return the files that can be opened to enter it."""
-        yield from (f"/proc/{task}/ns/net" for task in self.tasks)
+        yield from map(file_of, self.tasks)
         yield from self.paths
+
+
+def file_of(task: str) -> str:
+    """Return the file of a thread's namespace; `task` is a folder of /proc as in `tasks`."""
+    return f"/proc/{task}/ns/net"
 
 
 def own() -> int:
@@ -65,106 +64,6 @@ class Found(NamedTuple):
     """Whether /proc lets this user see the namespaces of all processes, as it does root."""
     all_processes: bool = True
     """Whether /proc has the processes of the whole host, not of one PID namespace alone."""
-
-
-def find() -> Found:
-    """Find the existing network namespaces.
-
-    Each has a thread in it, or is mounted in some mount namespace, or is held by a descriptor;
-    sockets alone keep one alive too, and then there is no way to it.
-    """
-    search = _Search()
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            search.process(int(name))
-    # A sandbox may hide a process even from root.
-    complete = search.complete or os.geteuid() == 0
-    return Found(search.namespaces(), complete, sees_all_processes())
-
-
-class _Search:
-    """Looks at one process after another."""
-
-    def __init__(self) -> None:
-        self.complete = True
-        self._tasks: dict[int, list[str]] = {own(): []}
-        self._pids: dict[int, list[int]] = {}
-        self._holders: dict[int, list[int]] = {}
-        self._paths: dict[int, list[str]] = {}
-        self._mounts = {os.stat("/proc/self/ns/mnt").st_ino}
-        self._mounted("self", "", os.getpid())
-
-    def namespaces(self) -> dict[int, Namespace]:
-        """Return what was found, by id."""
-        none: list[Any] = []
-        return {
-            each: Namespace(
-                each,
-                tuple(self._pids.get(each) or self._holders.get(each, none)),
-                tuple(self._tasks.get(each, none)),
-                tuple(self._paths.get(each, none)),
-            )
-            for each in self._tasks | self._paths
-        }
-
-    def process(self, pid: int) -> None:
-        """Add the namespaces of a process's threads, of its mounts and of its descriptors."""
-        folder = f"/proc/{pid}"
-        try:
-            first = os.stat(f"{folder}/ns/net").st_ino
-            self._pids.setdefault(first, []).append(pid)
-            self._tasks.setdefault(first, []).append(str(pid))
-            if os.stat(f"{folder}/task").st_nlink > _ONE_THREAD:
-                self._threads(pid, first)
-            mounts = os.stat(f"{folder}/ns/mnt").st_ino
-            if mounts not in self._mounts:
-                self._mounts.add(mounts)
-                self._mounted(str(pid), f"{folder}/root", pid)
-            self._descriptors(pid)
-        except OSError as error:
-            self.complete &= error.errno not in _DENIED
-
-    def _threads(self, pid: int, first: int) -> None:
-        for name in os.listdir(f"/proc/{pid}/task"):
-            task = f"{pid}/task/{name}"
-            try:
-                identifier = os.stat(f"/proc/{task}/ns/net").st_ino
-            except OSError:  # it has ended
-                continue
-            if identifier != first:
-                pids = self._pids.setdefault(identifier, [])
-                if pids[-1:] != [pid]:
-                    pids.append(pid)
-                self._tasks.setdefault(identifier, []).append(task)
-
-    def _mounted(self, process: str, prefix: str, pid: int) -> None:
-        for mount in mounts(process):
-            if mount.kind == "nsfs" and mount.root.startswith(_LINK):
-                self._held(mount.root, f"{prefix}{mount.point}", pid)
-
-    def _descriptors(self, pid: int) -> None:
-        path = f"/proc/{pid}/fd"
-        folder = os.open(path, _FOLDER)
-        try:
-            # Their number, since Linux 6.2 (f1f1f2569901 "proc: report open files as size in stat()
-            # for /proc/pid/fd").
-            if os.fstat(folder).st_size > _MOST_DESCRIPTORS:
-                return
-            names = os.listdir(folder)
-            for name in names if len(names) <= _MOST_DESCRIPTORS else ():
-                try:
-                    target = os.readlink(name, dir_fd=folder)
-                except OSError:  # it is closed
-                    continue
-                if target.startswith(_LINK):
-                    self._held(target, f"{path}/{name}", pid)
-        finally:
-            os.close(folder)
-
-    def _held(self, link: str, path: str, pid: int) -> None:
-        identifier = int(link[len(_LINK) : -1])
-        self._holders.setdefault(identifier, []).append(pid)
-        self._paths.setdefault(identifier, []).append(path)
 
 
 def visit(
@@ -218,12 +117,12 @@ def _enter(namespace: Namespace) -> bool | None:
         try:
             descriptor = _opened(path, namespace.id)
         except OSError as error:
-            denied |= error.errno in _DENIED
+            denied |= error.errno in DENIED
             continue
         try:
             if _libc().setns(descriptor, _CLONE_NEWNET) == 0:
                 return True
-            denied |= ctypes.get_errno() in _DENIED
+            denied |= ctypes.get_errno() in DENIED
         finally:
             os.close(descriptor)
     return False if denied else None

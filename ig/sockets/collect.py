@@ -10,7 +10,7 @@ from typing import Any
 from ig.container import HOST, Container
 from ig.errors import UsageError
 from ig.gadget import Batch
-from ig.kernel import netns
+from ig.kernel import netns, netns_finder
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.netns import Namespace
 from ig.sockets import proc
@@ -55,17 +55,18 @@ def collect(
     more: Sequence[str] = (),
     *,
     side: Side | None = None,
+    find: Callable[[], netns.Found] = netns_finder.find,
 ) -> Batch:
     """Return the sockets of the wanted containers (of the host if HOST is wanted), unsorted.
 
     `options` are the gadget's: proto, state, listening, port, info, processes. `more` are the
     fields besides those that are always there. With a `side`, TCP connections of the other one may
-    be left out. `say` gets a line for each limitation. Raises UsageError for a state or protocol
-    that does not exist.
+    be left out. `say` gets a line for each limitation; `find` finds the network namespaces. Raises
+    UsageError for a state or protocol that does not exist.
     """
     wanted = asked(options)
     ports = frozenset(options.get("port") or ())
-    found = netns.find()
+    found = find()
     processes = bool(options.get("processes"))
     more = (*more, *(INFO if options.get("info") else ()))
     batch = _Rows(wanted, more, processes)

@@ -82,11 +82,13 @@ class Reader:
         return empty(self._more)
 
     def _one_side(self, side: Side, namespace: Namespace, states: int) -> Fields:
+        before = proc.tcp_in_use()
         fields = sock_diag.ask("TCP", 1 << LISTEN, self._more)
         listeners = list(zip(fields["saddr"], fields["sport"], strict=True))
         chosen = side.chosen(namespace.id, listeners)
-        # Each reading of connections walks the table of all namespaces.
-        if chosen is not None and proc.tcp_in_use() > len(listeners):
+        # Each reading of connections walks the table of all namespaces. A listener that begins or
+        # ends meanwhile is counted on one side only.
+        if chosen is not None and max(before, proc.tcp_in_use()) > len(listeners):
             extend(
                 fields, sock_diag.ask("TCP", states & ~(1 << LISTEN), self._more, chosen, _UNUSED)
             )

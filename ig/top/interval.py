@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ig.containers.peers import Peers
 from ig.gadget import Batch
+from ig.kernel.netns_finder import Finder
 from ig.output.sink import report_lost
 from ig.sockets.collect import Say, Wants, collect
 from ig.sockets.owner import Known
@@ -56,7 +57,7 @@ class Sampler:
             4 * bool(options.get("ipv4")) + 6 * bool(options.get("ipv6"))
         ) % 10  # 0: both
         self._known, self._peers, self._wants, self._say = known, peers, wants, say
-        self._meter, self._pairs = Meter(), Pairs()
+        self._finder, self._meter, self._pairs = Finder(), Meter(), Pairs()
         self._at = 0.0
 
     def take(self, counted: Iterable[Row] = ()) -> Interval:
@@ -74,7 +75,9 @@ class Sampler:
         known, now, at = self._known(), time.time_ns(), time.monotonic()
         asked = {"proto": "tcp", "state": STATES, "processes": processes}
         side = Side(self.accepted, self._meter.served, self._peers.observes)
-        sockets = collect(asked, known, self._wants, self._say, TRAFFIC, side=side)
+        sockets = collect(
+            *(asked, known, self._wants, self._say, TRAFFIC), side=side, find=self._finder.find
+        )
         sockets = self._peers.with_peers(sockets)
         traffic = self._meter.feed(
             sockets,

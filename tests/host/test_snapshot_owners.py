@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from ig.container import HOST, Container
-from ig.kernel import netns, processes
+from ig.kernel import netns_finder, processes
 from ig.kernel.cgroupfs import Cgroups
 from ig.kernel.mounts import mounts
 from ig.sockets.collect import collect
@@ -232,13 +232,13 @@ def test_listener_in_a_namespace_without_a_process_is_shown(
 
 
 def test_namespace_that_only_ip_netns_holds_is_found(namespace: Namespace) -> None:
-    assert namespace.inode in netns.find().namespaces
+    assert namespace.inode in netns_finder.find().namespaces
     assert namespace.inode in _found_in_own_mounts()
 
 
 def _found_in_own_mounts() -> list[int]:
     """Return what is found where /run is not the host's."""
-    look = "from ig.kernel import netns; print(sorted(netns.find().namespaces))"
+    look = "from ig.kernel import netns_finder; print(sorted(netns_finder.find().namespaces))"
     root = Path(__file__).parents[2]
     done = in_own_mounts(
         f"mount -t tmpfs none /run; cd {root}; {IG.with_name('python')} -c '{look}'"
