@@ -119,17 +119,21 @@ def _with_others(
 
 def _numbered(traffic: Traffic) -> tuple[list[int], list[int]]:
     """Return the place of each pair's first connection, and each connection's pair by number."""
-    fields = traffic.sockets.fields
-    far = [
-        address if peer is HOST else id(peer)
-        for address, peer in zip(fields["daddr"], fields["peer"], strict=True)
-    ]
+    fields, count = traffic.sockets.fields, len(traffic.sockets)
+    far, peers = fields["daddr"], list(map(id, fields["peer"]))
+    if peers.count(id(HOST)) < count:
+        ends = zip(far, peers, strict=True)
+        far = [address if peer == id(HOST) else peer for address, peer in ends]
     ports = fields["sport" if traffic.accepted else "dport"]
-    holders = fields.get("pid") or [0] * len(ports)
-    keys = list(zip(map(id, traffic.sockets.owners), far, ports, holders, strict=True))
-    first = dict(zip(reversed(keys), range(len(keys) - 1, -1, -1), strict=True))
+    holders = [fields["pid"]] if fields.get("pid") else []
+    keys = list(zip(map(id, traffic.sockets.owners), far, ports, *holders, strict=True))
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return list(map(first.__getitem__, numbers)), list(map(numbers.__getitem__, keys))
+    at = list(map(numbers.__getitem__, keys))
+    places, place = [], -1
+    for number in range(len(numbers)):  # each begins later than the one before
+        place = at.index(number, place + 1)
+        places.append(place)
+    return places, at
 
 
 def _keys(traffic: Traffic, places: Sequence[int]) -> Iterator[Hashable]:
@@ -156,6 +160,8 @@ def _keys(traffic: Traffic, places: Sequence[int]) -> Iterator[Hashable]:
 def _summed(at: Sequence[int], values: Sequence[int]) -> Mapping[int, int]:
     """Return the sum of each pair's values, of those that have any."""
     sums: dict[int, int] = {}
+    if not any(values):
+        return sums
     for number, value in zip(compress(at, values), filter(None, values), strict=True):
         sums[number] = sums.get(number, 0) + value
     return sums

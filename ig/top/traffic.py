@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import compress
-from operator import attrgetter, or_
+from itertools import compress, repeat
+from operator import and_, attrgetter, not_, or_, sub
 from typing import Any, NamedTuple
 
 from ig.container import Container, Identity
@@ -20,11 +20,11 @@ STATES = (
 )
 """The states to ask for: those of connections that exist, and of listeners."""
 _FIN_WAIT2, _CLOSE_WAIT, _LAST_ACK, _CLOSING = 5, 8, 9, 11
-_HELD = frozenset({ESTABLISHED, _CLOSE_WAIT})
-"""The states in which an application has the connection, or will get it by accept()."""
+_HELD = bytes(state in (ESTABLISHED, _CLOSE_WAIT) for state in range(256))
+"""By state, whether an application has the connection, or will get it by accept()."""
+_LISTENS = bytes(state == LISTEN for state in range(256))
+_OTHERS = bytes(state != ESTABLISHED for state in range(256))
 _FIN_RECEIVED = frozenset({_CLOSE_WAIT, _LAST_ACK, _CLOSING})
-_NOTHING = (0, 0, 0)
-_END = ("netns_id", "saddr", "sport")
 _NEEDED = (
     *("version", "saddr", "sport", "daddr", "dport", "state_raw", "state", "netns_id", "ino"),
     *("cookie", "bytes_received", "bytes_acked", "retransmits", "rtt", "peer"),
@@ -35,8 +35,10 @@ _IDENTITY: Callable[[Container], Identity] = attrgetter("identity")
 End = tuple[int, str, int]
 """The id of a network namespace, an address and a port."""
 _Ends = AbstractSet[End]
-_Volumes = Mapping[int, tuple[int, int, int]]
-"""By cookie: bytes received, bytes acknowledged by the far end, retransmits; of its whole life."""
+_Volumes = Sequence[list[int]]
+"""Bytes received, bytes acknowledged by the far end, retransmits: a list each."""
+_OUT = 1
+"""Where the bytes acknowledged are among them."""
 
 
 class Traffic(NamedTuple):
@@ -66,8 +68,7 @@ class Meter:
         self._known: frozenset[Identity] = frozenset()
         self.served: dict[int, set[Listener]] = {}
         """Where connections of the last snapshot, or later ones, were accepted, by namespace."""
-        self._before: _Volumes = {}
-        self._missed: _Volumes = {}
+        self._before = _Before()
         self._at = 0
 
     def note_accepted(self, ends: Iterable[End]) -> None:
@@ -98,31 +99,27 @@ class Meter:
         was known is not counted, as it may be older than the snapshot before.
         """
         batch = self._chosen(batch, accepted, ports, version)
-        cookies = batch.fields["cookie"]
-        values = list(zip(*_volumes(batch, accepted), strict=True))
-        differences = _differences(values, self._starts(batch, values))
-        seen = dict(zip(cookies, values, strict=True))
-        seen.pop(0, None)
-        self._missed = {cookie: self._before[cookie] for cookie in self._before.keys() - seen}
-        self._before, self._at = seen, now
+        values = _volumes(batch, accepted)
+        starts = self._starts(batch, values, accepted) if self._at else values
+        self._before, self._at = self._before.followed(batch.fields["cookie"], values), now
         self._known = frozenset(map(_IDENTITY, known)) | set(of_each(batch.owners, _IDENTITY))
-        return Traffic(batch, accepted, *differences)
+        return Traffic(batch, accepted, *map(_differences, values, starts))
 
     def _chosen(self, batch: Batch, accepted: bool, ports: Collection[int], version: int) -> Batch:
         """Return the connections of one direction, with the fields that are needed of them."""
         fields = {name: batch.fields[name] for name in _NEEDED if name in batch.fields}
-        rows = zip(self._came(fields), fields["state_raw"], fields["ino"], strict=True)
+        states, inodes = fields["state_raw"], fields["ino"]
+        keep = bytearray(states).translate(_HELD)
         # The rest is what the kernel finishes after its application has closed it.
-        keep = [
-            way == accepted and (state in _HELD or (inode != 0 and state != LISTEN))
-            for way, state, inode in rows
-        ]
+        for place in _places(keep, False):
+            keep[place] = inodes[place] != 0 and states[place] != LISTEN
+        for place in _places(self._came(fields), not accepted):
+            keep[place] = False
         if ports:
             served = fields["sport" if accepted else "dport"]
-            keep = [chosen and port in ports for chosen, port in zip(keep, served, strict=True)]
+            keep = bytearray(map(and_, keep, map(ports.__contains__, served)))
         if version:
-            versions = zip(keep, fields["version"], strict=True)
-            keep = [chosen and each == version for chosen, each in versions]
+            keep = bytearray(map(and_, keep, map(version.__eq__, fields["version"])))
         return Batch(fields, batch.owners).select(keep)
 
     def _came(self, fields: Mapping[str, Sequence[Any]]) -> Sequence[bool]:
@@ -130,8 +127,8 @@ class Meter:
 
         The kernel gives no outgoing connection such a port, unless it is asked for it.
         """
-        listens = [state == LISTEN for state in fields["state_raw"]]
-        listeners = frozenset(compress(_ends(fields), listens))
+        listening = _places(bytes(fields["state_raw"]).translate(_LISTENS))
+        listeners = frozenset(_end(fields, place) for place in listening)
         came = _begin_at(listeners, fields)
         ends = set(listeners)
         gone = (self._listened | self._brief) - listeners
@@ -139,47 +136,80 @@ class Meter:
             rows = zip(came, _begin_at(gone, fields), fields["cookie"], strict=True)
             left = [not now and (was or cookie in self._orphans) for now, was, cookie in rows]
             self._orphans = frozenset(compress(fields["cookie"], left)) - {0}
-            ends.update(compress(_ends(fields), left))
+            ends.update(_end(fields, place) for place in _places(left))
             came = list(map(or_, came, left))
         self._listened, self._brief, self.served = listeners, set(), {}
         for namespace, address, port in ends:
             self.served.setdefault(namespace, set()).add((address, port))
         return came
 
-    def _starts(
-        self, batch: Batch, values: Sequence[tuple[int, int, int]]
-    ) -> Sequence[tuple[int, int, int]]:
+    def _starts(self, batch: Batch, values: _Volumes, accepted: bool) -> _Volumes:
         """Return what is to be subtracted of each connection's values."""
-        if not self._at:
-            return values
         cookies = batch.fields["cookie"]
-        before = {**self._missed, **self._before} if self._missed else self._before
-        found = list(map(before.get, cookies))
-        knew = of_each(batch.owners, self._knew)
-        for place in [place for place, start in enumerate(found) if start is None]:
-            found[place] = _NOTHING if cookies[place] and knew[place] else values[place]
-        return [start or _NOTHING for start in found]
+        starts, new = self._before.of(cookies)
+        knew = of_each(batch.owners, self._knew) if new else ()
+        for place in new:
+            known = cookies[place] and knew[place]
+            first = (0, 0 if accepted else 1, 0)  # a connect's SYN is counted as a byte
+            for start, value, none in zip(starts, values, first, strict=True):
+                start[place] = none if known else value[place]
+        return starts
 
     def _knew(self, owner: Container) -> bool:
         """Return whether the snapshot before had all connections of an owner."""
         return not owner.id or owner.started >= self._at or owner.identity in self._known
 
 
-def _differences(
-    values: Sequence[tuple[int, int, int]], starts: Sequence[tuple[int, int, int]]
-) -> tuple[list[int], list[int], list[int]]:
-    """Return what was added to each value, a list each; most connections do nothing."""
-    inbound, outbound, retransmits = ([0] * len(values) for _ in range(3))
-    for place, (now, then) in enumerate(zip(values, starts, strict=True)):
-        if now != then:
-            inbound[place] = max(0, now[0] - then[0])
-            outbound[place] = max(0, now[1] - then[1])
-            retransmits[place] = max(0, now[2] - then[2])
-    return inbound, outbound, retransmits
+class _Before:
+    """The volumes of a snapshot's connections by cookie, and of those it lacks that the one before
+    had.
+    """
+
+    def __init__(self, cookies: Sequence[int] = (), values: _Volumes = ([], [], [])) -> None:
+        self._cookies, self._values = cookies, values
+        self._places = dict(zip(cookies, range(len(cookies)), strict=True))
+        self._places.pop(0, None)
+        self._missed: Mapping[int, Sequence[int]] = {}
+
+    def of(self, cookies: Sequence[int]) -> tuple[_Volumes, list[int]]:
+        """Return the volumes of these connections, and the places of those that are unknown."""
+        unknown = len(self._cookies)
+        places = list(map(self._places.get, cookies, repeat(unknown)))
+        found = [list(map([*values, 0].__getitem__, places)) for values in self._values]
+        new = []
+        for place in _places(list(map(unknown.__eq__, places))) if unknown in places else ():
+            missed = self._missed.get(cookies[place])
+            for values, value in zip(found, missed or (), strict=False):
+                values[place] = value
+            if missed is None:
+                new.append(place)
+        return found, new
+
+    def followed(self, cookies: Sequence[int], values: _Volumes) -> _Before:
+        """Return those of the next snapshot."""
+        after = _Before(cookies, values)
+        missed = compress(self._places, map(not_, map(after._places.__contains__, self._places)))
+        after._missed = {
+            cookie: [each[self._places[cookie]] for each in self._values] for cookie in missed
+        }
+        return after
 
 
-def _ends(fields: Mapping[str, Sequence[Any]]) -> Iterator[End]:
-    return zip(*(fields[name] for name in _END), strict=True)
+def _differences(values: Sequence[int], starts: Sequence[int]) -> list[int]:
+    """Return what was added to each value."""
+    if values == starts:
+        return [0] * len(values)
+    found = list(map(sub, values, starts))
+    return found if min(found) >= 0 else [max(0, each) for each in found]
+
+
+def _places(values: Sequence[object], wanted: bool = True) -> list[int]:
+    """Return the places of the values that are true, or false."""
+    return list(compress(range(len(values)), values if wanted else map(not_, values)))
+
+
+def _end(fields: Mapping[str, Sequence[Any]], place: int) -> End:
+    return fields["netns_id"][place], fields["saddr"][place], fields["sport"][place]
 
 
 def _begin_at(listeners: _Ends, fields: Mapping[str, Sequence[Any]]) -> list[bool]:
@@ -191,23 +221,23 @@ def _begin_at(listeners: _Ends, fields: Mapping[str, Sequence[Any]]) -> list[boo
 
     ports = {port for _, _, port in listeners}
     served: Cache[End, bool] = Cache(is_served)
-    found = [port in ports for port in fields["sport"]]
-    for place in [place for place, possible in enumerate(found) if possible]:
-        found[place] = served[tuple(fields[name][place] for name in _END)]
+    found = list(map(ports.__contains__, fields["sport"]))
+    for place in _places(found):
+        found[place] = served[_end(fields, place)]
     return found
 
 
-def _volumes(batch: Batch, accepted: bool) -> tuple[Sequence[int], ...]:
-    """Return bytes received, bytes acknowledged, and retransmits of each connection.
+def _volumes(batch: Batch, accepted: bool) -> _Volumes:
+    """Return the volumes of each connection; of one that was connected the SYN is a byte more.
 
     The kernel counts the SYN of a connect, and each side's FIN, as a byte.
     """
     fields = batch.fields
     states = fields["state_raw"]
-    inbound, outbound = fields["bytes_received"], fields["bytes_acked"]
-    if states.count(ESTABLISHED) < len(states):
-        inbound = [n - (s in _FIN_RECEIVED) for n, s in zip(inbound, states, strict=True)]
-        outbound = [n - (s == _FIN_WAIT2) for n, s in zip(outbound, states, strict=True)]
-    if not accepted:
-        outbound = [n - 1 if n else 0 for n in outbound]
-    return inbound, outbound, fields["retransmits"]
+    inbound, outbound = list(fields["bytes_received"]), list(fields["bytes_acked"])
+    for place in _places(bytes(states).translate(_OTHERS)):
+        inbound[place] -= states[place] in _FIN_RECEIVED
+        outbound[place] -= states[place] == _FIN_WAIT2
+    if not accepted and 0 in outbound:
+        outbound = [each or 1 for each in outbound]
+    return inbound, outbound, list(fields["retransmits"])

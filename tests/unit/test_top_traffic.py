@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from ig.container import HOST, Container
 from ig.gadget import Batch
 from ig.top.traffic import Meter, Traffic
@@ -150,3 +152,16 @@ def test_sockets_without_a_cookie_are_counted_without_rates() -> None:
     meter.feed(sockets(FIRST), 10)
     none = (0, *FIRST[1:])
     assert told(meter.feed(sockets(none, none), 20)) == [(0, 0, 0)] * 2
+
+
+@pytest.mark.parametrize("listening", [3, 30])
+def test_traffic_is_that_of_each_connection_in_any_order(listening: int) -> None:
+    listeners = [(100 + place, 9000 + place, 0, LISTEN, 5, 0, 0) for place in range(listening)]
+    held = [(place, 40000 + place, 80, ESTABLISHED, 7, 10 * place, 201) for place in range(1, 6)]
+    meter = Meter()
+    meter.feed(sockets(*listeners, *held), 10)
+    more = [(*each[:5], each[5] + each[0], each[6] + 1) for each in held]
+    new = (6, 40006, 80, ESTABLISHED, 7, 3, 8)
+    found = meter.feed(sockets(*more[3:], new, *listeners, *more[:3]), 20)
+    assert found.sockets.fields["cookie"] == [4, 5, 6, 1, 2, 3]
+    assert told(found) == [(4, 1, 0), (5, 1, 0), (3, 7, 0), *((each, 1, 0) for each in (1, 2, 3))]
