@@ -14,7 +14,6 @@ import os
 import stat
 import struct
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from ig.kernel import processes
@@ -51,7 +50,7 @@ class Cgroups:
         self._point = os.readlink(f"/proc/self/fd/{self.root}").rstrip("/") if self else ""
         self.roots[""] = self.root
         self._paths: dict[int, str | None] = {0: None}
-        self._makers: dict[tuple[str, PurePosixPath], bool] = {}
+        self._makers: dict[tuple[str, str], bool] = {}
         self._walked = False
         if self:
             self._paths[os.fstat(self.root).st_ino] = self._prefix or "/"
@@ -85,15 +84,15 @@ class Cgroups:
         root = self._hierarchy(controllers)
         if root < 0 or (self._prefix and not controllers):
             return None
-        names = PurePosixPath(path).parts[1:]
-        folder = PurePosixPath(".")
+        names = [name for name in path.split("/") if name]
+        folder = "."
         for count, name in enumerate(names):
             key = (controllers, folder)
             if key not in self._makers:
                 self._makers[key] = _only_roots(folder, root)
             if not self._makers[key] or name == "..":
                 return count
-            folder /= name
+            folder += f"/{name}"
         return len(names)
 
     def _hierarchy(self, controllers: str) -> int:
@@ -174,7 +173,7 @@ def open_root() -> int:
     raise OSError(errno.ENOENT, "the root of the cgroup v2 hierarchy cannot be seen from here")
 
 
-def _only_roots(folder: PurePosixPath, root: int) -> bool:
+def _only_roots(folder: str, root: int) -> bool:
     """Return whether nobody but root can make folders in this one."""
     try:
         found = os.stat(folder, dir_fd=root)

@@ -13,6 +13,7 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from functools import lru_cache, partial
 from typing import Any
 
 from ig.memo import Cache
@@ -65,9 +66,10 @@ def extend(fields: Fields, more: Fields) -> None:
         return
     for name in fields:
         added = more.pop(name)
-        if fields[name]:
+        if len(fields[name]) > len(added):
             fields[name] += added
         else:
+            added[:0] = fields[name]
             fields[name] = added
 
 
@@ -110,18 +112,24 @@ COMPAT = "accepts and binds of 32-bit processes, and their connects that fail be
 """What has no tracepoint."""
 _MANY = 1 << 32
 _SOCKET = "socket:["
+_PART = 1 << 13  # bytes that are read at once
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def cgroup_paths(pid: int) -> list[tuple[str, str]]:
+def cgroup_paths(pid: int) -> Sequence[tuple[str, str]]:
     """Return the cgroups of a process as (controllers, path): its version 2 one first.
 
     The controllers are the hierarchy's (`cpu,cpuacct`, `name=systemd`), empty for version 2. The
     list is empty if the process is gone, or has none that we may see.
     """
+    return _cgroup_paths(_read(f"/proc/{pid}/cgroup"))
+
+
+@lru_cache(1024)  # many processes are in one cgroup
+def _cgroup_paths(text: str) -> Sequence[tuple[str, str]]:
     unified: list[tuple[str, str]] = []
     legacy: list[tuple[str, str]] = []
-    for line in _read(f"/proc/{pid}/cgroup").splitlines():
+    for line in text.splitlines():
         hierarchy, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         (unified if hierarchy == "0" else legacy).append((controllers, path))
@@ -242,10 +250,16 @@ def _address(digits: str, version: int) -> str:
 
 def _read(path: str) -> str:
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read().decode("utf-8", "backslashreplace")
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        data = b"".join(iter(partial(os.read, descriptor, _PART), b""))
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+    return data.decode("utf-8", "backslashreplace")
 
 
 def compat_processes() -> int:
