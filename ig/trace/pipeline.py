@@ -24,6 +24,7 @@ from ig.trace.attribution import Attribution
 from ig.trace.losses import Counted, Losses
 
 INTERVAL = 0.05  # seconds between reads of the ring
+_PAUSE = 0.2  # seconds between steps while the kernel counts: there is nothing to read then
 _MANY = 4096  # records in a read after which the next one follows without a pause
 _SETTLED = 5_000_000  # ns after which no earlier record can still arrive
 _SUSPENDED = 400_000_000  # ns without a step after which changes from the runtimes may be late
@@ -114,7 +115,7 @@ class Pipeline:
         try:
             while not self.stopping() and time.monotonic() < ends and not self._enough():
                 if self._step() < _MANY:
-                    self.stream.rest(INTERVAL)
+                    self.stream.rest(self._pause(ends))
                 self.losses.report(self.sink)
                 self._tick()
             if not self._enough():
@@ -137,6 +138,13 @@ class Pipeline:
         while self._has_any(ends) and not self._enough():
             self.stream.rest(INTERVAL)
             self._step(ends, last)
+
+    def _pause(self, ends: float) -> float:
+        """Return the seconds until the next step; counts are read at the end of an interval."""
+        if not self.source.counts or self._waiting or self._held:
+            return INTERVAL
+        left = min(ends, self._tick_due, self._drain_due) - time.monotonic()
+        return max(0.0, min(left, _PAUSE))
 
     def _has_any(self, until: int) -> bool:
         """Return whether an event from before that time is not passed on yet."""
