@@ -21,6 +21,9 @@ from tests.host.waiting import until
 STEPS = """
 import ctypes, json, os, signal, sys, threading
 
+def tell(**what):  # one write: parent and child share the pipe
+    os.write(1, (json.dumps(what) + "\\n").encode())
+
 def enter():
     with open(sys.argv[1]) as file:
         assert ctypes.CDLL(None).setns(file.fileno(), 0x40000000) == 0
@@ -45,7 +48,7 @@ def child(number, act):
         if not pid and number in (0, os.getpid()):
             os.close(write)
             act()
-            print(json.dumps({"child": os.getpid()}), flush=True)
+            tell(child=os.getpid())
             os.read(read, 1)
         if not pid:
             os._exit(0)
@@ -80,11 +83,11 @@ steps = {
     "again": again,
 }
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-print(json.dumps({"ready": True}), flush=True)
+tell(ready=True)
 for step in sys.argv[2:]:
     signal.sigwait({signal.SIGUSR1})
     steps[step]()
-    print(json.dumps({"done": step}), flush=True)
+    tell(done=step)
 signal.pause()
 """
 
