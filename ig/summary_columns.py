@@ -137,7 +137,7 @@ def _style(batch: Batch) -> list[str]:
 
 
 def _outcome_columns() -> Iterator[Column]:
-    drops = {"established": 2, "timed-out": 6}
+    drops = {"established": 2, "timed-out": 10}
     for number, name in enumerate(OUTCOMES):
         if name and number != UNANSWERED:
             yield _count(
@@ -209,7 +209,7 @@ def _count_columns(connects_only: bool) -> Iterator[Column]:
         "Attempts with another outcome: unreachable, failed or abandoned.",
         hidden=False,
         width=5,
-        drop=5,
+        drop=9,
     )
     yield _count(
         "syn_retrans",
@@ -220,7 +220,7 @@ def _count_columns(connects_only: bool) -> Iterator[Column]:
         width=11,
         drop=1,
     )
-    shown = {"p50": 0, "p90": 3, "p99": 0, "max": 4} if connects_only else {"p50": 4, "p99": 8}
+    shown = {"p50": 5, "p90": 3, "p99": 6, "max": 4} if connects_only else {"p50": 4, "p99": 8}
     yield from _times("", "latency", lambda counts: counts.latencies, "answers to SYNs", **shown)
     yield from () if connects_only else _connection_columns()
     yield Column(
