@@ -15,8 +15,6 @@ enum state { ESTABLISHED = 1, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAI
 KERNEL_STRUCT(tcp_sock, total_retrans)
 KERNEL_STRUCT(request_sock, __req_common, num_retrans)
 
-#define EBUSY 16
-
 struct event {
 	u64 timestamp;
 	struct owner owner;	/* only its cgroup */
@@ -51,11 +49,7 @@ int raw_tp__tcp_retransmit_skb(struct retransmit_skb *ctx)
 	struct sock *sk = (void *)ctx->sk;
 	u8 state = READ(sk, __sk_common.skc_state);
 
-	/*
-	 * "tcp: trace retransmit failures in tcp_retransmit_skb" (2025): also for a segment that is not sent again, because
-	 * it still waits in this host, for the answer to ARP for example.
-	 */
-	if (ARGUMENTS_tracepoint_tcp_retransmit_skb > 2 && (s32)ctx->error == -EBUSY)
+	if (!WAS_SENT(ctx))
 		return 0;
 	return retransmitted(sk, &sk->__sk_common, state == SYN_SENT ? SYN : state == SYN_RECV ? SYN_ACK : DATA,
 			     READ((struct tcp_sock *)sk, total_retrans));

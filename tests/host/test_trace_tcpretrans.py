@@ -23,6 +23,11 @@ def _nothing_stays() -> Iterator[None]:
     until(lambda: not any(added(before).values()), "ig's programs to be gone")
 
 
+def drop(port: int) -> tuple[object, ...]:
+    """Return what lets segments to a port vanish as they arrive: see docs/limitations.md."""
+    return ("iptables", "-I", "INPUT", "-p", "tcp", "--dport", port, "-j", "DROP")
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_retransmissions_of_a_syn_its_answer_and_data_are_reported_with_their_connection(
     start_ig: Start, namespace: Namespace, address: str
@@ -60,8 +65,7 @@ def test_retransmission_is_the_sockets_containers_and_a_port_chooses(
 ) -> None:
     one = engine.idle("one")
     for port in (9, 11):
-        rule = ("-I", "INPUT", "-p", "tcp", "--dport", port, "-j", "DROP")
-        one.namespace.run("iptables", *rule)
+        one.namespace.run(*drop(port))
     tracer = ig("trace", "tcpretrans", "-c", one.name, "--port", 11)
     for port in (9, 11):
         engine.connect(one, "127.0.0.1", port, "--syn-count", 1)
@@ -79,7 +83,7 @@ def test_retransmissions_are_shown_in_a_table_with_their_kind_and_count(
     tracer = start_ig(
         "trace", "tcpretrans", "--host", "-F", f"netns=={namespace.inode}", "--max-events", 1
     )
-    namespace.drop(9)
+    namespace.run(*drop(9))
     namespace.connect("127.0.0.1", 9, "--syn-count", 1)
     tracer.finished()
     heading, line = tracer.reports.lines
@@ -100,7 +104,7 @@ def test_retransmission_that_waits_for_a_neighbour_is_none(
     # It fails after three seconds, in which the SYN is due again.
     (report,) = namespace.connect(nobody, 80)
     assert report["error"] == "EHOSTUNREACH"
-    namespace.drop(9)
+    namespace.run(*drop(9))
     namespace.connect("127.0.0.1", 9, "--syn-count", 1)
     events, said, code = tracer.stop()
     ours = [event for event in events if event["netns_id"] == namespace.inode]
