@@ -19,7 +19,7 @@ from tests.kernels.results import (
     Result,
     Table,
     causes,
-    filled,
+    joined,
     markdown,
     merged,
     parse,
@@ -226,7 +226,7 @@ def _write(options: argparse.Namespace, table: Table, kinds: Table) -> None:
         old = parse(_between(text, _RESULTS)[1])
         text = _with(text, _RESULTS, markdown(merged(old, table)))
     old = turned(parse(_between(text, _CAUSES)[1]))
-    kinds = filled(kinds, old) if options.tests else kinds
+    kinds = joined(old, kinds) if options.tests else kinds
     text = _with(text, _CAUSES, markdown(turned(merged(old, kinds))))
     page.write_text(text)
 

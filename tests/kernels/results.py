@@ -13,8 +13,8 @@ from ig.causes.cause import KINDS, LIKELY, SEEN
 
 Table = Sequence[Sequence[str]]
 """Rows, of which the first is the head."""
-NOTHING = "-"
-"""The cell of a kind of causes that no test has shown."""
+NOTHING, SKIPPED, FAILED = "-", "skipped", "FAILED"
+"""Cells of a kind of causes that tests have not shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,21 @@ def merged(old: Table, new: Table) -> Table:
     return [new[0], *(rows[name] for name in sorted(rows, key=_order))]
 
 
-def filled(new: Table, old: Table) -> Table:
-    """Return a table with the old cells of the same kernels where the new ones are NOTHING."""
+def joined(old: Table, new: Table) -> Table:
+    """Return causes that chosen tests have shown, with those that were shown before."""
     if not old or list(old[0]) != list(new[0]):
         return new
     before = {_series(row[0]): row for row in old[1:]}
-    pairs = [(row, before.get(_series(row[0]), row)) for row in new[1:]]
-    return [
-        new[0],
-        *([o if n == NOTHING else n for n, o in zip(*pair, strict=True)] for pair in pairs),
-    ]
+    pairs = [(before.get(_series(row[0]), row), row) for row in new[1:]]
+    rows = [[*row[:2], *map(_joined, was[2:], row[2:])] for was, row in pairs]
+    return [new[0], *rows]
+
+
+def _joined(old: str, new: str) -> str:
+    shown = [each for each in (SEEN, LIKELY) if each in {*old.split(", "), *new.split(", ")}]
+    if new in (NOTHING, SKIPPED):
+        return old if old != NOTHING else new
+    return new if new == FAILED else ", ".join(shown)
 
 
 def _series(kernel: str) -> str:
@@ -107,7 +112,7 @@ def _cell(kind: str, results: Iterable[Result]) -> str:
     showing = [each for each in results if kind in each.shows]
     outcomes = {each.outcome for each in showing}
     if "failed" in outcomes:
-        return "FAILED"
+        return FAILED
     found = {cause for each in showing for cause in each.causes if each.outcome == "passed"}
     shown = [each for each in (SEEN, LIKELY) if f"{kind} {each}" in found]
-    return ", ".join(shown) or ("skipped" if outcomes == {"skipped"} else NOTHING)
+    return ", ".join(shown) or (SKIPPED if outcomes == {"skipped"} else NOTHING)

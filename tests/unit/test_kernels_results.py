@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ig.causes.cause import KINDS, LIKELY, SEEN
-from tests.kernels.results import Result, causes, filled, markdown, merged, parse, turned
+from tests.kernels.results import Result, causes, joined, markdown, merged, parse, turned
 
 HEAD = ["kernel", "date", "trace bind"]
 OLD = [
@@ -35,13 +37,27 @@ def test_table_of_other_columns_is_replaced() -> None:
     assert merged([], new) == new
 
 
-def test_cells_that_some_tests_did_not_fill_stay_as_they_were() -> None:
-    new = [HEAD, ["5.10.0-33-amd64", "2026-11-26", "-"], ["7.2", "2026-11-26", "-"]]
-    assert filled(new, OLD)[1:] == [
-        ["5.10.0-33-amd64", "2026-11-26", "27 passed"],
-        ["7.2", "2026-11-26", "-"],
-    ]
-    assert filled(new, []) == new
+@pytest.mark.parametrize(
+    ("old", "new", "both"),
+    [
+        ("-", "-", "-"),
+        ("-", "skipped", "skipped"),
+        ("likely", "skipped", "likely"),
+        ("seen", "-", "seen"),
+        ("likely", "seen", "seen, likely"),
+        ("seen, likely", "likely", "seen, likely"),
+        ("FAILED", "likely", "likely"),
+        ("FAILED", "-", "FAILED"),
+        ("seen", "FAILED", "FAILED"),
+    ],
+)
+def test_causes_that_chosen_tests_show_are_added_to_those_of_before(
+    old: str, new: str, both: str
+) -> None:
+    before = [HEAD, ["5.10.0-32-amd64", "2026-11-20", old]]
+    now = [HEAD, ["5.10.0-33-amd64", "2026-11-26", new], ["7.2", "2026-11-26", new]]
+    assert joined(before, now)[1:] == [["5.10.0-33-amd64", "2026-11-26", both], now[2]]
+    assert joined([], now) == now
 
 
 def test_table_is_read_as_it_was_written() -> None:
