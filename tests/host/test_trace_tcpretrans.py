@@ -1,4 +1,7 @@
-"""`ig trace tcpretrans`: what TCP sends again, and on whose connection."""
+"""`ig trace tcpretrans`: what TCP sends again, and on whose connection.
+
+Rules drop segments as they arrive: before Linux 6.17 those dropped on their way out are not traced.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
 from tests.host.waiting import until
+from tests.host.why import deny
 
 Start = Callable[..., Tracer]
 
@@ -21,11 +25,6 @@ def _nothing_stays() -> Iterator[None]:
     before = loaded()
     yield
     until(lambda: not any(added(before).values()), "ig's programs to be gone")
-
-
-def drop(port: int) -> tuple[object, ...]:
-    """Return what lets segments to a port vanish as they arrive: see docs/limitations.md."""
-    return ("iptables", "-I", "INPUT", "-p", "tcp", "--dport", port, "-j", "DROP")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -65,7 +64,7 @@ def test_retransmission_is_the_sockets_containers_and_a_port_chooses(
 ) -> None:
     one = engine.idle("one")
     for port in (9, 11):
-        one.namespace.run(*drop(port))
+        deny(one.namespace, "4", "INPUT", port, "DROP")
     tracer = ig("trace", "tcpretrans", "-c", one.name, "--port", 11)
     for port in (9, 11):
         engine.connect(one, "127.0.0.1", port, "--syn-count", 1)
@@ -83,7 +82,7 @@ def test_retransmissions_are_shown_in_a_table_with_their_kind_and_count(
     tracer = start_ig(
         "trace", "tcpretrans", "--host", "-F", f"netns=={namespace.inode}", "--max-events", 1
     )
-    namespace.run(*drop(9))
+    deny(namespace, "4", "INPUT", 9, "DROP")
     namespace.connect("127.0.0.1", 9, "--syn-count", 1)
     tracer.finished()
     heading, line = tracer.reports.lines
@@ -104,7 +103,7 @@ def test_retransmission_that_waits_for_a_neighbour_is_none(
     # It fails after three seconds, in which the SYN is due again.
     (report,) = namespace.connect(nobody, 80)
     assert report["error"] == "EHOSTUNREACH"
-    namespace.run(*drop(9))
+    deny(namespace, "4", "INPUT", 9, "DROP")
     namespace.connect("127.0.0.1", 9, "--syn-count", 1)
     events, said, code = tracer.stop()
     ours = [event for event in events if event["netns_id"] == namespace.inode]
