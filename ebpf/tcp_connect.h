@@ -9,6 +9,7 @@ static __always_inline void begin_attempt(struct sock *sk, int backup)
 	struct tracked tracked = { .event = { .type = CONNECT, .direction = OUTGOING, .fd = -1, .accept_fd = -1 } };
 	struct event *event = &tracked.event;
 	u64 cgroup;
+	int failed;
 
 	if ((backup && attempt_of(sk)) || READ(sk, sk_protocol) != IPPROTO_TCP || is_later_subflow(sk))
 		return;
@@ -29,7 +30,13 @@ static __always_inline void begin_attempt(struct sock *sk, int backup)
 	}
 	expect_signals(event);
 	event->timestamp = bpf_ktime_get_ns();
-	if (track(sk, &tracked) && !backup)
+	failed = track_new(sk, &tracked);
+	if (failed == -EEXIST) {
+		if (attempt_of(sk))
+			count_lost(LOST_ANSWERS); /* that of an earlier socket at this address */
+		failed = track(sk, &tracked);
+	}
+	if (failed && !backup)
 		count_lost(CLOSES ? LOST_CONNECTIONS : LOST_ATTEMPTS);
 }
 

@@ -120,6 +120,43 @@ def test_ends_that_were_hidden_of_connections_that_nobody_accepted_are_counted(
     assert lost == {missed: 2}
 
 
+USED_AGAIN = """
+import json, socket
+from ig.bpf.loader import Loading
+from ig.bpf.session import Source
+from ig.bpf.syscalls import _information, map_read, map_update
+
+source = Source(Loading("tcp.c", {"TRACE_CONNECT": 1}).result())
+sockets = source._probes.maps["sockets"]
+def attempt():
+    client = socket.socket()
+    client.setblocking(False)
+    client.connect_ex(("127.0.0.1", 9))
+    return client
+client = attempt()
+size = _information(sockets, "")[1] >> 32
+keys, values = map(b"".join, zip(*map_read(sockets, 8, size)))
+client.close()
+for place in range(len(keys) // 8):  # as if no end of any of these had been seen
+    key, value = keys[place * 8 :][:8], values[place * size :][:size]
+    map_update(sockets, key, value)
+made = 1
+while not source.lost() and made < 30000:
+    attempt().close()
+    made += 1
+print(json.dumps([made, source.lost()]))
+source.close()
+"""
+
+
+def test_attempt_whose_end_was_hidden_is_counted_when_its_socket_is_used_again(
+    namespace: Namespace,
+) -> None:
+    namespace.drop(9)
+    made, lost = json.loads(namespace.run(sys.executable, "-c", USED_AGAIN))
+    assert lost == {"connect results missed (BPF program skipped)": 1}, made
+
+
 PAIRS = """
 import json, os, socket, sys
 from ig.bpf.loader import Loading
