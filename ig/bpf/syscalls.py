@@ -152,7 +152,7 @@ def allows_perf_events() -> bool:
     is above 2; seccomp may refuse it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    attributes = struct.pack("=II8xQ", _PERF_SOFTWARE, _PERF_BYTES, _PERF_DUMMY).ljust(
+    attributes = struct.pack("=IIQ", _PERF_SOFTWARE, _PERF_BYTES, _PERF_DUMMY).ljust(
         _PERF_BYTES, b"\0"
     )
     descriptor = int(libc.syscall(_PERF_EVENT_OPEN, attributes, 0, -1, -1, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ig.bpf.btf import FUNCTION, Btf
+from ig.bpf.syscalls import allows_perf_events
 from tests.host.namespace import Namespace
 from tests.host.waiting import PATIENCE
 
@@ -323,3 +325,19 @@ def test_maps_of_other_packages_are_not_taken_for_that_of_sockets(tmp_path: Path
     program.write_text(OWN_MAP)
     said = subprocess.check_output([sys.executable, "-c", ATTACH_BACKUPS, program], text=True)
     assert said.splitlines() == ["True {}", "the map has keys of 776 bytes, not 8"]
+
+
+def test_event_that_is_opened_to_ask_for_permission_counts_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts: list[bytes] = []
+    close = os.close
+
+    def read_and_close(descriptor: int) -> None:
+        counts.append(os.read(descriptor, 8))
+        close(descriptor)
+
+    monkeypatch.setattr(os, "close", read_and_close)
+    assert allows_perf_events()
+    # A clock would count, and a timer interrupt this task for each sample: the least that it does.
+    assert counts == [bytes(8)]
