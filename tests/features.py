@@ -8,15 +8,18 @@ import shutil
 import socket
 import struct
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 
+from ig.bpf.attach import import_bcc
 from ig.bpf.btf import FUNCTION, STRUCT, Btf
-from ig.bpf.syscalls import library, load_fexit
+from ig.bpf.syscalls import attach_raw_tracepoint, library, load_fexit
 
 IPPROTO_MPTCP = 262
+_ENOUGH, _SEEN_WITHIN = 5, 3.0  # switches of tasks, and seconds in which they happen
 IO_URING_SETUP = 425  # the same on every architecture since Linux 5.1
 
 
@@ -128,6 +131,46 @@ def has_fexit() -> bool:
     if link >= 0:
         os.close(link)
     return link >= 0
+
+
+_SWITCHES = b"""
+typedef unsigned int u32;
+typedef unsigned long long u64;
+BPF_HASH(switches, u32, u64);
+int raw_tp__sched_switch(void *ctx)
+{
+	u32 process = bpf_get_current_pid_tgid() >> 32;
+
+	switches.increment(process);
+	return 0;
+}
+"""
+
+
+@cache
+def sees_every_task() -> bool:
+    """Say whether BPF programs are run whatever the current task is (root only).
+
+    A kernel may be built to run none while it runs a task that it protects, such as the first
+    process. What an interrupt of such a task does is not seen then, by anybody.
+    """
+    program = import_bcc().BPF(text=_SWITCHES, cflags=["-Wno-everything"])
+    loaded = program.load_func(b"raw_tp__sched_switch", program.RAW_TRACEPOINT)
+    hook = attach_raw_tracepoint("sched_switch", loaded.fd)
+    begin, deadline = _switches(1), time.monotonic() + _SEEN_WITHIN
+    while _switches(1) < begin + _ENOUGH and time.monotonic() < deadline:
+        time.sleep(0.05)
+    happened = _switches(1) - begin
+    seen = {process.value for process, _ in program[b"switches"].items()}
+    os.close(hook)
+    program.cleanup()
+    return 1 in seen or happened < _ENOUGH
+
+
+def _switches(process: int) -> int:
+    """Return how often the threads of a process were switched from."""
+    texts = [path.read_text() for path in Path(f"/proc/{process}/task").glob("*/status")]
+    return sum(int(count) for count in re.findall(r"ctxt_switches:\s+(\d+)", "".join(texts)))
 
 
 def is_since(*version: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ig.kernel import netns
+from tests.features import sees_every_task
 from tests.host.engine import Engine, PrivateEngine, some_engine
 from tests.host.namespace import Namespace, stop_programs
 from tests.host.runtimes import archive
@@ -28,13 +29,17 @@ ENGINES = {"engine", "private_engine", "docker_host", "docker", "kubelet", "town
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts an engine, and skip what needs root where there is none."""
+    """Mark what starts an engine, and what may fail here; skip what needs root without it."""
     for item in items:
         for marker in item.iter_markers("shows"):
             item.user_properties += [("shows", kind) for kind in marker.args]
         if ENGINES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.engine)
     if os.geteuid() == 0:
+        marked = [item for item in items if item.get_closest_marker("interrupts")]
+        if marked and not sees_every_task():
+            for item in marked:
+                item.add_marker(pytest.mark.flaky(reruns=2))
         return
     skip = pytest.mark.skip(reason="needs root: sudo make test")
     for item in items:

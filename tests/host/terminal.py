@@ -89,8 +89,8 @@ class Terminal:
         return [_SGR.sub("", line).rstrip() for line in self.frame]
 
     def see(self, condition: Callable[[list[str]], object]) -> list[str]:
-        """Return the screen once the condition holds for it."""
-        until(lambda: condition(self.screen), f"another screen than {self.frame}")
+        """Return the screen once there is one for which the condition holds."""
+        until(lambda: self.screen and condition(self.screen), f"another screen than {self.frame}")
         return self.screen
 
     @property

@@ -12,6 +12,8 @@ from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
 
+pytestmark = pytest.mark.interrupts
+
 Start = Callable[..., Tracer]
 PYTHON = ("/usr/bin/python3", "-c")
 MILLISECOND = 1_000_000

@@ -125,6 +125,7 @@ def test_events_of_export_are_log_records_and_its_metrics_have_the_same_counts(
     assert exporter.stop(signal.SIGTERM)[1:] == ("", 0)
 
 
+@pytest.mark.interrupts
 @NEEDED
 @pytest.mark.parametrize("more", [(), ("--events",), ("--events", "--bytes", "--why")])
 def test_events_change_no_number_of_segments_that_are_sent_again(

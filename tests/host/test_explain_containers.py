@@ -22,6 +22,8 @@ from tests.host.namespace import Namespace
 from tests.host.tracer import IG
 from tests.host.waiting import PATIENCE, until
 
+pytestmark = pytest.mark.interrupts
+
 
 def run(
     engine: Engine, *arguments: object, within: Sequence[str] = ()

@@ -175,9 +175,7 @@ def test_prometheus_has_the_causes_of_failures_and_all_attempts(
     assert exporter.stop(signal.SIGTERM)[2] == 0
 
 
-@pytest.mark.xfail(
-    raises=TimeoutError, reason="one run in eight has counted fewer than the kernel", strict=False
-)
+@pytest.mark.interrupts
 @pytest.mark.parametrize("more", [(), ("--bytes",), ("--why",)])
 def test_retransmits_of_each_kind_are_counted_as_the_kernel_counts_them(
     export: Start,
@@ -206,6 +204,7 @@ def test_retransmits_of_each_kind_are_counted_as_the_kernel_counts_them(
     assert exporter.stop(signal.SIGTERM)[2] == 0
 
 
+@pytest.mark.interrupts
 @pytest.mark.parametrize("more", [(), ("--bytes",)])
 def test_retransmits_of_data_are_those_of_the_container_that_has_sent_them(
     export: Start,

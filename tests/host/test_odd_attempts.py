@@ -13,7 +13,7 @@ from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
 
-pytestmark = pytest.mark.anywhere
+pytestmark = [pytest.mark.anywhere, pytest.mark.interrupts]
 Start = Callable[..., Tracer]
 UNANSWERED, RESET = 81, 82
 OUTCOMES = {

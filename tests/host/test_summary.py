@@ -262,6 +262,7 @@ def test_summary_of_delayed_packets_has_their_delay(start_ig: Start, namespace: 
     assert 95_000_000 < row["latency"]["p50_raw"] <= row["latency"]["max_raw"] < most
 
 
+@pytest.mark.interrupts
 def test_summary_counts_syns_that_are_sent_again(start_ig: Start, namespace: Namespace) -> None:
     peer = namespace.peer("--answer", "nothing")
     tracer = start_ig(

@@ -15,6 +15,8 @@ from tests.host.tracer import Tracer
 from tests.host.waiting import PATIENCE
 from tests.host.watched import WatchedNamespace
 
+pytestmark = pytest.mark.interrupts
+
 Start = Callable[..., Tracer]
 Watch = Callable[..., WatchedNamespace]
 

@@ -17,6 +17,8 @@ from tests.host.tracer import Tracer
 from tests.host.waiting import until
 from tests.host.why import deny
 
+pytestmark = pytest.mark.interrupts
+
 Start = Callable[..., Tracer]
 
 

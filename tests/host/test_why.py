@@ -16,6 +16,8 @@ from tests.host.test_explain import NETWORK, linked
 from tests.host.tracer import Tracer
 from tests.host.why import HOW, LOOPBACK, PEER, REASONS, SEEN, VERSION, Traced, deny, told
 
+pytestmark = pytest.mark.interrupts
+
 ROUTED = {"4": "203.0.113.", "6": "2001:db8:113::"}
 PREFIX = {"4": "/32", "6": "/128"}
 REJECTS = {

@@ -15,6 +15,8 @@ from tests.host.policies import denying, dropping_at, forbidding
 from tests.host.test_explain import NETWORK, linked
 from tests.host.why import HOW, LOOPBACK, PEER, REASONS, VERSION, Traced, told
 
+pytestmark = pytest.mark.interrupts
+
 
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
