@@ -5,6 +5,9 @@ KERNEL_TRACEPOINT(tcp_retransmit_skb)
 /* What is sent again; data may be a FIN too. */
 enum kind { SYN = 1, SYN_ACK, DATA };
 
+/* What a socket in that state sends again: see tcp_states.h of Linux. */
+#define KIND_IN(state) ((state) == SYN_SENT ? SYN : (state) == SYN_RECV ? SYN_ACK : DATA)
+
 #define EPERM 1
 
 struct retransmit_skb { u64 sk, skb, error; };

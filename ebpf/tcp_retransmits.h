@@ -48,15 +48,15 @@ int raw_tp__tcp_retransmit_skb__count(struct retransmit_skb *ctx)
 {
 	struct sock *sk = (void *)ctx->sk;
 	struct tcp_skb_cb *sent;
-	u8 state;
+	u8 kind;
 
 	if (!COUNT_RETRANSMITS || !WAS_SENT(ctx))
 		return 0;
-	state = READ(sk, __sk_common.skc_state);
-	if (state == SYN_SENT)
+	kind = KIND_IN(READ(sk, __sk_common.skc_state));
+	if (kind == SYN)
 		return 0;
 	sent = (void *)((struct sk_buff *)ctx->skb)->cb;
-	return count_sent_again(sk, &sk->__sk_common, state == SYN_RECV ? SYN_ACK : DATA, direction_of(sk), READ(sent, tcp_gso_segs));
+	return count_sent_again(sk, &sk->__sk_common, kind, direction_of(sk), READ(sent, tcp_gso_segs));
 }
 
 int raw_tp__tcp_retransmit_synack__count(struct retransmit_synack *ctx)

@@ -51,8 +51,7 @@ int raw_tp__tcp_retransmit_skb(struct retransmit_skb *ctx)
 
 	if (!WAS_SENT(ctx))
 		return 0;
-	return retransmitted(sk, &sk->__sk_common, state == SYN_SENT ? SYN : state == SYN_RECV ? SYN_ACK : DATA,
-			     READ((struct tcp_sock *)sk, total_retrans));
+	return retransmitted(sk, &sk->__sk_common, KIND_IN(state), READ((struct tcp_sock *)sk, total_retrans));
 }
 
 /* Its count goes up afterwards. */
