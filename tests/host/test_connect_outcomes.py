@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.features import FEATURES
 from tests.host.namespace import Namespace
 from tests.host.reports import Report
 from tests.host.tracer import Tracer
@@ -339,4 +340,4 @@ def test_attempts_end_alike_however_programs_are_attached(namespace: Namespace, 
         [CONNECT, ESTABLISHED, 0, 80],
         [CONNECT, FAILED, 99, 80],
     ]
-    assert known == [True, True, False]
+    assert known == [FEATURES["traced ICMP errors"](), True, False]
