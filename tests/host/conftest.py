@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marked = [item for item in items if item.get_closest_marker("interrupts")]
         if marked and not sees_every_task():
             for item in marked:
-                item.add_marker(pytest.mark.flaky(reruns=2))
+                item.add_marker(pytest.mark.flaky(reruns=3))
         return
     skip = pytest.mark.skip(reason="needs root: sudo make test")
     for item in items:
