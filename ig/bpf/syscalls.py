@@ -27,7 +27,7 @@ _PER_CPU = (5, 10)  # of enum bpf_map_type: hashes, also those that evict
 _MEMBARRIER = 324 if platform.machine() == "x86_64" else 283
 _MEMBARRIER_GLOBAL = 1
 _PERF_EVENT_OPEN = 298 if platform.machine() == "x86_64" else 241
-_PERF_SOFTWARE, _PERF_DUMMY, _PERF_BYTES = 1, 9, 64  # include/uapi/linux/perf_event.h
+_PERF_SOFTWARE, _PERF_DUMMY = 1, 9  # include/uapi/linux/perf_event.h
 _MOMENT = 0.05  # seconds, longer than a program runs
 _RECURSION_MISSES = 26  # the u64 of struct bpf_prog_info, 208 bytes in
 _POINTER = ctypes.c_void_p
@@ -145,6 +145,17 @@ def map_delete_keys(descriptor: int, keys: bytes, key_size: int) -> None:
             _refuse("Cannot delete from a BPF map")
 
 
+class _PerfEvent(ctypes.Structure):
+    """struct perf_event_attr as it was at first: PERF_ATTR_SIZE_VER0."""
+
+    _fields_ = [
+        ("type", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+        ("config", ctypes.c_uint64),
+        ("rest", ctypes.c_uint64 * 6),
+    ]
+
+
 def allows_perf_events() -> bool:
     """Return whether perf_event_open() is allowed, which tracepoints but raw ones need.
 
@@ -152,10 +163,8 @@ def allows_perf_events() -> bool:
     is above 2; seccomp may refuse it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    attributes = struct.pack("=IIQ", _PERF_SOFTWARE, _PERF_BYTES, _PERF_DUMMY).ljust(
-        _PERF_BYTES, b"\0"
-    )
-    descriptor = int(libc.syscall(_PERF_EVENT_OPEN, attributes, 0, -1, -1, 0))
+    event = _PerfEvent(type=_PERF_SOFTWARE, size=ctypes.sizeof(_PerfEvent), config=_PERF_DUMMY)
+    descriptor = int(libc.syscall(_PERF_EVENT_OPEN, ctypes.byref(event), 0, -1, -1, 0))
     if descriptor < 0:
         return False
     os.close(descriptor)
