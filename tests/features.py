@@ -11,6 +11,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
@@ -154,23 +155,34 @@ def sees_every_task() -> bool:
     A kernel may be built to run none while it runs a task that it protects, such as the first
     process. What an interrupt of such a task does is not seen then, by anybody.
     """
+    with suppress(Exception):  # of BCC's own: that BPF is refused, the tests themselves show
+        return _sees_first_process()
+    return True
+
+
+def _sees_first_process() -> bool:
     program = import_bcc().BPF(text=_SWITCHES, cflags=["-Wno-everything"])
     loaded = program.load_func(b"raw_tp__sched_switch", program.RAW_TRACEPOINT)
     hook = attach_raw_tracepoint("sched_switch", loaded.fd)
     begin, deadline = _switches(1), time.monotonic() + _SEEN_WITHIN
-    while _switches(1) < begin + _ENOUGH and time.monotonic() < deadline:
+    happened = 0
+    while happened < _ENOUGH and time.monotonic() < deadline:
         time.sleep(0.05)
-    happened = _switches(1) - begin
+        happened = sum(count - begin.get(thread, count) for thread, count in _switches(1).items())
     seen = {process.value for process, _ in program[b"switches"].items()}
     os.close(hook)
     program.cleanup()
     return 1 in seen or happened < _ENOUGH
 
 
-def _switches(process: int) -> int:
-    """Return how often the threads of a process were switched from."""
-    texts = [path.read_text() for path in Path(f"/proc/{process}/task").glob("*/status")]
-    return sum(int(count) for count in re.findall(r"ctxt_switches:\s+(\d+)", "".join(texts)))
+def _switches(process: int) -> Mapping[str, int]:
+    """Return how often each thread of a process was switched from."""
+    found = {}
+    for path in Path(f"/proc/{process}/task").glob("*/status"):
+        with suppress(OSError):  # it has ended
+            counts = re.findall(r"ctxt_switches:\s+(\d+)", path.read_text())
+            found[path.parent.name] = sum(map(int, counts))
+    return found
 
 
 def is_since(*version: int) -> bool:
