@@ -16,6 +16,8 @@
  * UNCLAIMED	none, reported		-				none, reported: nobody accepted it
  * REPORTED	ATTEMPT (used again)	-				none
  *
+ * Where an attempt begins while another one of the socket is tracked, the end of that one was missed.
+ *
  * A socket's changes of state come one after the other, under its lock; accept() may return meanwhile, on
  * another processor. It never changes an entry: the first of the two makes it, complete.
  */

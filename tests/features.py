@@ -153,7 +153,7 @@ def sees_every_task() -> bool:
     """Say whether BPF programs are run whatever the current task is (root only).
 
     A kernel may be built to run none while it runs a task that it protects, such as the first
-    process. What an interrupt of such a task does is not seen then, by anybody.
+    process. What an interrupt of such a task does is seen by no program then.
     """
     with suppress(Exception):  # of BCC's own: that BPF is refused, the tests themselves show
         return _sees_first_process()

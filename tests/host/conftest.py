@@ -29,7 +29,7 @@ ENGINES = {"engine", "private_engine", "docker_host", "docker", "kubelet", "town
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts an engine, and what may fail here; skip what needs root without it."""
+    """Mark what starts an engine, and what is run again; skip what needs root without it."""
     for item in items:
         for marker in item.iter_markers("shows"):
             item.user_properties += [("shows", kind) for kind in marker.args]

@@ -18,8 +18,6 @@ from tests.host.namespace import Namespace
 from tests.host.tracer import IG, in_own_mounts, ordinary_user
 from tests.host.waiting import PATIENCE, until
 
-pytestmark = pytest.mark.interrupts
-
 NETWORK = {"4": "192.0.2.", "6": "2001:db8:2::"}
 REFUSED = {"4": "203.0.113.", "6": "2001:db8:3::"}
 LOOPBACK = {"4": "127.0.0.1", "6": "::1"}

@@ -22,8 +22,6 @@ from tests.host.namespace import Namespace
 from tests.host.tracer import IG
 from tests.host.waiting import PATIENCE, until
 
-pytestmark = pytest.mark.interrupts
-
 
 def run(
     engine: Engine, *arguments: object, within: Sequence[str] = ()

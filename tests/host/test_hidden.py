@@ -124,9 +124,10 @@ def test_ends_that_were_hidden_of_connections_that_nobody_accepted_are_counted(
 
 USED_AGAIN = """
 import json, socket
+from ig import c_text
 from ig.bpf.loader import Loading
 from ig.bpf.session import Source
-from ig.bpf.syscalls import _information, map_read, map_update
+from ig.bpf.syscalls import map_read, map_update
 
 source = Source(Loading("tcp.c", {"TRACE_CONNECT": 1}).result())
 sockets = source._probes.maps["sockets"]
@@ -136,7 +137,7 @@ def attempt():
     client.connect_ex(("127.0.0.1", 9))
     return client
 client = attempt()
-size = _information(sockets, "")[1] >> 32
+size = c_text.parse(source._probes.text, "tracked").size
 keys, values = map(b"".join, zip(*map_read(sockets, 8, size)))
 client.close()
 for place in range(len(keys) // 8):  # as if no end of any of these had been seen
