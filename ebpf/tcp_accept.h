@@ -51,7 +51,7 @@ static __always_inline struct sock *untyped(struct sock *typed)
 {
 	struct sock *sk = NULL;
 
-	bpf_probe_read_kernel(&sk, sizeof(sk), &typed);
+	read_kernel(&sk, sizeof(sk), &typed);
 	return sk;
 }
 

@@ -8,7 +8,6 @@ long as the descriptors do: nothing is left behind by a killed `ig`.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
@@ -29,11 +28,12 @@ from ig.bpf.attach import import_bcc, load
 from ig.bpf.contract import check_filters, source
 from ig.bpf.syscalls import attach_raw_tracepoint
 from ig.errors import IgError, KernelRefused, MissingDependency
+from ig.kernel.capabilities import hide_kernel_symbols
 from ig.kernel.mounts import lockdown_refusal
+from ig.kernel.processes import end_with_parent
 from ig.stop import SIGNALS
 
 _MOST_DESCRIPTORS = 64
-_PR_SET_PDEATHSIG = 1
 _MOST_MESSAGE = 1 << 20  # bytes of an answer
 _MOST_PRINTED = 1 << 18  # bytes of what is printed
 
@@ -113,8 +113,7 @@ def _fork() -> int:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child == 0:
-        # One that hangs or is stopped must not outlive its parent.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        end_with_parent()
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -241,6 +240,8 @@ def _run_child(
         os.dup2(messages.fileno(), 1)
         os.dup2(messages.fileno(), 2)
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+        hide_kernel_symbols()
+        end_with_parent()  # a change of the user has undone it
         try:
             answer, descriptors = act()
         except IgError as error:
