@@ -437,3 +437,29 @@ def test_programs_are_not_loaded_from_below_a_folder_in_which_others_could_repla
         done = load_from(ours)
         assert (done.returncode == 0) == loads, done.stderr
         assert (f"{above} belongs to uid {owner} and gid {group}" in done.stderr) != loads
+
+
+SYMBOLS_ARE_HIDDEN = """
+import os
+from pathlib import Path
+from ig.kernel.capabilities import Capability, hide_kernel_symbols, holds
+
+before = {each for each in Capability if holds(each)}
+hide_kernel_symbols()
+Path("made").touch()
+with open("/proc/kallsyms") as symbols:
+    addresses = {line.split()[0] for line in symbols}
+print(
+    os.geteuid() == 0,
+    os.stat("made").st_uid,
+    addresses == {"0" * 16},
+    sorted(each.name for each in before if not holds(each)),
+)
+"""
+
+
+def test_process_that_compiles_sees_no_addresses_of_symbols_and_opens_files_as_before(
+    tmp_path: Path,
+) -> None:
+    done = run(sys.executable, "-c", SYMBOLS_ARE_HIDDEN, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("False 0 True ['CAP_SYSLOG']\n", "")

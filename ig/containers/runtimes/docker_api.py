@@ -7,6 +7,7 @@ The API: https://docs.docker.com/reference/api/engine/ (`/events`, `/containers/
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket as sockets
 import threading
@@ -57,7 +58,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._due = 0.0
+        self._due = -math.inf
         """When changes may be read next; in the past while some may still be read as they come."""
         self._resting = False
         self._needed = False
