@@ -42,6 +42,8 @@ class Pairs:
         seen = {key: self._seen.get(key, first) for key in (*sizes, *found)}
         for key, row in found.items():
             row.since, row.older = seen[key]
+            before = self._rows.get(key)
+            row.failed_at = now if row.failed else before.failed_at if before else 0
         ended = {
             key: row.emptied(now)
             for key, row in self._rows.items()

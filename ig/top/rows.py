@@ -54,6 +54,8 @@ class Row:
     """Whether it was there when the first snapshot was taken."""
     ended: int = 0
     """When it was first seen to have no connection any more; 0 if it has."""
+    failed_at: int = 0
+    """The end of the last interval in which an attempt failed, in ns since the epoch; 0 if none."""
     owners: int = 1
     ends: int = 1
     """How many containers and far ends it sums up."""
@@ -144,6 +146,7 @@ def _together(group: Sequence[Row]) -> Row:
     first = min(group, key=lambda row: row.since)
     total.since, total.older = first.since, any(row.older for row in group)
     total.ended = 0 if any(not row.ended for row in group) else max(row.ended for row in group)
+    total.failed_at = max(row.failed_at for row in group)
     total.owners = len({row.whose for row in group})
     if total.owners > 1:
         pods = {(row.owner.pod_namespace, row.owner.pod_name) for row in group}

@@ -46,6 +46,7 @@ class View:
     order: str = "new"
     descending: bool = True
     failures: bool = False
+    """Whether only rows are shown in which something failed, for as long as rows stay."""
     text: str = ""
     """The filter that was typed."""
     typing: str | None = None
@@ -84,7 +85,7 @@ class View:
         """Return the rows of an interval that are wanted, in order; `now` in ns since the epoch."""
         rows = [row for row in interval.rows if not row.ended or now - row.ended < LINGER]
         if self.failures:
-            rows = [row for row in rows if row.failed]
+            rows = [row for row in rows if row.failed or now - row.failed_at < LINGER]
         rows = grouped(self._filtered(rows, interval), self.by)
         if not rows:
             return []

@@ -12,9 +12,11 @@ from ig.gadget import Batch
 from ig.gadgets.top_tcp import GADGET, age, compact
 from ig.output.text import cells
 from ig.query import find_column
+from ig.top.interval import Interval
 from ig.top.pairs import LINGER, Pairs, members
 from ig.top.rows import Row, batch_of, grouped
 from ig.top.traffic import Traffic
+from ig.top.view import View
 
 WEB, API = (Container(name * 64, name, "docker") for name in "ab")
 DB = Container("d" * 64, "db", "docker")
@@ -69,6 +71,24 @@ def test_rows_that_ended_stay_for_five_seconds_without_counts() -> None:
         (row,) = pairs.feed(traffic(), (), now)
         assert (row.open, row.bytes_in, row.ended) == (0, 0, 1)
     assert pairs.feed(traffic(), (), LINGER + 1) == []
+
+
+def test_failures_only_shows_what_failed_in_the_last_five_seconds() -> None:
+    pairs = Pairs()
+    view = View(GADGET.columns, failures=True, order="open")
+
+    def seen(after: int, *failed: Row) -> list[tuple[str, int]]:
+        now, together = 10**18 + after, traffic(ONE)
+        rows = pairs.feed(together, failed, now)
+        found = view.rows(Interval(rows, together, now, 1.0), now)
+        return [(row.address, row.failed) for row in found]
+
+    assert seen(10) == []
+    assert seen(11, counted(0, {}, failed=2, last=1)) == [("10.0.0.1", 2)]
+    assert seen(12) == [("10.0.0.1", 0)]
+    assert seen(11 + LINGER, counted(1, {1000: 1}, failed=1)) == [("10.0.0.9", 1)]
+    assert seen(10 + 2 * LINGER) == [("10.0.0.9", 0)]
+    assert seen(11 + 2 * LINGER) == []
 
 
 def test_rows_know_since_when_and_whether_they_may_be_older() -> None:
