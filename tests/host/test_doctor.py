@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ig.causes.signals import SEEN_BY
+from tests.features import has_drop_reasons
 from tests.host.engine import Engine
 from tests.host.fake_engine import FakeEngine
 from tests.host.namespace import PROGRAMS, PYTHON
@@ -61,11 +63,22 @@ def results(found: Findings, *checks: str) -> set[str]:
     return {found[check][0] for check in checks}
 
 
+def what_shows_no_causes() -> set[str]:
+    """Return the checks that fail because this kernel has no such signal of a failure's cause."""
+    functions = {line.split()[2] for line in Path("/proc/kallsyms").read_text().splitlines()}
+    missing = {name for name in SEEN_BY if f"__traceiter_{name}" not in functions}
+    if not has_drop_reasons():
+        missing.add("kfree_skb")
+    checks = {f"tracepoint {name}" for name in missing}
+    return {*checks, "causes of failures (--why)"} if missing else set()
+
+
 def test_doctor_says_yes_to_all_but_missing_runtimes_where_all_works(tmp_path: Path) -> None:
     found, said, code = doctor("--docker-socketpath", tmp_path / "none")
     assert (said, code) == ("", 0)
     assert {check for check, (result, _) in found.items() if result != "yes"} <= {
-        f"runtime {name}" for name in ("docker", "containerd", "podman", "cri-o")
+        *(f"runtime {name}" for name in ("docker", "containerd", "podman", "cri-o")),
+        *what_shows_no_causes(),
     }
     assert found["runtime docker"] == ("no", f"{tmp_path}/none: No such file or directory")
     assert found["101 own connects seen"] == ("yes", "101 seen, 0 lost")
