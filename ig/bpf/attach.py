@@ -35,6 +35,7 @@ _FEXIT = "fexit__"
 _RAW = "raw_tp__"
 _GIVEN = "fexit__security_sock_graft"  # see tcp_accept.h
 _DECIDE = "decide"  # called by user space, see ig.h
+_MACHINES = ("x86_64", "aarch64")
 _ACCEPTS = {"43", "288"} if platform.machine() == "x86_64" else {"202", "242"}
 """The numbers of accept() and accept4(): NR_ACCEPT and NR_ACCEPT4 of ig.h."""
 _PREEMPTED = "init_srcu_struct_fast"
@@ -92,6 +93,12 @@ def load(
 
     `structs` are those that user space reads.
     """
+    if platform.machine() not in _MACHINES:
+        raise KernelRefused(
+            "ig traces on x86-64 and arm64 only.",
+            f"This machine is {platform.machine()}.",
+            "`ig snapshot socket` and `ig list-containers` work here, too.",
+        )
     reach_tracefs()
     btf = Btf()
     declarations = btf.declare(text)

@@ -27,7 +27,7 @@ from ig.output.stream import Stream
 from ig.stop import Stop
 
 _CONNECTS = 101
-_PATIENCE = 2.0  # seconds
+_TIMEOUT = 2.0  # seconds
 _COLUMNS = tuple(
     Column(name, name, width=width, hidden=False, least=least, wrap=name == "found")
     for name, width, least in (("check", 36, 28), ("result", 9, 0), ("found", 80, 20))
@@ -203,7 +203,7 @@ def _own_connects() -> tuple[int, int, int]:
             for _ in range(_CONNECTS):
                 socket.create_connection(("127.0.0.1", port)).close()
         ports: list[int] = []
-        ends = time.monotonic() + _PATIENCE
+        ends = time.monotonic() + _TIMEOUT
         while len(ports) < _CONNECTS and time.monotonic() < ends:
             ports += [record[place] for record in source.records()]
         return len(ports), ports.count(port), sum(source.lost().values())
@@ -291,12 +291,12 @@ def _runtime(runtime: Runtime, asked: bool) -> tuple[str, str]:
     index = Index([runtime], warnings.append, [runtime.name], consequence="")
     index.start()
     with closing(index):
-        synced = index.wait_synced(_PATIENCE)
+        synced = index.wait_synced(_TIMEOUT)
         count = len(index.containers())
     if warnings:
         return "no", warnings[0]
     if not synced:
-        return "slow", f"{runtime.socket}: no answer in {_PATIENCE:g} s"
+        return "slow", f"{runtime.socket}: no answer in {_TIMEOUT:g} s"
     result, reached = _reached(runtime.socket, asked)
     what = f"{_version(runtime)} at {runtime.socket}, {count} containers running"
     return result, f"{what}; {reached}"

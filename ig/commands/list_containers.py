@@ -30,7 +30,7 @@ from ig.stop import Stop
 from ig.values import SECOND
 
 _MOST_CHANGES = 65536
-_PATIENCE = 6.0  # seconds for all runtimes to list, and again for all details
+_TIMEOUT = 6.0  # seconds for all runtimes to list, and again for all details
 _ASKING = 8  # questions for details at once
 _NOT_LISTED = "its containers are not listed"
 _REPORTED = ("created", "started", "renamed", "exited", "removed")
@@ -171,7 +171,7 @@ def show(options: Mapping[str, Any]) -> None:
         gc.enable()  # the launcher disabled it
         index.subscribe(changes.put)
     with closing(index):
-        answered = follow(index, options, (), _PATIENCE)
+        answered = follow(index, options, (), _TIMEOUT)
         found, failed = _detailed(index, list(filter(chosen.wants, index.containers())))
         _warn_unseen(found)
         with stop.noted():
@@ -229,7 +229,7 @@ def _detailed(index: Index, containers: Sequence[Container]) -> tuple[list[Conta
         threading.Thread(target=ask, name="ig-details", daemon=True).start()
     found = list(containers)
     failed = set(range(len(containers)))
-    ends = time.monotonic() + _PATIENCE
+    ends = time.monotonic() + _TIMEOUT
     with suppress(queue.Empty):
         for _ in containers:
             place, found[place] = answered.get(timeout=max(0.0, ends - time.monotonic()))

@@ -29,7 +29,7 @@ from ig.output.stream import say
 
 Result = TypeVar("Result")
 
-_PATIENCE = 4.0  # seconds that an event waits for what is found about it, at most
+_MOST_WAIT = 4.0  # seconds that an event waits for what is found about it, at most
 _AT_END = 1.0  # the same when the trace has ended
 _MOST_HELD = 65536  # events; with more, the first do not wait
 _POLL = 0.01  # seconds
@@ -102,7 +102,7 @@ class CauseSink:
             place: self._sought(partial(self._asked, batch, place)) for place in _unwell(batch)
         }
         answers = {place: answer for place, answer in sought.items() if answer}
-        self._held.append(_Held(batch, answers, time.monotonic() + _PATIENCE))
+        self._held.append(_Held(batch, answers, time.monotonic() + _MOST_WAIT))
         self.release()
 
     def release(self) -> None:

@@ -57,7 +57,7 @@ class Endpoints:
         if namespace == self.holdings.host:
             return True
         with self.holdings.lock:
-            return any(each.pod_name for each in self._tenants(namespace, moment))
+            return any(each.pod_name for each in self._containers_in(namespace, moment))
 
     def shared(self) -> set[int]:
         """Return the network namespaces in which several containers are now."""
@@ -65,7 +65,7 @@ class Endpoints:
             return {
                 each
                 for each in self.holdings.namespaces
-                if each != self.holdings.host and len(self._tenants(each, FOREVER - 1)) > 1
+                if each != self.holdings.host and len(self._containers_in(each, FOREVER - 1)) > 1
             }
 
     def ports(self) -> set[int]:
@@ -99,7 +99,7 @@ class Endpoints:
                 if not self._may_publish(address, namespace, moment):
                     return None
                 holders = self._publishers(address, port, namespace, moment)
-            found = self._sole(holders)
+            found = self._only_holder(holders)
             if found is None:
                 return None
             return self._listening(found.container, found.port or port, moment)
@@ -116,7 +116,7 @@ class Endpoints:
             ]
         if not holders or namespace == self.holdings.host:
             return [each for each in holders if not each.container.base]
-        clients = self._tenants(namespace, moment)
+        clients = self._containers_in(namespace, moment)
         networks = {network for each in clients for network in each.networks}
         engines = {each.engine for each in clients}
         return [
@@ -141,7 +141,7 @@ class Endpoints:
         if namespace == self.holdings.host or not self._on_link[address]:
             return self._on_link[address]
         clients = (
-            self.holdings.held.get(each.identity) for each in self._tenants(namespace, moment)
+            self.holdings.held.get(each.identity) for each in self._containers_in(namespace, moment)
         )
         return any(key[0] == "observed" for held in clients if held for key in held.holdings)
 
@@ -153,7 +153,7 @@ class Endpoints:
         if loopback or namespace in self.holdings.inner.values():
             # The other addresses of an engine within a container may be the host's as well.
             return loopback and namespace in self.holdings.inner.values()
-        clients = self._tenants(namespace, moment)
+        clients = self._containers_in(namespace, moment)
         return bool(clients) and not any(each.base for each in clients) and self._local[address]
 
     def _publishers(
@@ -168,7 +168,7 @@ class Endpoints:
                 return found
         return ()
 
-    def _tenants(self, namespace: int, moment: int) -> list[Container]:
+    def _containers_in(self, namespace: int, moment: int) -> list[Container]:
         """Return the containers in a network namespace."""
         found = {
             each.container.identity: each for each in self.holdings.namespaces.at(namespace, moment)
@@ -189,7 +189,7 @@ class Endpoints:
         if container.pod_uid:
             return [container]
         found = {container.identity: container}
-        for each in self._tenants(self._namespace(container), moment):
+        for each in self._containers_in(self._namespace(container), moment):
             found.setdefault(each.identity, each)
         for holding in self.holdings.joined.at(container.id, moment):
             found.setdefault(holding.container.identity, holding.container)
@@ -207,7 +207,7 @@ class Endpoints:
         exposing = [each for each in sharing if port in each.exposed]
         return exposing[0] if len(exposing) == 1 else None
 
-    def _sole(self, holders: Sequence[Holding]) -> Holding | None:
+    def _only_holder(self, holders: Sequence[Holding]) -> Holding | None:
         """Return the only holder, or one of several in one namespace; None for others."""
         if len(holders) < 2:
             return holders[0] if holders else None

@@ -63,9 +63,9 @@ class Peers:
         self._unreported: set[int] = set()
         self._tried: set[tuple[str, int, str]] = set()
         """The addresses that were looked up since the last change."""
-        self._settled: Cache[tuple[str, int], Container] = Cache(self._settle)
+        self._owners: Cache[tuple[str, int], Container] = Cache(self._owner_of)
         self._raw: Cache[tuple[int, bytes, int], Container] = Cache(
-            lambda key: self._settled[(ADDRESSES[key[:2]], key[2])]
+            lambda key: self._owners[(ADDRESSES[key[:2]], key[2])]
         )
 
     def of_records(
@@ -201,7 +201,7 @@ class Peers:
                 for state, shared in zip(fields["state_raw"], fields["shared"], strict=True)
             ]
             self._listen(listening, batch.owners, namespaces, fields["sport"])
-        found = self._settled.of(list(zip(addresses, namespaces, strict=True)))
+        found = self._owners.of(list(zip(addresses, namespaces, strict=True)))
         return self._by_port(found, addresses.__getitem__, ports, namespaces)
 
     def observes(self, namespace: int) -> bool:
@@ -256,7 +256,7 @@ class Peers:
         version = self._holdings.version
         if version != self._seen:
             self._seen = version
-            self._settled.clear()
+            self._owners.clear()
             self._raw.clear()
             self._foreign.clear()
             self._tried.clear()
@@ -279,7 +279,7 @@ class Peers:
             if listens and owner.id and namespace in self._shared:
                 self._endpoints.listens(owner, namespace, port)
 
-    def _settle(self, key: tuple[str, int]) -> Container:
+    def _owner_of(self, key: tuple[str, int]) -> Container:
         """Return whose an address is now, as seen from a network namespace."""
         by_port = self._endpoints.depends_on_port(*key)
         if by_port or by_port is None:

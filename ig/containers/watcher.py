@@ -100,7 +100,7 @@ class Follower:
                 self._listen()
                 ended_well = True
             except RuntimeUnavailable as error:
-                self._tell_lost(error)
+                self._report_lost(error)
                 self._listener.lost(self._source)
             except BaseException as bug:
                 # Nobody must wait for it, and whoever ends the trace raises it again.
@@ -122,10 +122,10 @@ class Follower:
         self._listener.begin(self._source)
         for change in self._runtime.watch(self._stopping.is_set):
             if change.kind in ("synced", "resumed"):
-                self._tell_back()
+                self._report_back()
             self._listener.apply(self._source, change)
 
-    def _tell_lost(self, error: RuntimeUnavailable) -> None:
+    def _report_lost(self, error: RuntimeUnavailable) -> None:
         socket = self._runtime.socket
         absent = socket.startswith("/") and is_missing(socket)
         if self._stopping.is_set() or (absent and not self._expected):
@@ -140,7 +140,7 @@ class Follower:
         reason = f"{error.failed} ({found})" if found else error.failed
         self._say("; ".join(filter(None, (reason, self._consequence))))
 
-    def _tell_back(self) -> None:
+    def _report_back(self) -> None:
         self._expected = True
         if self._warned:
             self._warned = False

@@ -25,7 +25,7 @@ MOST_CONNECTIONS = 64
 """A connection beyond these ends the oldest one that has not asked yet, or else the oldest."""
 MOST_BYTES = 8192
 """The size of a request."""
-PATIENCE = 10.0
+TIMEOUT = 10.0
 _LINGER = 1.0  # seconds that a client may go on sending after it was answered
 _PIECE = 65536
 _PAUSE = 0.1  # seconds without accepting, after there was no room for another connection
@@ -70,18 +70,18 @@ class Server(threading.Thread):
         self,
         listener: socket.socket,
         pages: Mapping[str, Callable[[], Page]],
-        patience: float = PATIENCE,
+        timeout: float = TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serve connections to the listening socket, which it closes at the end.
 
-        A client may take `patience` seconds to ask, and as many to read.
+        A client may take `timeout` seconds to ask, and as many to read.
         """
         super().__init__(name="metrics", daemon=True)
         self.failure: BaseException | None = None
         """The error that ended it, if one did."""
         self.listener, self._pages = listener, pages
-        self._patience, self._clock = patience, clock
+        self._timeout, self._clock = timeout, clock
         self._resumes = 0.0
         """When to accept connections again, 0 while they are accepted."""
         self._reported = False
@@ -98,7 +98,7 @@ class Server(threading.Thread):
         """End it, and all connections, soon."""
         self._stopping = True
         self._waker.send(b"x")
-        self.join(PATIENCE)
+        self.join(TIMEOUT)
 
     def run(self) -> None:
         """Serve until `stop`; what ends it otherwise is in `failure`."""
@@ -119,7 +119,7 @@ class Server(threading.Thread):
             self._resumes = 0.0
             self._selector.register(self.listener, selectors.EVENT_READ)
         ends = [each.ends for each in self._clients.values()]
-        next_end = min([*ends, self._resumes or now + PATIENCE])
+        next_end = min([*ends, self._resumes or now + TIMEOUT])
         for key, _ in self._selector.select(max(next_end - now, 0.0)):
             if key.fileobj is self.listener:
                 self._accept()
@@ -150,7 +150,7 @@ class Server(threading.Thread):
         connection.setblocking(False)
         self._make_room(MOST_CONNECTIONS - 1)
         client = self._clients[connection.fileno()] = _Client(
-            connection, self._clock() + self._patience
+            connection, self._clock() + self._timeout
         )
         self._selector.register(connection, client.state)
 
@@ -186,7 +186,7 @@ class Server(threading.Thread):
             client.request += piece[: MOST_BYTES + 1]
             page = self._asked(client.request)
             if page is not None:
-                self._watch(client, selectors.EVENT_WRITE, self._patience)
+                self._watch(client, selectors.EVENT_WRITE, self._timeout)
                 # Not joined: a page that many read is in memory once.
                 parts = [_head(page), *([] if client.request[:5] == b"HEAD " else [page.body])]
                 client.answer = [memoryview(part) for part in parts if part]

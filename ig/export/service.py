@@ -15,7 +15,7 @@ from ig.output.stream import STDERR, Stderr, say
 
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 _MODE = 0o640
-_PATIENCE = 2.0  # seconds
+_TIMEOUT = 2.0  # seconds
 
 
 def notify(state: str) -> None:
@@ -25,7 +25,7 @@ def notify(state: str) -> None:
         return
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-            manager.settimeout(_PATIENCE)
+            manager.settimeout(_TIMEOUT)
             manager.sendto(state.encode(), address.replace("@", "\0", 1))
     except OSError as error:
         say(f"warning: cannot notify the service manager: {error.strerror or error}")

@@ -21,7 +21,7 @@ from ig.kernel.capabilities import Capability, drop, holds
 _FILES = ("ns/mnt", "ns/net", "cgroup", "stat", "uid_map", "net/fib_trie", "net/if_inet6")
 _QUESTION = struct.Struct("=qB")  # a process, and the place of a file in _FILES
 _MOST = 65536  # bytes of an answer: the content after a letter, so that none is empty
-_PATIENCE = 2.0  # seconds
+_TIMEOUT = 2.0  # seconds
 _PR_SET_PDEATHSIG = 1
 
 _child: socket.socket | None = None
@@ -37,7 +37,7 @@ def start() -> None:
     if os.fork() == 0:
         _serve(theirs)
     theirs.close()
-    ours.settimeout(_PATIENCE)
+    ours.settimeout(_TIMEOUT)
     _child = ours
 
 

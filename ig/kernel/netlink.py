@@ -21,7 +21,7 @@ _INTERRUPTED = 0x10
 _KIND = 0x3FFF  # the two highest bits of an attribute's kind are flags
 _NESTED = 0x8000  # NLA_F_NESTED
 _BUFFER = 1 << 16
-_PATIENCE = 1.0  # seconds; the kernel answers at once
+_TIMEOUT = 1.0  # seconds; the kernel answers at once
 _ATTEMPTS = 5
 
 _header = struct.Struct("=IHHII")
@@ -55,7 +55,7 @@ def _ask_once(
     answers: list[tuple[int, bytes]] = []
     interrupted, read = False, 0
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family) as netlink:
-        netlink.settimeout(_PATIENCE)
+        netlink.settimeout(_TIMEOUT)
         netlink.send(request)
         while True:
             data, place = netlink.recv(_BUFFER), 0

@@ -82,7 +82,7 @@ class _Polled:
 
 _PIPE = 1 << 20  # bytes that a pipe may hold: the most that everybody may ask for
 _PORTION = 65536  # characters to encode at once: they stay in the processor's cache
-_PATIENCE = 2.0  # seconds that a reader has to take the last events
+_FINAL_WRITE_TIMEOUT = 2.0  # seconds that a reader has to take the last events
 
 
 class ReaderGone(Exception):
@@ -152,7 +152,7 @@ class Stream:
         """Return whether the user has wanted to end for so long that the rest is not written."""
         if not self._stopping():
             return False
-        self._ends = self._ends or time.monotonic() + _PATIENCE
+        self._ends = self._ends or time.monotonic() + _FINAL_WRITE_TIMEOUT
         return time.monotonic() > self._ends
 
 

@@ -28,7 +28,10 @@ SETUPS: Mapping[str, Sequence[str]] = {
         f"{_SETUPS}cgroup_v1_alone_is_found_by_doctor_and_tracing_works",
         *_OWNED,
     ),
-    "ig.cgroup=hybrid": _OWNED,
+    "ig.cgroup=hybrid": (
+        *_OWNED,
+        "test_trace_cgroups.py::test_cgroups_in_either_hierarchy_identify_the_container",
+    ),
     "ig.init=systemd": (
         "test_packaging_unit.py::test_unit_starts_comes_back_when_killed_reloads_and_stops",
         "test_packaging_unit.py::test_unit_exposes_little",

@@ -128,7 +128,7 @@ def test_name_that_comes_in_time_decides() -> None:
     assert bench.kernel.verdicts == {}
 
 
-def test_patience_is_had_once_a_cgroup() -> None:
+def test_a_cgroup_is_waited_for_once() -> None:
     bench = Bench()
     bench.send(1, "docker", DB.id)
     assert bench.undecided(1, now=10) == {1}

@@ -45,11 +45,11 @@ def address() -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def serving(patience: float = PATIENCE) -> Iterator[tuple[str, int]]:
+def serving(timeout: float = PATIENCE) -> Iterator[tuple[str, int]]:
     """Serve the pages meanwhile, and yield where."""
     listener = listen(parse_address("127.0.0.1:0"))
     at = listener.getsockname()
-    server = Server(listener, PAGES, patience)
+    server = Server(listener, PAGES, timeout)
     server.start()
     yield at
     server.stop()
@@ -153,7 +153,7 @@ def test_connections_that_never_ask_give_way_to_those_that_do(address: tuple[str
 
 
 def test_connections_that_do_not_ask_or_read_in_time_are_closed() -> None:
-    with serving(patience=0.2) as address, socket.socket() as slow:
+    with serving(timeout=0.2) as address, socket.socket() as slow:
         with socket.create_connection(address, PATIENCE) as silent:
             silent.sendall(b"GET /healthz HTTP/1.1\r\n")
             assert silent.recv(1) == b""

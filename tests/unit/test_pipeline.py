@@ -156,7 +156,7 @@ def test_only_events_of_the_undecided_cgroup_wait() -> None:
     assert trace.step() == ["1,late", "3,late"]
 
 
-def test_nobody_waits_for_longer_than_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_is_waited_for_no_longer_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = Trace(WEB)
     trace.path(2, LATE)
     assert trace.step((ago(0.3), 2, 0, 1)) == []
@@ -263,7 +263,7 @@ def test_removed_container_keeps_its_name_for_events_that_come_late() -> None:
 def test_events_that_a_reader_leaves_at_the_end_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stream, "_PATIENCE", 0.1)
+    monkeypatch.setattr(stream, "_FINAL_WRITE_TIMEOUT", 0.1)
     trace = Trace(WEB)
     trace.path(1, WEB)
     # More than a pipe holds, and a few that come meanwhile.
@@ -366,7 +366,7 @@ class Held:
 def test_events_that_a_sink_holds_at_the_end_are_passed_on_or_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stream, "_PATIENCE", 0.1)
+    monkeypatch.setattr(stream, "_FINAL_WRITE_TIMEOUT", 0.1)
     for big, printed, lost in (
         (0, ["number,owner", "1,web"], []),
         (1, ["number,owner"], [{UNREAD: 60_001}]),

@@ -23,7 +23,7 @@ KINDS = {
 MOVES = ("connect", "disconnect")
 """Events of networks that give a container another address, or take one away."""
 
-_UNTOLD = {"pid": 0, "addresses": (), "networks": (), "ports": (), "moved": False}
+_NOT_IN_EVENTS = {"pid": 0, "addresses": (), "networks": (), "ports": (), "moved": False}
 """What events of a container leave out."""
 _NOT_LABELS = frozenset(
     ("name", "image", "oldName", "exitCode", "execDuration", "containerExitCode", "podId")
@@ -72,7 +72,7 @@ def parse_event(record: object, seen: Seen) -> Change | None:
     known = seen.get(identifier) or _first_report(seen.runtime, identifier, attributes)
     name = untrusted.text(attributes.get("name")).lstrip("/") or known.name
     changes: dict[str, Any] = {
-        **_UNTOLD,
+        **_NOT_IN_EVENTS,
         **untrusted.dockers_pod(name, known.labels),
         "name": name,
         "image": untrusted.text(attributes.get("image")) or known.image,
@@ -128,7 +128,7 @@ def _moved(found: Mapping[str, Any], seen: Seen) -> Change | None:
     if known is None or (not known.running and found.get("Action") != "connect"):
         return None
     addressed = untrusted.number(found.get("timeNano"))
-    return Change("updated", known.copy(**{**_UNTOLD, "moved": True}, addressed=addressed))
+    return Change("updated", known.copy(**{**_NOT_IN_EVENTS, "moved": True}, addressed=addressed))
 
 
 def parse_inspect(container: Container, record: object) -> Container:
@@ -136,7 +136,7 @@ def parse_inspect(container: Container, record: object) -> Container:
     found = untrusted.mapping(record)
     state = untrusted.mapping(found.get("State"))
     if state.get("Running") is not True:
-        return container.copy(**_UNTOLD, running=False)
+        return container.copy(**_NOT_IN_EVENTS, running=False)
     pid = untrusted.number(state.get("Pid"))
     file = untrusted.mapping(found.get("NetworkSettings")).get("SandboxKey")
     return container.copy(

@@ -1,4 +1,4 @@
-"""Ask a runtime over gRPC on a unix socket, with bounded messages and bounded patience."""
+"""Ask a runtime over gRPC on a unix socket, with bounds on messages and on time."""
 
 from __future__ import annotations
 
