@@ -135,10 +135,10 @@ def hide_kernel_symbols() -> None:
     with suppress(OSError, KernelRefused):
         effective, permitted, inheritable = _capabilities()
         _set_capabilities((effective & ~_bit(Capability.CAP_SYSLOG), permitted, inheritable))
-        if libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0) == 0:
-            user = os.geteuid()
+        root = os.geteuid() == 0
+        if root and not libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0):
             os.seteuid(_NOBODY)
-            libc.setfsuid(user)
+            libc.setfsuid(0)
 
 
 def reach(path: str, access: int = os.W_OK, expected: bool = False, lasting: bool = True) -> Reach:

@@ -22,14 +22,14 @@ from ig.bpf.session import Source
 
 served, unserved, *defines = sys.argv[1:]
 listener = socket.create_server(("127.0.0.1", int(served)), backlog=512)
-source = Source(Loading("tcp.c", dict.fromkeys(defines, 1)).result())
+probes = Loading("tcp.c", dict.fromkeys(defines, 1)).result()
+source = Source(probes)
 def attempt(port):
     client = socket.socket()
     client.setblocking(False)
     client.connect_ex(("127.0.0.1", int(port)))
     return client
 established, refused, asked, waiting = map(attempt, (served, unserved, unserved, 9))
-probes = source._probes
 while probes.hooks:
     os.close(probes.hooks.pop())
 probes.backups_attached = False
@@ -90,9 +90,9 @@ from ig.bpf.loader import Loading
 from ig.bpf.session import Source
 
 listener = socket.create_server(("127.0.0.1", 0))
-source = Source(Loading("tcp.c", dict.fromkeys(("TRACE_CONNECT", "TRACE_CLOSE"), 1)).result())
+probes = Loading("tcp.c", dict.fromkeys(("TRACE_CONNECT", "TRACE_CLOSE"), 1)).result()
+source = Source(probes)
 clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
-probes = source._probes
 while probes.hooks:
     os.close(probes.hooks.pop())
 probes.backups_attached = False
@@ -129,15 +129,16 @@ from ig.bpf.loader import Loading
 from ig.bpf.session import Source
 from ig.bpf.syscalls import map_read, map_update
 
-source = Source(Loading("tcp.c", {"TRACE_CONNECT": 1}).result())
-sockets = source._probes.maps["sockets"]
+probes = Loading("tcp.c", {"TRACE_CONNECT": 1}).result()
+source = Source(probes)
+sockets = probes.maps["sockets"]
 def attempt():
     client = socket.socket()
     client.setblocking(False)
     client.connect_ex(("127.0.0.1", 9))
     return client
 client = attempt()
-size = c_text.parse(source._probes.text, "tracked").size
+size = c_text.parse(probes.text, "tracked").size
 keys, values = map(b"".join, zip(*map_read(sockets, 8, size)))
 client.close()
 for place in range(len(keys) // 8):  # as if no end of any of these had been seen
@@ -166,11 +167,12 @@ from ig.bpf.loader import Loading
 from ig.bpf.session import Source
 
 program, hidden, pairs, *defines = sys.argv[1:]
-source = Source(Loading(program, dict(define.split("=") for define in defines)).result())
-hooks = [hook for hook in source._probes.hooks if "perf" in os.readlink(f"/proc/self/fd/{hook}")]
+probes = Loading(program, dict(define.split("=") for define in defines)).result()
+source = Source(probes)
+hooks = [hook for hook in probes.hooks if "perf" in os.readlink(f"/proc/self/fd/{hook}")]
 primaries = hooks[len(hooks) - int(pairs):]  # after that of all system calls, if there is one
 for hook in primaries if hidden == "hidden" else []:
-    source._probes.hooks.remove(hook)
+    probes.hooks.remove(hook)
     os.close(hook)
 for _ in range(3):
     listener = socket.create_server(("127.0.0.1", 0))
@@ -308,8 +310,8 @@ from ig.bpf.loader import Loading
 from ig.bpf.session import Source
 from ig.bpf.syscalls import map_keys, map_update
 
-source = Source(Loading(sys.argv[1], {}).result())
-probes = source._probes
+probes = Loading(sys.argv[1], {}).result()
+source = Source(probes)
 map_update(probes.maps["sockets"], bytes(61 * 8), bytes(8))
 source.attach_backups()
 print(probes.backups_attached, source.lost())
