@@ -13,17 +13,17 @@ static __always_inline void read_device(char *to, struct net *net, u32 index)
 	void **buckets = (void *)READ(net, dev_index_head), *node = NULL;
 	struct net_device *device;
 
-	read_kernel(&node, sizeof(node), buckets + index % DEVICE_BUCKETS);
+	bpf_probe_read_kernel(&node, sizeof(node), buckets + index % DEVICE_BUCKETS);
 #pragma nounroll
 	for (int i = 0; i < DEVICE_CHAIN; i++) {
 		if (!node)
 			return;
 		device = node - __builtin_offsetof(struct net_device, index_hlist);
 		if (READ(device, ifindex) == index) {
-			read_kernel(to, DEVICE_NAME, device->name);
+			bpf_probe_read_kernel(to, DEVICE_NAME, device->name);
 			return;
 		}
-		read_kernel(&node, sizeof(node), node);
+		bpf_probe_read_kernel(&node, sizeof(node), node);
 	}
 }
 
@@ -58,9 +58,9 @@ struct asked { u16 family, port; u32 v4; u8 v6[16]; u32 zone; };
 /* The address that a system call was given, in the program's memory; a mapped one becomes IPv4's. */
 static __always_inline void read_asked(struct asked *asked, u64 address)
 {
-	read_user(asked, 8, (void *)address);
+	bpf_probe_read_user(asked, 8, (void *)address);
 	if (asked->family == AF_INET6)
-		read_user(asked->v6, 20, (void *)address + 8);
+		bpf_probe_read_user(asked->v6, 20, (void *)address + 8);
 	if (asked->family == AF_INET6 && is_mapped(asked->v6)) {
 		asked->family = AF_INET;
 		asked->v4 = *(u32 *)(asked->v6 + 12);

@@ -104,7 +104,7 @@ static __always_inline int left_bind(s64 ret)
 	call = current_call();
 	if (!current_socket(call.fd, &socket))
 		return 0;
-	read_kernel(&common, sizeof(common), &socket.sk->__sk_common);
+	bpf_probe_read_kernel(&common, sizeof(common), &socket.sk->__sk_common);
 	if ((common.skc_family != AF_INET && common.skc_family != AF_INET6) || !current_wanted(&cgroup))
 		return 0;
 	if (error)

@@ -6,7 +6,7 @@ static __always_inline void read_socket(struct event *event, struct sock_common 
 {
 	struct sock_common common;
 
-	read_kernel(&common, sizeof(common), from);
+	bpf_probe_read_kernel(&common, sizeof(common), from);
 	event->netns = READ(common.skc_net.net, ns.inum);
 	event->dport = NTOHS(common.skc_dport);
 	event->sport = common.skc_num;

@@ -47,14 +47,15 @@ OPTION(CGROUP_LEGACY, ANY)	/* the number of a controller whose hierarchy is of v
 #define IPPROTO_MPTCP 262
 
 /*
- * Under names of their own: where BCC does not find its names of them in /proc/kallsyms, it takes bpf_probe_read() instead,
+ * Where BCC does not find these names in /proc/kallsyms, it makes macros of them that take bpf_probe_read() instead,
  * which reads the kernel's memory for a process that passes a kernel address.
  */
-static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
-static long (*read_kernel_string)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
-static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user;
+#undef bpf_probe_read_kernel
+#undef bpf_probe_read_kernel_str
+#undef bpf_probe_read_user
+#undef bpf_probe_read_user_str
 
-#define READ(p, field) ({ typeof((p)->field) _v; read_kernel(&_v, sizeof(_v), &(p)->field); _v; })
+#define READ(p, field) ({ typeof((p)->field) _v; bpf_probe_read_kernel(&_v, sizeof(_v), &(p)->field); _v; })
 /*
  * The current task, and the fields of it and of what its pointers point to: without a call each since 5.11
  * (3ca1032ab7ab "bpf: Implement get_current_task_btf and RET_PTR_TO_BTF_ID").
@@ -68,11 +69,11 @@ static struct task_struct *(*current_task_btf)(void) = (void *)KERNEL_BPF_FUNC_g
 #else
 #define CURRENT_TASK() ((struct task_struct *)bpf_get_current_task())
 #define LOAD(p, field) READ(p, field)
-#define LOAD_COMM(to, p) read_kernel(to, sizeof(struct halves), (p)->comm)
+#define LOAD_COMM(to, p) bpf_probe_read_kernel(to, sizeof(struct halves), (p)->comm)
 #endif
 struct halves { u64 half[2]; };
 #define NTOHS(x) __builtin_bswap16(x)
-#define BITS(p, offset, width) ({ u8 _b; read_kernel(&_b, 1, (u8 *)(p) + (offset) / 8); _b >> (offset) % 8 & ((1 << (width)) - 1); })
+#define BITS(p, offset, width) ({ u8 _b; bpf_probe_read_kernel(&_b, 1, (u8 *)(p) + (offset) / 8); _b >> (offset) % 8 & ((1 << (width)) - 1); })
 
 /* System calls; sendto() and sendmsg() connect too, with MSG_FASTOPEN. And where their number and arguments are. */
 #ifdef HAVE_pt_regs_orig_ax /* x86-64 */
@@ -229,7 +230,7 @@ static __always_inline void append_path(struct cgroup_path *path, struct kernfs_
 		asm volatile("" : "+r"(at));
 		at &= CGROUP_TEXT - 1;
 		path->text[at] = who;
-		length = read_kernel_string(path->text + at + 1, CGROUP_NAME, name);
+		length = bpf_probe_read_kernel_str(path->text + at + 1, CGROUP_NAME, name);
 		if (length < 0)
 			break;
 		path->length = at + 1 + (length & (2 * CGROUP_NAME - 1));
@@ -361,10 +362,10 @@ static __always_inline int current_socket(int fd, struct socket *socket)
 
 	if (fd < 0 || fd >= LOAD(table, max_fds))
 		return 0;
-	read_kernel(&file, sizeof(file), (struct file **)LOAD(table, fd) + fd);
+	bpf_probe_read_kernel(&file, sizeof(file), (struct file **)LOAD(table, fd) + fd);
 	if (!file)
 		return 0;
-	read_kernel(socket, sizeof(*socket), READ(file, private_data));
+	bpf_probe_read_kernel(socket, sizeof(*socket), READ(file, private_data));
 	return (void *)socket->file == file; /* not every file's private data is a socket */
 }
 

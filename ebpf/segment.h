@@ -28,7 +28,7 @@ static __always_inline int read_tcp(struct segment *segment, const void *at, str
 	struct tcp_header tcp = {};
 	int from_client;
 
-	read_kernel(&tcp, sizeof(tcp), at);
+	bpf_probe_read_kernel(&tcp, sizeof(tcp), at);
 	from_client = (tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 	if (!from_client && (!(tcp.flags & TCP_ACK) || !(tcp.flags & (TCP_SYN | TCP_RST))))
 		return 0;
@@ -50,7 +50,7 @@ static __always_inline int read_segment(struct segment *segment, struct sk_buff 
 	struct ipv6_header v6 = {};
 
 	if (protocol == ETH_P_IP) {
-		read_kernel(&v4, sizeof(v4), start);
+		bpf_probe_read_kernel(&v4, sizeof(v4), start);
 		if (v4.protocol != IPPROTO_TCP || NTOHS(v4.fragment) & 0x1fff)
 			return 0;
 		*(u32 *)&saddr = v4.saddr;
@@ -59,7 +59,7 @@ static __always_inline int read_segment(struct segment *segment, struct sk_buff 
 	}
 	if (protocol != ETH_P_IPV6)
 		return 0;
-	read_kernel(&v6, sizeof(v6), start);
+	bpf_probe_read_kernel(&v6, sizeof(v6), start);
 	return v6.next == IPPROTO_TCP && read_tcp(segment, start + sizeof(v6), &v6.saddr, &v6.daddr);
 }
 

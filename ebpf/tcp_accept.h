@@ -51,7 +51,7 @@ static __always_inline struct sock *untyped(struct sock *typed)
 {
 	struct sock *sk = NULL;
 
-	read_kernel(&sk, sizeof(sk), &typed);
+	bpf_probe_read_kernel(&sk, sizeof(sk), &typed);
 	return sk;
 }
 

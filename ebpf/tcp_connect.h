@@ -247,12 +247,12 @@ static __always_inline void read_route(struct asked *asked, struct sock *sk)
 	u16 port;
 
 	if (asked->family == AF_INET6) {
-		read_kernel(&v6, sizeof(v6), &sk->__sk_common.skc_v6_daddr);
+		bpf_probe_read_kernel(&v6, sizeof(v6), &sk->__sk_common.skc_v6_daddr);
 		if (v6.half[0] || v6.half[1])
 			*(struct halves *)asked->v6 = v6;
 		return;
 	}
-	read_kernel(&port, sizeof(port), route->uli);
+	bpf_probe_read_kernel(&port, sizeof(port), route->uli);
 	if (!port)
 		return;
 	asked->port = port;

@@ -463,3 +463,25 @@ def test_process_that_compiles_sees_no_addresses_of_symbols_and_opens_files_as_b
 ) -> None:
     done = run(sys.executable, "-c", SYMBOLS_ARE_HIDDEN, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("False 0 True ['CAP_SYSLOG']\n", "")
+
+
+KERNEL_ADDRESS = """
+import ctypes, socket
+(text,) = (line.split()[0] for line in open("/proc/kallsyms") if line.endswith(" _stext\\n"))
+libc, client = ctypes.CDLL(None, use_errno=True), socket.socket()
+libc.connect(client.fileno(), ctypes.c_void_p(int(text, 16)), 28)
+print(text.strip("0"), ctypes.get_errno())
+"""
+
+
+def test_kernel_memory_is_not_reported_as_an_address_whatever_capabilities_ig_has(
+    start_ig: Start, namespace: Namespace
+) -> None:
+    """Without CAP_SYSLOG the kernel hides its symbols, and BCC would read what an address is of."""
+    without = ("setpriv", "--bounding-set=-syslog")
+    only = ("--host", "-o", "json", "-F", f"netns=={namespace.inode}")
+    tracer = start_ig("trace", "tcpconnect", *only, within=without)
+    address, error = namespace.run(sys.executable, "-c", KERNEL_ADDRESS).split()
+    assert (bool(address), error) == (True, "14")
+    (event,) = tracer.wait_for(bool, 1)
+    assert (event["error"], event["dst"]["addr"], event["dst"]["port"]) == ("EFAULT", "0.0.0.0", 0)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.host.reports import Report, Reports
@@ -49,12 +49,19 @@ class Tracer:
     """A running `ig`. Its stdout is in `reports`, its stderr (all of it so far) in `stderr`."""
 
     def __init__(
-        self, *arguments: object, environment: Mapping[str, str] | None = None, ready: bool = True
+        self,
+        *arguments: object,
+        environment: Mapping[str, str] | None = None,
+        ready: bool = True,
+        within: Sequence[str] = (),
     ) -> None:
-        """Start `ig ARGUMENTS`, and unless `ready` is false wait until every probe is attached."""
+        """Start `ig ARGUMENTS`, and unless `ready` is false wait until every probe is attached.
+
+        `within` is a command that runs it.
+        """
         self._folder = tempfile.TemporaryDirectory(prefix="ig-")
         ready_file = Path(self._folder.name) / "ready"
-        command = [str(IG), *map(str, arguments)]
+        command = [*within, str(IG), *map(str, arguments)]
         if ready:
             command += ["--ready-file", str(ready_file)]
         self._stderr_file = Path(self._folder.name) / "stderr"
