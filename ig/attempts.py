@@ -15,6 +15,8 @@ OUTCOMES = hyphenated(enum_names("tcp.h", "outcome"), NONE="", DONE="established
 """How attempts end, in the same way."""
 _FAILURES = frozenset(map(OUTCOMES.index, ("refused", "timed-out", "unreachable", "failed")))
 _OPEN = frozenset(map(OUTCOMES.index, ("abandoned", "unanswered")))
+ESTABLISHED = OUTCOMES.index("established")
+"""The number of that outcome."""
 SLOW = SECOND
 """Nanoseconds from which an answer is marked as slow."""
 
@@ -33,6 +35,16 @@ def _attempt_style(batch: Batch) -> Sequence[str]:
             batch.fields["retransmits"],
             strict=True,
         )
+    ]
+
+
+def failed(batch: Batch) -> Sequence[bool]:
+    """Return of each event whether it is reported with --failures: see FAILURE_ONLY in tcp.h."""
+    outcomes = batch.fields["outcome"]
+    updates = batch.fields.get("update") or [0] * len(batch)
+    return [
+        bool(outcome) and (outcome != ESTABLISHED or bool(update))
+        for outcome, update in zip(outcomes, updates, strict=True)
     ]
 
 

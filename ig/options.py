@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ig.columns import failures
 from ig.gadget import Gadget, Param
 
 WHOSE = (
@@ -211,6 +212,7 @@ def replay_params() -> tuple[Param, ...]:
             "Sort sockets, or a summary, by these columns; -COLUMN: descending.",
         ),
         Param("all", ("--all",), "flag", "Include TIME_WAIT and Docker's DNS resolver in tables."),
+        failures("what failed, was abandoned or is unanswered"),
         *(param for param in shared if param.name not in live),
     )
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ig import buckets
-from ig.attempts import OUTCOMES
+from ig.attempts import ESTABLISHED, OUTCOMES
 from ig.ends import ZONED, addresses, end_columns, end_kind, peers
 from ig.gadget import Batch, Column, Kind, Sums, of_each
 from ig.summary import CLOSE, CONNECT, DIRECTIONS, SHOWN, UNANSWERED, Counts, Times
 from ig.values import format_short
 
-_ESTABLISHED = OUTCOMES.index("established")
 _OUTGOING, _INCOMING = map(DIRECTIONS.index, ("outgoing", "incoming"))
 _BUCKET = ("from", "to", "count")
 """The keys of a bucket: its smallest number of ns, that of the next bucket, and how many."""
@@ -132,7 +131,7 @@ def _listed(times: Times) -> tuple[tuple[int, int, int], ...]:
 
 def _style(batch: Batch) -> list[str]:
     """Return `failure` where nothing was established, `warning` where something was not."""
-    shares = [(each.attempts, each.outcomes[_ESTABLISHED]) for each in batch.fields["counts"]]
+    shares = [(each.attempts, each.outcomes[ESTABLISHED]) for each in batch.fields["counts"]]
     return ["" if every == good else "warning" if good else "failure" for every, good in shares]
 
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
+from ig.attempts import failed
 from ig.commands.display import DisplayOptions
 from ig.commands.setup import selection
-from ig.errors import IgError
+from ig.errors import IgError, UsageError
 from ig.gadget import NOTHING, Batch, Gadget, Stage, of_each
 from ig.kernel import netns
 from ig.output.recorder import Recorder
@@ -108,7 +109,7 @@ def play(
     display.show_pods(value.owners if value and kind == "batch" else ())
     limit = Limit(options.get("max_events") or 0)
     stages = _bounded(gadget, _shown_stages(gadget, display, options, played.header), played)
-    filters = [*display.filters, *_chosen(options), limit]
+    filters = [*display.filters, *_chosen(options), *_failures(gadget, options), limit]
     sink = Chain(filters, Chain(stages, display.sink(stream)))
     take = _takers(sink, options)
     gc.enable()  # the launcher disabled it
@@ -234,6 +235,26 @@ def _chosen(options: Mapping[str, Any]) -> list[Stage]:
         return of_each(batch.owners, wants)
 
     return [Filter(keep)]
+
+
+def _failures(gadget: Gadget, options: Mapping[str, Any]) -> list[Stage]:
+    """Return the stage that leaves out what did not fail, if --failures is given.
+
+    Attempts are chosen as the kernel's programs do: with one that was reported as unanswered also
+    its end. Raises UsageError for a gadget whose events cannot fail.
+    """
+    if not options.get("failure_only"):
+        return []
+    names = {column.name for column in gadget.columns}
+    if "outcome" in names:
+        return [Filter(failed)]
+    if "error" in names:
+        return [Filter(lambda batch: batch.fields["error"])]
+    raise UsageError(
+        f"A recording of {gadget.name} has no failures.",
+        "--failures is for recordings of connects, accepts and binds.",
+        "Use -F to choose by the columns that --columns lists.",
+    )
 
 
 def _shown_stages(

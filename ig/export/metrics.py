@@ -11,7 +11,7 @@ from importlib.metadata import version
 from itertools import repeat
 
 from ig import buckets
-from ig.attempts import OUTCOMES
+from ig.attempts import ESTABLISHED, OUTCOMES
 from ig.container import UNKNOWN_RUNTIME, Container
 from ig.ends import ADDRESSES, peers, shown_end
 from ig.export.destinations import Destinations, port_name
@@ -32,7 +32,6 @@ _HOST = ("",) * len(OWNER)
 UNKNOWN = "unknown"
 _UNKNOWN = (UNKNOWN,) * len(OWNER)
 _ENDS = (*OWNER, "destination", "port")
-_ESTABLISHED = OUTCOMES.index("established")
 
 
 class _Counted:
@@ -168,7 +167,7 @@ class Metrics:
                     added = self._add_retransmits((*labels, KINDS[kind]), measure, now)
                 elif measure.type == CONNECT:
                     added = self._add(labels, measure, total, now)
-                    if "cause_kind" in fields and measure.outcome != _ESTABLISHED:
+                    if "cause_kind" in fields and measure.outcome != ESTABLISHED:
                         added |= self._add_failure((*labels, cause or UNKNOWN), measure, now)
                 else:
                     added = self._add_bytes((*owner, destination), measure, now)
@@ -191,7 +190,7 @@ class Metrics:
         added = {connects: connects.add((*labels, outcome), measure.number, *room)}
         if measure.retransmits:
             added[retransmits] = retransmits.add((*labels, "syn"), measure.retransmits, *room)
-        if measure.bucket and measure.outcome == _ESTABLISHED:
+        if measure.bucket and measure.outcome == ESTABLISHED:
             low, end = buckets.bounds(measure.bucket)
             numbers = measure.number, total
             added[durations] = durations.observe(labels, low, numbers, *room)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 
-from ig.attempts import OUTCOMES
+from ig.attempts import ESTABLISHED
 from ig.container import HOST
 from ig.ends import ADDRESSES
 from ig.gadget import Batch
 from ig.summary import ACCEPT, CONNECT, UNANSWERED, measures
 from ig.top.rows import Row
 from ig.top.traffic import End
-
-_ESTABLISHED = OUTCOMES.index("established")
 
 
 def rows_of(batch: Batch, accepted: bool) -> list[Row]:
@@ -36,7 +34,7 @@ def rows_of(batch: Batch, accepted: bool) -> list[Row]:
             address = "" if end[2] else ADDRESSES[end[:2]]
             row = rows[key] = Row(owner, accepted, peer, address, near, far)
             row.other = bool(end[2])
-        if accepted or measure.outcome == _ESTABLISHED:
+        if accepted or measure.outcome == ESTABLISHED:
             row.new += measure.number
         elif measure.outcome != UNANSWERED:
             row.failed += measure.number

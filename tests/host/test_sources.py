@@ -118,6 +118,9 @@ def test_recording_of_a_trace_is_shown_as_it_was(
     assert documents == events
     rows = list(csv.DictReader(io.StringIO(replayed(path, "-o", "csv=dst.port,outcome"))))
     assert [row["outcome"] for row in rows] == [event["outcome"] for event in events]
+    assert replayed(path, "--failures", "-o", "json") == replayed(
+        path, "-F", "outcome!=established", "-o", "json"
+    )
     assert len(replayed(path, "--max-events", 2, "-o", "jsonl").splitlines()) == 2
     assert replayed(path, "-c", "none-such", "-o", "json") == ""
     assert len(replayed(path, "--host-only", "-o", "json").splitlines()) == ATTEMPTS

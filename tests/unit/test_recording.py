@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ig.attempts import OUTCOMES, failed
 from ig.commands import replay
 from ig.container import HOST, Container
-from ig.errors import IgError
+from ig.errors import IgError, UsageError
 from ig.gadget import Batch
 from ig.gadgets import declared
 from ig.output import recorder, recording
@@ -360,6 +361,17 @@ def played(path: Path, output: str = "json") -> str:
         stream = Stream(file.fileno(), lambda: False)
         replay.play(Recording(str(path)), {"output": output}, stream, nullcontext)
     return printed.read_text()
+
+
+def test_failures_of_a_recording_are_those_that_the_trace_would_report(path: Path) -> None:
+    names = ("", "established", "refused", "unanswered", "established", "abandoned")
+    outcomes, updates = list(map(OUTCOMES.index, names)), [0, 0, 0, 0, 1, 0]
+    kept = failed(Batch({"outcome": outcomes, "update": updates}, [HOST] * 6))
+    assert kept == [False, False, True, True, True, True]
+    record_sockets(path, sockets(1))
+    chosen = {"failure_only": True, "output": "json"}
+    with pytest.raises(UsageError, match="snapshot_socket has no failures"):
+        replay.play(Recording(str(path)), chosen, Stream(1, lambda: False), nullcontext)
 
 
 def record_sockets(path: Path, batch: Batch) -> None:
