@@ -203,7 +203,8 @@ def test_counts_of_intervals_add_up_and_kept_ones_grow_while_packets_are_sent(
     assert packets == sorted(packets) or not keep
     times = [row["timestamp"] for row in received]
     assert times == sorted(set(times))
-    assert {row["largest"] for row in received} == {128}
+    # An interval at the beginning or the end may have fewer than one packet of each size.
+    assert {row["largest"] for row in received if row["packets"] >= PACKETS} == {128}
 
 
 def test_keys_without_room_are_counted_as_other_and_that_is_reported(

@@ -72,6 +72,8 @@ def hold():
     opening = threading.Thread(target=open_own)
     opening.start()
     opening.join()
+    while os.path.exists(f"/proc/self/task/{opening.native_id}"):
+        pass  # the kernel has yet to end it
 
 held, children = [], []
 steps = {
