@@ -375,7 +375,7 @@ def test_ready_file_that_is_there_is_replaced_and_not_written_to(
         until(lambda: path.read_text() == f"{tracer.process.pid}\n", "the ready file")
         assert before.read() == "of the last run"
     assert [each.name for each in tmp_path.iterdir()] == ["ready"]
-    assert tracer.stop()[1:] == ("", 0)
+    assert tracer.stop()[2] == 0
 
 
 def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
