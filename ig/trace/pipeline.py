@@ -29,6 +29,9 @@ _MANY = 4096  # records in a read after which the next one follows without a pau
 _SETTLED = 5_000_000  # ns after which no earlier record can still arrive
 _SUSPENDED = 400_000_000  # ns without a step after which changes from the runtimes may be late
 _CATCH_UP = 250_000_000  # ns to wait for these changes
+_MOST_WAITING = 32768
+"""Events that wait for these changes, before others are left in the ring: some 50 MB."""
+_MOST_PASSED = 8192  # events that are passed on at once; their text takes memory, too
 _MOST_HELD = 8192  # events that wait for their owner to become known: some 10 MB
 _CLOCK_STEP = 10_000_000  # ns by which the wall clock must have moved against the kernel's
 Fields = Mapping[str, Sequence[Any]]
@@ -169,12 +172,17 @@ class Pipeline:
         return self.enough() or 0 < self.intervals <= self._ticks
 
     def _step(self, until: int | None = None, last: bool = True) -> int:
-        """Read new records and pass on the events that are due; return the number read.
+        """Read new records and pass on the events that are due; return how many make it go on.
 
         Of those later than `until`, none count, and none are kept if it is the `last` time.
         """
         now = time.monotonic_ns()
-        records = list(self.source.records())
+        if now - self._stepped > _SUSPENDED:
+            self._resumed = now
+        self._stepped = now
+        late = now - self._resumed < _CATCH_UP
+        full = late and until is None and len(self._waiting) >= _MOST_WAITING
+        records = [] if full else list(self.source.records())
         later = [] if until is None else [record for record in records if record[0] > until]
         if later and last:
             records = [record for record in records if record[0] <= until]
@@ -184,19 +192,18 @@ class Pipeline:
         if cgroups or self._waiting or self._held:
             self.attribution.catch_up()
         self.attribution.update(cgroups)
-        if now - self._stepped > _SUSPENDED:
-            self._resumed = now
-        self._stepped = now
-        if (self._waiting or self._held) and now - self._resumed >= _CATCH_UP:
+        due = 0
+        if (self._waiting or self._held) and not late:
             self._waiting.sort(key=itemgetter(0))
             due = bisect_right(self._waiting, now - _SETTLED, key=itemgetter(0))
-            ready = self._ready(self._waiting[:due], now)
-            del self._waiting[:due]
+            passed = min(due, _MOST_PASSED)
+            ready = self._ready(self._waiting[:passed], now)
+            del self._waiting[:passed]
             if ready:
                 self._pass_on(ready)
         if self.holding:
             self._passing(self.holding.release)
-        return len(records) - (0 if last else len(later))
+        return max(len(records) - (0 if last else len(later)), due - _MOST_PASSED)
 
     def _ready(self, due: list[tuple[Any, ...]], now: int) -> list[tuple[Any, ...]]:
         """Return the events that can be passed on; hold those whose owner may become known."""
