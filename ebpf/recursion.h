@@ -65,9 +65,9 @@ int raw_tp__##name(struct name##_arguments *ctx) \
 }
 
 /*
- * The program at a system call's end, where `wanted`. That at the end of the call's function, for 64-bit tasks, is not
- * preempted but for the few instructions at its ends, before 6.10 as the kernel itself is: if it runs already on this CPU,
- * the kernel skips it, and counts that.
+ * The program at a system call's end, where `wanted`. That at the end of the call's function, for 64-bit tasks, is
+ * preempted only in the few instructions at its ends, before 6.10 as the kernel itself is; a task that is to yield
+ * meanwhile yields there. Until it goes on, the kernel skips the program for other tasks on this CPU, and counts that.
  */
 KERNEL_FUNCTION(bpf_preempt_disable, bpf_preempt_enable)
 static void (*preempt_disable)(void) = (void *)KERNEL_FUNCTION_bpf_preempt_disable;

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
-from ig.bpf.attach import import_bcc
+from ig.bpf.attach import PREEMPTED, import_bcc
 from ig.bpf.btf import FUNCTION, STRUCT, Btf
 from ig.bpf.syscalls import attach_raw_tracepoint, library, load_fexit
 
@@ -114,6 +114,15 @@ def apiserver() -> Path:
 def has_drop_reasons() -> bool:
     """Say whether the kernel says why it drops a segment: since Linux 5.17."""
     return bool(Btf().enum("skb_drop_reason"))
+
+
+@cache
+def preempts_programs() -> bool:
+    """Say whether a task may be preempted in a BPF program of ours: since Linux 7.0.
+
+    The kernel skips the same program for other tasks on that processor meanwhile, and counts that.
+    """
+    return Btf().find_id(PREEMPTED, FUNCTION) > 0
 
 
 @cache

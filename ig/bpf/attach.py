@@ -38,7 +38,7 @@ _DECIDE = "decide"  # called by user space, see ig.h
 _MACHINES = ("x86_64", "aarch64")
 _ACCEPTS = {"43", "288"} if platform.machine() == "x86_64" else {"202", "242"}
 """The numbers of accept() and accept4(): NR_ACCEPT and NR_ACCEPT4 of ig.h."""
-_PREEMPTED = "init_srcu_struct_fast"
+PREEMPTED = "init_srcu_struct_fast"
 """A function of the kernels whose tracepoints may be preempted: since 7.0 (a46023d5616e "tracing:
 Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast"), which needs it."""
 _LASTING = "bpf_tramp_image"
@@ -112,7 +112,7 @@ def load(
     losses = c_text.losses(text)
     numbers = {name: number for number, name in enumerate((*losses, "LOSSES"))}
     defaults = {**dict(_OPTION.findall(text)), **_constants(declarations), **numbers}
-    preemptible = "PREEMPTIBLE" in defines or btf.find_id(_PREEMPTED, FUNCTION) > 0
+    preemptible = "PREEMPTIBLE" in defines or btf.find_id(PREEMPTED, FUNCTION) > 0
     for way in _ways(preemptible, btf):
         macros = {**defaults, **dict.fromkeys(way, 1), **defines}
         with suppress(OSError):

@@ -10,6 +10,12 @@ from tests.host.waiting import PATIENCE
 Report = dict[str, Any]
 
 
+def most_lost(said: str) -> int:
+    """Return how many events were lost at most, by the last report on stderr of JSON."""
+    reports = [line for line in said.splitlines() if line.startswith('{"type": "lost"')]
+    return int(json.loads(reports[-1])["count"]) if reports else 0
+
+
 class Reports:
     """The lines of a stream, kept as they come; those that are JSON objects also as `objects`."""
 

@@ -1,6 +1,5 @@
 """Whose an event is, in cgroups that are made by hand: many, deep, gone, in two hierarchies."""
 
-import json
 import os
 import re
 import signal
@@ -14,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.features import preempts_programs
 from tests.host.cgroups import legacy, new_cgroup, unified
 from tests.host.engine import Engine
 from tests.host.fake_engine import FakeEngine
 from tests.host.namespace import Namespace
-from tests.host.reports import Report
+from tests.host.reports import Report, most_lost
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
 
@@ -262,6 +262,8 @@ def test_cgroups_that_no_runtime_names_take_no_more_memory_at_full_rate(
         tracer.terminate()
         assert tracer.wait(PATIENCE) == 0
         counter.thread.join(PATIENCE)
-    (*_, causes) = ({}, *(json.loads(line)["causes"] for line in losses(said.read_text())))
-    assert counter.lines + sum(causes.values()) == 2 * rounds * count * 4 + 1, causes
+    missing = 2 * rounds * count * 4 + 1 - counter.lines
+    told = most_lost(said.read_text())
+    assert 0 <= missing <= told, said.read_text()
+    assert preempts_programs() or missing == told, said.read_text()
     assert int(status.partition("VmHWM:")[2].split()[0]) < 130 << 10

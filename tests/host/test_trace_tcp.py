@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.features import preempts_programs
 from tests.host.engine import Engine
 from tests.host.namespace import Namespace
-from tests.host.reports import Report
+from tests.host.reports import Report, most_lost
 from tests.host.tracer import Tracer
 from tests.host.waiting import EMULATED, until
 from tests.host.watched import WatchedNamespace
@@ -60,17 +61,28 @@ def test_nothing_is_lost_between_threads_of_two_containers(
     tracer = ig("trace", "tcp", "--port", port)
     engine.connect(client, server.address, port, "--threads", threads, "--count", count)
     total = threads * count
-    tracer.wait_for(lambda event: event["type"] == "close", 2 * total, 60)
-    events, said, _ = tracer.stop()
-    assert "lost" not in said
+    made = Counter(
+        {
+            ("connect", client.name): total,
+            ("accept", server.name): total,
+            ("close", client.name): total,
+            ("close", server.name): total,
+        }
+    )
     # On a busy machine an attempt may be unanswered for a second, and is shown again at its end.
+    until(
+        lambda: (
+            sum(not event.get("update") for event in tracer.events) + most_lost(tracer.stderr)
+            >= made.total()
+        ),
+        "all events",
+    )
+    events, said, _ = tracer.stop()
     once = [event for event in events if not event.get("update")]
-    assert Counter((e["type"], e["runtime"]["containerName"]) for e in once) == {
-        ("connect", client.name): total,
-        ("accept", server.name): total,
-        ("close", client.name): total,
-        ("close", server.name): total,
-    }
+    found = Counter((event["type"], event["runtime"]["containerName"]) for event in once)
+    assert not found - made
+    assert (made - found).total() <= most_lost(said)
+    assert preempts_programs() or "lost" not in said
 
 
 def test_all_that_is_on_its_way_at_the_end_is_reported(
@@ -290,10 +302,18 @@ def test_server_with_many_threads_in_accept_loses_nothing(
     port = server.reports.ready()["port"]
     tracer = start_ig("trace", "tcp", "--host", "--accept-only", "-o", "json")
     made = namespace.connect("127.0.0.1", port, "--threads", 20, "--count", 53)
-    events = tracer.wait_for(lambda event: event["netns_id"] == namespace.inode, len(made))
-    assert sorted(event["dst"]["port"] for event in events) == sorted(
-        each["source_port"] for each in made
-    )
+
+    def accepted() -> list[Report]:
+        return [event for event in tracer.events if event["netns_id"] == namespace.inode]
+
+    until(lambda: len(accepted()) + most_lost(tracer.stderr) >= len(made), "all accepts")
+    _, said, _ = tracer.stop()
+    events = accepted()
+    ports = Counter(event["dst"]["port"] for event in events)
+    clients = Counter(each["source_port"] for each in made)
+    assert not ports - clients
+    assert (clients - ports).total() <= most_lost(said)
+    assert preempts_programs() or not most_lost(said)
     assert {event["proc"]["pid"] for event in events} == {server.pid}
     assert len({event["proc"]["tid"] for event in events}) > 1
 
