@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ig import buckets
+from tests.features import preempts_programs
 from tests.host.engine import Engine
 from tests.host.namespace import Namespace, Program
 from tests.host.tracer import IG, Tracer, ordinary_user
@@ -76,7 +77,8 @@ def test_top_counts_what_connections_transfer(
     do(load, signal.SIGUSR2)
     tracer.wait_for(lambda interval: not interval["rows"])
     intervals, said, code = tracer.stop()
-    assert (said, code) == ("", 0)
+    assert code == 0
+    assert preempts_programs() or not said  # there the kernel counts more than is missed
     found = rows(tracer)
     assert {row["open"] for row in found} >= {COUNT, 2 * COUNT}
     assert total(found, "new") == COUNT
