@@ -18,6 +18,7 @@ from pathlib import Path
 from ig.bpf.attach import PREEMPTED, import_bcc
 from ig.bpf.btf import FUNCTION, STRUCT, Btf
 from ig.bpf.syscalls import attach_raw_tracepoint, library, load_fexit
+from ig.errors import KernelRefused
 
 IPPROTO_MPTCP = 262
 _ENOUGH, _SEEN_WITHIN = 5, 3.0  # switches of tasks, and seconds in which they happen
@@ -113,7 +114,9 @@ def apiserver() -> Path:
 
 def has_drop_reasons() -> bool:
     """Say whether the kernel says why it drops a segment: since Linux 5.17."""
-    return bool(Btf().enum("skb_drop_reason"))
+    with suppress(KernelRefused):
+        return bool(Btf().enum("skb_drop_reason"))
+    return False  # it has no types (BTF)
 
 
 @cache
