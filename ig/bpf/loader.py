@@ -28,9 +28,8 @@ from ig.bpf.attach import import_bcc, load
 from ig.bpf.contract import check_filters, source
 from ig.bpf.syscalls import attach_raw_tracepoint
 from ig.errors import IgError, KernelRefused, MissingDependency
-from ig.kernel.capabilities import hide_kernel_symbols
+from ig.kernel.capabilities import end_with_parent, hide_kernel_symbols
 from ig.kernel.mounts import lockdown_refusal
-from ig.kernel.processes import end_with_parent
 from ig.stop import SIGNALS
 
 _MOST_DESCRIPTORS = 64

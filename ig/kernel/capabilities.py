@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
@@ -34,7 +35,7 @@ _SEARCH = Capability.CAP_DAC_READ_SEARCH
 _OVERRIDE = Capability.CAP_DAC_OVERRIDE
 _VERSION_3 = 0x20080522
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of include/linux/proc_ns.h
-_PR_CAPBSET_DROP, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 24, 28, 38
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS = 1, 24, 28, 38
 _SECBIT_NO_SETUID_FIXUP = 1 << 2
 _NOBODY = 65534
 _Sets = tuple[int, int, int]  # effective, permitted, inheritable, as in struct user_cap_data
@@ -121,6 +122,14 @@ def drop(used: Iterable[Use], keep: Iterable[Capability] = (Capability.CAP_BPF,)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _set_capabilities((needed, needed, 0))
     _given_up = needed != held
+
+
+def end_with_parent() -> None:
+    """Have this process killed when its parent ends, also if it hangs or is stopped.
+
+    A change of the effective user undoes it. Source: PR_SET_PDEATHSIG(2const).
+    """
+    _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def hide_kernel_symbols() -> None:

@@ -8,7 +8,6 @@ Source: proc(5), namespaces(7), ptrace(2) ("Ptrace access mode checking").
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -16,13 +15,12 @@ import struct
 import threading
 from contextlib import suppress
 
-from ig.kernel.capabilities import Capability, drop, holds
+from ig.kernel.capabilities import Capability, drop, end_with_parent, holds
 
 _FILES = ("ns/mnt", "ns/net", "cgroup", "stat", "uid_map", "net/fib_trie", "net/if_inet6")
 _QUESTION = struct.Struct("=qB")  # a process, and the place of a file in _FILES
 _MOST = 65536  # bytes of an answer: the content after a letter, so that none is empty
 _TIMEOUT = 2.0  # seconds
-_PR_SET_PDEATHSIG = 1
 
 _child: socket.socket | None = None
 _asking = threading.Lock()
@@ -88,8 +86,7 @@ def _serve(parent: socket.socket) -> None:
         # A terminal's Ctrl-C goes to all its processes.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
-        # Stopped it would not see that its parent is gone.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        end_with_parent()  # stopped it would not see that its parent is gone
         os.dup2(parent.fileno(), 0)
         os.closerange(1, os.sysconf("SC_OPEN_MAX"))
         os.chdir("/")

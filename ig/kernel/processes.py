@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import signal
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -19,18 +18,9 @@ from ig.kernel import monitor
 
 _PID, _CGROUP = 0xEFFFFFFC, 0xEFFFFFFB  # PROC_PID_INIT_INO, PROC_CGROUP_INIT_INO
 _CLONE_NEWCGROUP = 0x02000000
-_PR_SET_PDEATHSIG = 1
 
 Path = tuple[str, ...]
 """A cgroup: the names from its hierarchy's root, which has none, down to its own."""
-
-
-def end_with_parent() -> None:
-    """Have this process killed when its parent ends, also if it hangs or is stopped.
-
-    A change of the effective user undoes it. Source: PR_SET_PDEATHSIG(2const).
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def started(pid: int) -> int:

@@ -146,7 +146,6 @@ def _together(group: Sequence[Row]) -> Row:
     first = min(group, key=lambda row: row.since)
     total.since, total.older = first.since, any(row.older for row in group)
     total.ended = 0 if any(not row.ended for row in group) else max(row.ended for row in group)
-    total.failed_at = max(row.failed_at for row in group)
     total.owners = len({row.whose for row in group})
     if total.owners > 1:
         pods = {(row.owner.pod_namespace, row.owner.pod_name) for row in group}

@@ -172,9 +172,11 @@ class Pipeline:
         return self.enough() or 0 < self.intervals <= self._ticks
 
     def _step(self, until: int | None = None, last: bool = True) -> int:
-        """Read new records and pass on the events that are due; return how many make it go on.
+        """Read new records and pass on the events that are due.
 
-        Of those later than `until`, none count, and none are kept if it is the `last` time.
+        Return the number of records read, or, if that is greater, of due events that are left for
+        the next step. Of those later than `until`, none count, and none are kept if it is the
+        `last` time.
         """
         now = time.monotonic_ns()
         if now - self._stepped > _SUSPENDED:

@@ -195,10 +195,10 @@ def test_no_command_takes_more_memory_for_engines_that_lie(
 def test_doctor_takes_no_more_memory_for_runtimes_that_lie(
     liar: Callable[..., Path], grpc_liar: Callable[..., tuple[GrpcLiar, Path]]
 ) -> None:
-    # One run for both: it loads every program, which takes seconds. Both answer at the same time.
+    # One run for both: it loads every program, which takes seconds.
     docker = ("--docker-socketpath", liar(ANSWERS[HEAVY[0]]))
     containerd = ("--containerd-socketpath", grpc_liar(CONTAINERD["names"])[1])
-    assert most_memory("doctor", *docker, *containerd) < 2 * MOST_MEMORY
+    assert most_memory("doctor", *docker, *containerd) < MOST_MEMORY + 50  # 194 to 218 were seen
 
 
 def most_memory(*words: object) -> int:

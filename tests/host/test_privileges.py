@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ig.kernel.capabilities import Reach, reach
+from tests.features import preempts_programs
 from tests.host.engine import Engine, PrivateEngine
 from tests.host.namespace import Namespace
 from tests.host.tracer import IG, Tracer, in_own_mounts
@@ -375,7 +376,9 @@ def test_ready_file_that_is_there_is_replaced_and_not_written_to(
         until(lambda: path.read_text() == f"{tracer.process.pid}\n", "the ready file")
         assert before.read() == "of the last run"
     assert [each.name for each in tmp_path.iterdir()] == ["ready"]
-    assert tracer.stop()[2] == 0
+    _, said, code = tracer.stop()
+    assert code == 0
+    assert preempts_programs() or not said
 
 
 def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:

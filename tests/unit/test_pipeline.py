@@ -156,7 +156,9 @@ def test_only_events_of_the_undecided_cgroup_wait() -> None:
     assert trace.step() == ["1,late", "3,late"]
 
 
-def test_a_reader_is_waited_for_no_longer_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_wait_for_their_owner_for_a_second_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     trace = Trace(WEB)
     trace.path(2, LATE)
     assert trace.step((ago(0.3), 2, 0, 1)) == []
