@@ -7,7 +7,6 @@ event is missing, wrong, or there twice.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections import defaultdict
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.host.namespace import PYTHON, Namespace, Program
-from tests.host.reports import Report
+from tests.host.reports import Report, lost_by_cause
 from tests.host.tracer import Tracer
 from tests.host.waiting import PATIENCE
 
@@ -67,8 +66,7 @@ def fuzz(seconds: float, seed: int) -> tuple[int, list[str]]:
 
 def counted(said: str) -> int:
     """Return how many ends `ig` says at last that it has missed of what nobody accepted."""
-    losses = [json.loads(line) for line in said.splitlines() if line.startswith('{"type": "lost"')]
-    return int(losses[-1]["causes"].get(UNSEEN, 0)) if losses else 0
+    return lost_by_cause(said).get(UNSEEN, 0)
 
 
 def prepare(namespace: Namespace) -> None:

@@ -11,7 +11,6 @@ code 1 if not, or if memory or descriptors grew.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -32,6 +31,7 @@ from tests.features import preempts_programs
 from tests.host.cgroups import new_cgroup, unified
 from tests.host.engine import Engine, Running, some_engine
 from tests.host.namespace import Program, program
+from tests.host.reports import lost_by_cause
 from tests.host.tracer import IG
 from tests.host.waiting import until
 
@@ -183,7 +183,9 @@ def soak(engine: Engine, folder: str, seconds: int) -> tuple[bool, bool]:
         "accept": served["succeeded"],
         "close": connects + served["succeeded"],
     }
-    lost = losses(stderr.read_text())
+    said = stderr.read_text()
+    lost = lost_by_cause(said)
+    sys.stderr.writelines(line for line in said.splitlines(True) if not line.startswith("{"))
     whole = account(wanted, reader.counts, lost, seconds) and code == 0
     most = {engine.name("server"): wanted["accept"] + served["succeeded"]}
     most |= {engine.name(f"client-{n}"): 2 * each["succeeded"] for n, each in enumerate(made)}
@@ -192,17 +194,6 @@ def soak(engine: Engine, folder: str, seconds: int) -> tuple[bool, bool]:
     print(f"passing cgroups' connects made, told, under another's name: {passed}, ", end="")
     print(f"{reader.counts['passing']}, {reader.counts['strange']}; owners right: {right}")
     return whole and right, is_flat(samples, reader.counts["lines"])
-
-
-def losses(said: str) -> Mapping[str, int]:
-    """Return the losses by cause that were told last; print what else was said."""
-    lost: Mapping[str, int] = {}
-    for line in said.splitlines():
-        if line.startswith("{"):
-            lost = json.loads(line)["causes"]
-        else:
-            print(line, file=sys.stderr)
-    return lost
 
 
 def account(

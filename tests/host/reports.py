@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tests.host.waiting import PATIENCE
@@ -10,10 +10,15 @@ from tests.host.waiting import PATIENCE
 Report = dict[str, Any]
 
 
-def most_lost(said: str) -> int:
-    """Return how many events were lost at most, by the last report on stderr of JSON."""
+def lost_by_cause(said: str) -> Mapping[str, int]:
+    """Return how many events were lost by each cause, by the last report on stderr of JSON."""
     reports = [line for line in said.splitlines() if line.startswith('{"type": "lost"')]
-    return int(json.loads(reports[-1])["count"]) if reports else 0
+    return dict(json.loads(reports[-1])["causes"]) if reports else {}
+
+
+def most_lost(said: str) -> int:
+    """Return how many events were lost at most, by all causes."""
+    return sum(lost_by_cause(said).values())
 
 
 class Reports:

@@ -1,7 +1,6 @@
 """Whose an event is, in cgroups that are made by hand: many, deep, gone, in two hierarchies."""
 
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -18,7 +17,7 @@ from tests.host.cgroups import legacy, new_cgroup, unified
 from tests.host.engine import Engine
 from tests.host.fake_engine import FakeEngine
 from tests.host.namespace import Namespace
-from tests.host.reports import Report, most_lost
+from tests.host.reports import Report, lost_by_cause, most_lost
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
 
@@ -51,10 +50,6 @@ def ids(events: list[Report]) -> list[str]:
     return [event["runtime"]["containerId"] for event in events]
 
 
-def losses(said: str) -> list[str]:
-    return re.findall(r'.*"type": "lost".*', said)
-
-
 @pytest.mark.parametrize("count", [320, 1_009, SUSPENDED])
 @pytest.mark.parametrize("end", ["stay", "go"])
 def test_cgroups_that_come_while_it_is_suspended_are_all_named(
@@ -69,7 +64,7 @@ def test_cgroups_that_come_while_it_is_suspended_are_all_named(
     again = connect(namespace, cgroup, "--count", 3)
     events = tracer.wait_for(bool, count + 3)
     assert ids(events) == names + again
-    assert not losses(tracer.stop()[1])
+    assert not most_lost(tracer.stop()[1])
 
 
 @pytest.mark.parametrize("end", ["stay", "go"])
@@ -97,11 +92,11 @@ def test_path_that_could_not_be_sent_is_looked_up_or_shown_as_unknown(
         }
     again = connect(namespace, deep, "--count", 3, "--seed", "again")
     tracer.wait_for(lambda event: event["runtime"]["containerId"] == again[-1])
-    assert not losses(tracer.stop()[1])
+    assert not most_lost(tracer.stop()[1])
     events, said, _ = chosen.stop()
     assert not events
-    lost = re.findall(r'"not shown: their owner was not known in time": (\d+)', said)
-    assert lost == ([] if end == "stay" else [str(count - len(known))])
+    unknown = {"not shown: their owner was not known in time": count - len(known)}
+    assert lost_by_cause(said) == ({} if end == "stay" else unknown)
 
 
 def test_cgroups_of_any_number_leave_a_busy_one_its_owner(
@@ -123,7 +118,7 @@ def test_cgroups_of_any_number_leave_a_busy_one_its_owner(
     connect(namespace, many, "--count", 3, "--seed", 0)
     events, said, _ = everything.stop()
     assert [name for name in ids(events) if name != busy] == names + names[:3]
-    assert not losses(said)
+    assert not most_lost(said)
     assert ids(tracer.stop()[0]) == [busy] * 5
 
 
@@ -200,7 +195,7 @@ def test_cgroup_of_the_host_stays_hidden_by_default(
     tracer.wait_for(bool)
     events, said, _ = tracer.stop()
     assert ids(events) == ["a" * 64]
-    assert not losses(said)
+    assert not most_lost(said)
 
 
 class Counted:
