@@ -183,9 +183,9 @@ def soak(engine: Engine, folder: str, seconds: int) -> tuple[bool, bool]:
         "accept": served["succeeded"],
         "close": connects + served["succeeded"],
     }
-    said = stderr.read_text()
-    lost = lost_by_cause(said)
-    sys.stderr.writelines(line for line in said.splitlines(True) if not line.startswith("{"))
+    told = stderr.read_text()
+    lost = lost_by_cause(told)
+    sys.stderr.writelines(line for line in told.splitlines(True) if not line.startswith("{"))
     whole = account(wanted, reader.counts, lost, seconds) and code == 0
     most = {engine.name("server"): wanted["accept"] + served["succeeded"]}
     most |= {engine.name(f"client-{n}"): 2 * each["succeeded"] for n, each in enumerate(made)}
