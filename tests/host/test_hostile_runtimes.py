@@ -26,6 +26,7 @@ import yaml
 from ig.containers.runtimes.messages import containerd_pb2, cri_pb2
 from ig.kernel.mounts import mounts
 from tests.host.namespace import Namespace, program
+from tests.host.serving import end_serving
 from tests.host.together import together
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
@@ -99,7 +100,8 @@ class Liar:
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
         self._server.listen()
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
         with suppress(OSError):
@@ -117,11 +119,7 @@ class Liar:
                 client.sendall(piece)
 
     def close(self) -> None:
-        # A blocked accept does not notice that its socket is closed, but that it is shut down.
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        for client in self._held:
-            client.close()
+        end_serving(self._server, self._thread, self._held)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from tests.host.namespace import Namespace, Program
 from tests.host.reports import Report
 from tests.host.runtime_drivers import ContainerdEngine, serving
 from tests.host.runtimes import IMAGE
+from tests.host.serving import end_serving
 from tests.host.tracer import IG, Tracer
 from tests.host.waiting import PATIENCE, until
 
@@ -266,7 +267,8 @@ class Busy:
         self._door.bind(str(path))
         self._door.listen()
         self.failed = threading.Event()
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
         with suppress(OSError):
@@ -288,8 +290,7 @@ class Busy:
                 client.sendall(piece)
 
     def close(self) -> None:
-        self._door.shutdown(socket.SHUT_RDWR)
-        self._door.close()
+        end_serving(self._door, self._thread)
 
 
 def test_container_is_named_although_its_first_inspections_failed(

@@ -16,6 +16,7 @@ import pytest
 from tests.host.reports import Report
 from tests.host.runtime_drivers import ContainerdEngine, PodmanEngine, serving
 from tests.host.runtimes import IMAGE
+from tests.host.serving import end_serving
 from tests.host.tracer import Tracer
 from tests.host.waiting import PATIENCE
 
@@ -34,8 +35,9 @@ class Proxy:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
-        self._sockets: list[socket.socket] = [self._listener]
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._sockets: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
         with suppress(OSError):
@@ -56,10 +58,7 @@ class Proxy:
             sink.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        for each in self._sockets:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        end_serving(self._listener, self._thread, self._sockets)
 
 
 def test_containerd_that_is_slow_to_answer_names_a_container_whose_id_is_a_word(

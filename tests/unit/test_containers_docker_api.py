@@ -21,6 +21,7 @@ from ig.containers.runtimes import docker_api
 from ig.containers.runtimes.docker_api import LARGEST_RECORD, Engine
 from ig.containers.store import MOST
 from ig.errors import RuntimeUnavailable
+from tests.host.serving import end_serving
 
 ID = "a" * 64
 BOUND = 5.0
@@ -47,7 +48,8 @@ class BadEngine:
         self._listener.listen()
         self._answer = answer
         self._open: list[socket.socket] = []
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
         with suppress(OSError):
@@ -62,10 +64,7 @@ class BadEngine:
                 self._answer(connection, request.split()[1].decode().partition("?")[0])
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for connection in self._open:
-            connection.close()
+        end_serving(self._listener, self._thread, self._open)
 
 
 Serve = Callable[[Answer], Engine]

@@ -18,6 +18,7 @@ from ig.containers.runtimes.cri import Cri
 from ig.containers.runtimes.docker_api import Docker, Podman
 from ig.containers.runtimes.messages import containerd_pb2
 from ig.errors import RuntimeUnavailable, UsageError
+from tests.host.serving import end_serving
 
 
 def test_all_runtimes_are_followed_by_default() -> None:
@@ -115,9 +116,11 @@ def test_answer_that_is_no_grpc_is_an_unavailable_runtime(
                     with connection:
                         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 1000)
 
-        threading.Thread(target=answer, daemon=True).start()
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
         with pytest.raises(RuntimeUnavailable):
             next(kind(path).watch(lambda: False))
+        end_serving(listener, thread)
 
 
 HEX = "a" * 64

@@ -14,6 +14,7 @@ from ig.errors import UsageError
 from ig.export.collector import LOGS, Exporter, import_sdk, parse_collector
 from ig.export.events import NOT_SENT, Events
 from ig.gadgets import declared
+from tests.host.serving import end_serving
 from tests.host.waiting import PATIENCE, until
 from tests.unit.test_export_attributes import attempt
 
@@ -49,9 +50,13 @@ def answering(*answers: bytes, again: bytes = b"", pause: float = 0.0) -> Iterat
                 while again and not ended.wait(pause):
                     connected.sendall(again)
 
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        ended.set()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ended.set()
+            end_serving(listener, thread)
 
 
 def exporter(url: str) -> Exporter:
