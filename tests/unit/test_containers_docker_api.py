@@ -22,9 +22,9 @@ from ig.containers.runtimes.docker_api import LARGEST_RECORD, Engine
 from ig.containers.store import MOST
 from ig.errors import RuntimeUnavailable
 from tests.host.serving import end_serving
+from tests.host.waiting import PATIENCE
 
 ID = "a" * 64
-BOUND = 5.0
 OK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 Answer = Callable[[socket.socket, str], None]
 
@@ -67,17 +67,17 @@ class BadEngine:
         end_serving(self._listener, self._thread, self._open)
 
 
-Serve = Callable[[Answer], Engine]
+Serve = Callable[..., Engine]
 
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
     engines: list[BadEngine] = []
 
-    def start(answer: Answer) -> Engine:
+    def start(answer: Answer, timeout: float = PATIENCE) -> Engine:
         path = tmp_path / "engine.sock"
         engines.append(BadEngine(path, answer))
-        return Engine("docker", str(path), ("create",), timeout=1)
+        return Engine("docker", str(path), ("create",), timeout=timeout)
 
     yield start
     for engine in engines:
@@ -140,7 +140,7 @@ def test_answer_that_is_no_http_is_an_unavailable_engine(serve: Serve, said: byt
 
 def test_engine_that_never_answers_is_given_up(serve: Serve) -> None:
     with pytest.raises(RuntimeUnavailable, match="timed out"):
-        watched(serve(lambda _connection, _path: None))
+        watched(serve(lambda _connection, _path: None, timeout=1))
 
 
 def endless(head: bytes, piece: bytes) -> Answer:
@@ -416,7 +416,7 @@ def ending(header: bytes, body: bytes, closes: bool = True) -> Answer:
     def answer(connection: socket.socket, path: str) -> None:
         if path == "/events":
             connection.sendall(header)
-            asked.wait(BOUND)
+            asked.wait(PATIENCE)
             connection.sendall(body)
             if closes:
                 connection.shutdown(socket.SHUT_RDWR)
@@ -424,7 +424,7 @@ def ending(header: bytes, body: bytes, closes: bool = True) -> Answer:
             return
         if path == "/containers/json":
             asked.set()
-            sent.wait(BOUND)
+            sent.wait(PATIENCE)
         running(b"[]")(connection, path)
 
     return answer
@@ -459,9 +459,9 @@ def test_end_of_the_stream_loses_no_event_that_was_read_before(
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
-    thread.join(BOUND)
+    thread.join(PATIENCE)
     assert names == ["", "n7", "ended"]
-    assert not engine.catch_up(BOUND)
+    assert not engine.catch_up(PATIENCE)
 
 
 def test_event_is_applied_before_the_end_of_its_chunks_line_is_followed_by_more(
@@ -481,9 +481,9 @@ def test_event_is_applied_before_the_end_of_its_chunks_line_is_followed_by_more(
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
-    assert [names.get(timeout=BOUND) for _ in range(2)] == ["", "n7"]
+    assert [names.get(timeout=PATIENCE) for _ in range(2)] == ["", "n7"]
     engine.stop()
-    thread.join(BOUND)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
@@ -502,8 +502,8 @@ class Watch:
         self.engine.batch(True)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
-        self._stream = self._streams.get(timeout=BOUND)
-        assert self.names.get(timeout=BOUND) == ""
+        self._stream = self._streams.get(timeout=PATIENCE)
+        assert self.names.get(timeout=PATIENCE) == ""
 
     def _answer(self, connection: socket.socket, path: str) -> None:
         running(b"[]")(connection, path)
@@ -518,7 +518,7 @@ class Watch:
         self._stream.sendall(b"".join(chunk(created(number, 0, 0)) for number in numbers))
 
     def read(self, count: int) -> list[str]:
-        return [self.names.get(timeout=BOUND) for _ in range(count)]
+        return [self.names.get(timeout=PATIENCE) for _ in range(count)]
 
 
 def test_changes_are_read_in_batches_while_they_keep_coming(
@@ -531,14 +531,14 @@ def test_changes_are_read_in_batches_while_they_keep_coming(
         watch.read(1)
     watch.send(100, 101)
     watch.send(102)
-    assert watch.engine.catch_up(BOUND)
+    assert watch.engine.catch_up(PATIENCE)
     assert watch.names.qsize() == 3
-    assert not watch.engine.catch_up(BOUND)
+    assert not watch.engine.catch_up(PATIENCE)
     watch.send(103)
-    assert watch.engine.catch_up(BOUND)
+    assert watch.engine.catch_up(PATIENCE)
     assert watch.names.qsize() == 4
     watch.engine.stop()
-    watch.thread.join(BOUND)
+    watch.thread.join(PATIENCE)
     assert not watch.thread.is_alive()
 
 
@@ -551,7 +551,7 @@ def test_changes_that_keep_coming_are_read_without_anybody_asking(
         watch.send(number)
     assert len(watch.read(3 * docker_api.PROMPT)) == 3 * docker_api.PROMPT
     watch.engine.stop()
-    watch.thread.join(BOUND)
+    watch.thread.join(PATIENCE)
 
 
 def test_end_of_an_engine_that_is_read_in_batches_keeps_nobody_waiting(
@@ -561,4 +561,4 @@ def test_end_of_an_engine_that_is_read_in_batches_keeps_nobody_waiting(
     engine = serve(running(b"[]", created(1, 0, 0), ends=True))
     engine.batch(True)
     assert len(watched_until_end(engine)) == 1
-    assert not engine.catch_up(BOUND)
+    assert not engine.catch_up(PATIENCE)

@@ -12,8 +12,8 @@ import pytest
 from ig.container import Change, Container
 from ig.containers import watcher
 from ig.containers.watcher import Detailer
+from tests.host.waiting import PATIENCE
 
-BOUND = 10.0
 WEB = Container("a" * 64, "web", "docker", running=True)
 Start = Callable[[Callable[[Container], bool]], Detailer]
 
@@ -42,7 +42,7 @@ def test_question_that_failed_is_asked_again(start: Start) -> None:
         return next(answers)
 
     start(ask).on_change(Change("started", WEB))
-    assert [asked.get(timeout=BOUND) for _ in range(3)] == [WEB] * 3
+    assert [asked.get(timeout=PATIENCE) for _ in range(3)] == [WEB] * 3
 
 
 def test_container_that_ended_is_asked_about_no_more(start: Start) -> None:
@@ -55,13 +55,13 @@ def test_container_that_ended_is_asked_about_no_more(start: Start) -> None:
 
     questions = start(ask)
     questions.on_change(Change("started", WEB))
-    asked.get(timeout=BOUND)
+    asked.get(timeout=PATIENCE)
     questions.on_change(Change("exited", replace(WEB, running=False)))
     assert not questions.busy
     while not asked.empty():
         asked.get()
     questions.on_change(Change("started", other))
-    assert asked.get(timeout=BOUND) == other
+    assert asked.get(timeout=PATIENCE) == other
 
 
 def test_burst_of_five_thousand_containers_is_asked_about_whole(start: Start) -> None:
@@ -69,7 +69,7 @@ def test_burst_of_five_thousand_containers_is_asked_about_whole(start: Start) ->
     asked: set[str] = set()
 
     def ask(container: Container) -> bool:
-        held.wait(BOUND)
+        held.wait(PATIENCE)
         asked.add(container.id)
         if len(asked) == 5003:
             all_asked.set()
@@ -79,7 +79,7 @@ def test_burst_of_five_thousand_containers_is_asked_about_whole(start: Start) ->
     for number in range(5003):
         questions.on_change(Change("started", replace(WEB, id=f"{number:064x}")))
     held.set()
-    assert all_asked.wait(BOUND)
+    assert all_asked.wait(PATIENCE)
 
 
 def test_runtime_that_gives_no_answer_delays_no_other(start: Start) -> None:
@@ -94,7 +94,7 @@ def test_runtime_that_gives_no_answer_delays_no_other(start: Start) -> None:
         questions.on_change(Change("started", replace(WEB, id=f"{number:064x}")))
     questions.on_change(Change("started", replace(WEB, runtime="podman")))
     before = 0
-    while asked.get(timeout=BOUND) != "podman":
+    while asked.get(timeout=PATIENCE) != "podman":
         before += 1
     assert before < 101
 
@@ -108,6 +108,6 @@ def test_bug_while_asking_is_kept() -> None:
     questions = Detailer(ask, failed.set)
     questions.start()
     questions.on_change(Change("started", WEB))
-    assert failed.wait(BOUND)
+    assert failed.wait(PATIENCE)
     assert isinstance(questions.failure, ZeroDivisionError)
     assert not questions.busy

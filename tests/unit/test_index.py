@@ -17,10 +17,10 @@ from ig.containers.cgroup import container_id
 from ig.containers.index import Index
 from ig.containers.store import Registry
 from ig.errors import RuntimeUnavailable
+from tests.host.waiting import PATIENCE
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 WEB = Container(A, "web", "docker", running=True)
-BOUND = 5.0
 NOBODY = 2**22 + 1  # a pid above any that the kernel gives
 HEXADECIMAL = set("0123456789abcdef")
 
@@ -34,7 +34,7 @@ class Script:
         self.lines: queue.Queue[Change | Exception | None] = queue.Queue()
 
     def watch(self, stopped: Callable[[], bool]) -> Iterator[Change]:
-        while (line := self.lines.get(timeout=BOUND)) is not None and not stopped():
+        while (line := self.lines.get(timeout=PATIENCE)) is not None and not stopped():
             if isinstance(line, Exception):
                 raise line
             yield line
@@ -57,7 +57,7 @@ class Witness:
         self.changes: queue.Queue[Change] = queue.Queue()
 
     def next(self) -> tuple[str, Container]:
-        change = self.changes.get(timeout=BOUND)
+        change = self.changes.get(timeout=PATIENCE)
         return change.kind, change.container
 
 
@@ -289,10 +289,10 @@ def test_lost_runtime_is_reported_once_and_so_is_its_return(
     gone = RuntimeUnavailable("docker does not answer", "connection refused")
     for line in (Change("exists", WEB), Change("synced"), gone, gone, gone, Change("synced")):
         script.lines.put(line)
-    assert "connection refused" in witness.said.get(timeout=BOUND)
-    assert "answers again" in witness.said.get(timeout=BOUND)
+    assert "connection refused" in witness.said.get(timeout=PATIENCE)
+    assert "answers again" in witness.said.get(timeout=PATIENCE)
     assert witness.said.empty()
-    index.wait_synced(BOUND)
+    index.wait_synced(PATIENCE)
 
 
 def test_names_outlive_a_lost_connection_and_the_next_list_corrects_them(
@@ -304,7 +304,7 @@ def test_names_outlive_a_lost_connection_and_the_next_list_corrects_them(
     for line in (Change("exists", web), Change("synced"), RuntimeUnavailable("gone")):
         script.lines.put(line)
     assert witness.next() == ("exists", web)
-    witness.said.get(timeout=BOUND)
+    witness.said.get(timeout=PATIENCE)
     assert index.find([A])[0] == web
     script.lines.put(Change("exists", shop))
     assert witness.next() == ("exists", shop)
@@ -319,7 +319,7 @@ def test_default_runtime_without_a_socket_is_not_mentioned() -> None:
     index = Index([script], said.put)
     index.start()
     script.lines.put(RuntimeUnavailable("docker does not answer"))
-    index.wait_synced(BOUND)
+    index.wait_synced(PATIENCE)
     assert index.find([A])[1]
     index.close()
     assert said.empty()
@@ -359,7 +359,7 @@ def test_reading_while_a_runtime_reports_always_finds_what_is_there() -> None:
         index.apply("docker", Change("removed", WEB))
         index.apply("docker", Change("created", WEB))
     stop.set()
-    reader.join(BOUND)
+    reader.join(PATIENCE)
     assert not missed
 
 
@@ -415,7 +415,7 @@ def test_start_waits_for_details_that_are_wanted() -> None:
     index.start()
     for line in (Change("exists", WEB), Change("synced")):
         script.lines.put(line)
-    index.wait_synced(BOUND)
+    index.wait_synced(PATIENCE)
     assert [each.pid for each in index.containers()] == [NOBODY]
     index.close()
 
@@ -425,8 +425,8 @@ def test_bug_in_a_thread_is_said_and_raised_in_the_end() -> None:
     index = Index([script], witness.said.put)
     index.start()
     script.lines.put(ZeroDivisionError())
-    assert "bug in ig (ZeroDivisionError)" in witness.said.get(timeout=BOUND)
-    index.wait_synced(BOUND)
+    assert "bug in ig (ZeroDivisionError)" in witness.said.get(timeout=PATIENCE)
+    index.wait_synced(PATIENCE)
     with pytest.raises(ZeroDivisionError):
         index.close()
 

@@ -13,8 +13,8 @@ from ig.containers import lookup, sources
 from ig.containers.index import Index
 from ig.errors import RuntimeUnavailable
 from ig.kernel import processes
-from tests.host.waiting import until
-from tests.unit.test_index import BOUND, NOBODY, A, B, Script, Witness, quiet
+from tests.host.waiting import PATIENCE, until
+from tests.unit.test_index import NOBODY, A, B, Script, Witness, quiet
 
 USER = 4242
 OURS, THEIRS = "/run/podman/podman.sock", f"/run/user/{USER}/podman/podman.sock"
@@ -116,7 +116,7 @@ def test_users_runtime_that_goes_is_not_reported() -> None:
     for script in (theirs, ours):
         for line in (Change("synced"), RuntimeUnavailable(f"{script.socket} is gone")):
             script.lines.put(line)
-    assert "/nonexistent/podman.sock is gone" in said.get(timeout=BOUND)
+    assert "/nonexistent/podman.sock is gone" in said.get(timeout=PATIENCE)
     until(lambda: not index.answering, "both to be lost")
     index.close()
     assert said.empty()
