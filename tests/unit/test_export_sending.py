@@ -40,7 +40,7 @@ def answering(*answers: bytes, again: bytes = b"", pause: float = 0.0) -> Iterat
                     threading.Thread(target=respond, args=(connected, answer), daemon=True).start()
 
         def respond(connected: socket.socket, answer: bytes) -> None:
-            with connected, suppress(OSError):
+            with connected, suppress(OSError, IndexError):  # it may ask nothing
                 connected.settimeout(PATIENCE)
                 head, _, body = connected.recv(65536).partition(b"\r\n\r\n")
                 length = int(head.lower().partition(b"content-length: ")[2].split()[0])
