@@ -158,9 +158,12 @@ class Sort:
 
     def flush(self) -> Batch:
         """Return the events since the last call."""
-        held, self._held = self._held, []
-        ordered = sort(joined(held), self._columns, self._keys) if held else NOTHING
+        ordered = sort(self._taken(), self._columns, self._keys)
         return ordered if self._most is None else ordered.part(0, self._most)
+
+    def _taken(self) -> Batch:
+        held, self._held = self._held, []
+        return joined(held)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -180,6 +183,8 @@ def sort(batch: Batch, columns: Sequence[Column], keys: Sequence[str]) -> Batch:
     `src` and `dst` go by address, then port, as numbers. Equal ones keep their order. Raises
     UsageError for a name that is none.
     """
+    if not len(batch):
+        return batch
     places: list[float] = []
     for key in keys:
         descending = key.startswith("-")
@@ -188,8 +193,12 @@ def sort(batch: Batch, columns: Sequence[Column], keys: Sequence[str]) -> Batch:
     if not places:
         return batch
     pick = itemgetter(*sorted(range(len(batch)), key=places.__getitem__))
-    fields = {name: _picked(values, pick) for name, values in batch.fields.items()}
-    return Batch(fields, _picked(batch.owners, pick))
+    fields, owners = dict(batch.fields), batch.owners
+    # Of a batch that nobody else holds, each column goes as soon as its values have been moved.
+    del batch, places
+    for name, values in fields.items():
+        fields[name] = _picked(values, pick)
+    return Batch(fields, _picked(owners, pick))
 
 
 def _parts(column: Column, columns: Sequence[Column]) -> list[Column]:

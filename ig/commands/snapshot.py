@@ -66,11 +66,11 @@ def snapshot(gadget: Gadget, view: CompatView | None, options: Mapping[str, Any]
         stages = shown_stages(gadget, display, options, netns.host(), notes.append)
         sink = Chain(display.filters, *recorders, Chain(stages, display.sink(stream)))
 
+        def sockets() -> Batch:
+            return name_ends(collect(options, known_by(index), chosen.wants, notes.append))
+
         def take() -> None:
-            now = time.time_ns()
-            batch = name_ends(collect(options, known_by(index), chosen.wants, notes.append))
-            with stop.noted():
-                _pass_on(batch, now, sink)
+            _pass_on(sockets, sink, stop)
             notes.report()
 
         write_ready_file(options.get("ready_file"))
@@ -93,11 +93,14 @@ def _take_all(
         take()
 
 
-def _pass_on(batch: Batch, now: int, sink: Sink) -> None:
-    """Pass the sockets of one moment to a sink, with its time (ns since the epoch)."""
-    times = {"timestamp": [now] * len(batch)}
-    sink.write(Batch({**batch.fields, **times}, batch.owners))
-    sink.tick(now)
+def _pass_on(sockets: Callable[[], Batch], sink: Sink, stop: Stop) -> None:
+    """Pass the sockets of this moment to a sink, with their time."""
+    now = time.time_ns()
+    batch = sockets()
+    with stop.noted():
+        sink.write(batch.adding({"timestamp": [now] * len(batch)}))
+        del batch  # see ig.query.sort
+        sink.tick(now)
 
 
 def shown_stages(

@@ -74,7 +74,7 @@ Serve = Callable[..., Engine]
 def serve(tmp_path: Path) -> Iterator[Serve]:
     engines: list[BadEngine] = []
 
-    def start(answer: Answer, timeout: float = PATIENCE) -> Engine:
+    def start(answer: Answer, timeout: int = int(PATIENCE)) -> Engine:
         path = tmp_path / "engine.sock"
         engines.append(BadEngine(path, answer))
         return Engine("docker", str(path), ("create",), timeout=timeout)
