@@ -48,6 +48,11 @@ class Ring:
             if not header & _DISCARDED:
                 yield piece
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits to be read."""
+        return self._consumer[0] >= self._producer[0]
+
     def close(self) -> None:
         """Unmap the ring."""
         for view in (self._consumer, self._producer, self._words, self._data):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import mmap
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ _MOST_SOCKETS = 131072  # the size of sockets in tcp.h
 _PATH = struct.Struct("=Q8x")  # struct cgroup_path in ig.h, up to its text
 
 
+_LOOK_INTERVAL = 0.2
+"""Seconds between looks for a first miss of a primary while there are no records."""
 _MISSES = "BPF recursion misses (upper bound)"
 
 
@@ -47,6 +50,7 @@ class Source:
         self._probes = probes
         self._preemptible = probes.backups_attached  # then from the start
         self._refused = False  # to attach the backups
+        self._next_look = 0.0  # for misses, by time.monotonic()
         self._losses = c_text.losses(probes.text)
         self._verdicts = c_text.enum(probes.text, "verdict")
         self._records = _records(probes, keep_counts)
@@ -60,12 +64,21 @@ class Source:
 
     def records(self) -> Iterator[tuple[Any, ...]]:
         """Unpack the records submitted since the last call; their first field is the time."""
-        if not self._probes.backups_attached and any(map(recursion_misses, self._probes.primaries)):
+        if self._misses_are_due() and any(map(recursion_misses, self._probes.primaries)):
             try:
                 self.attach_backups()
             except KernelRefused:
                 self._refused = True
         return self._records.records()
+
+    def _misses_are_due(self) -> bool:
+        """Return whether to look for a first miss: a third of what an idle step costs."""
+        now = time.monotonic()
+        quiet = isinstance(self._records, RecordRing) and self._records.empty
+        if self._probes.backups_attached or (quiet and now < self._next_look):
+            return False
+        self._next_look = now + _LOOK_INTERVAL
+        return True
 
     @property
     def counts(self) -> bool:
