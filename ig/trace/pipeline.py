@@ -233,7 +233,7 @@ class Pipeline:
         owners, shown = self._attributed(fields)
         offset = self._wall_clock()
         for name in TIMES & fields.keys():
-            fields[name] = tuple(time + offset for time in fields[name])
+            fields[name] = tuple(map(offset.__add__, fields[name]))
         if self.peers:
             fields["peer"] = tuple(self.peers(fields, owners))
         batch = Batch(fields, owners)
