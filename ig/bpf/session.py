@@ -28,7 +28,7 @@ _MOST_SOCKETS = 131072  # the size of sockets in tcp.h
 _PATH = struct.Struct("=Q8x")  # struct cgroup_path in ig.h, up to its text
 
 
-_LOOK_INTERVAL = 0.2
+_LOOK_INTERVAL = 0.5
 """Seconds between looks for a first miss of a primary while there are no records."""
 _MISSES = "BPF recursion misses (upper bound)"
 

@@ -195,6 +195,8 @@ class Attribution:
         if len(self._changes) == _MOST_CHANGES:
             self._changes.clear()  # there may have been more changes than it holds
             yield from list(self._states)
+        if not self._changes:  # as nearly always
+            return
         changed = {self._changes.popleft() for _ in range(len(self._changes))}
         for name in changed:
             yield from list(self._named.get(name, ()))
