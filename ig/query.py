@@ -158,10 +158,13 @@ class Sort:
 
     def flush(self) -> Batch:
         """Return the events since the last call."""
+        if not self._held:
+            return NOTHING
         ordered = sort(self._taken(), self._columns, self._keys)
         return ordered if self._most is None else ordered.part(0, self._most)
 
     def _taken(self) -> Batch:
+        """Return what is held, and hold it no longer: `sort` frees what nobody else holds."""
         held, self._held = self._held, []
         return joined(held)
 
@@ -183,8 +186,6 @@ def sort(batch: Batch, columns: Sequence[Column], keys: Sequence[str]) -> Batch:
     `src` and `dst` go by address, then port, as numbers. Equal ones keep their order. Raises
     UsageError for a name that is none.
     """
-    if not len(batch):
-        return batch
     places: list[float] = []
     for key in keys:
         descending = key.startswith("-")

@@ -28,8 +28,8 @@ _MOST_SOCKETS = 131072  # the size of sockets in tcp.h
 _PATH = struct.Struct("=Q8x")  # struct cgroup_path in ig.h, up to its text
 
 
-_LOOK_INTERVAL = 0.5
-"""Seconds between looks for a first miss of a primary while there are no records."""
+_MISSES_INTERVAL = 0.5
+"""Seconds between requests for the number of misses while there are no records."""
 _MISSES = "BPF recursion misses (upper bound)"
 
 
@@ -50,7 +50,7 @@ class Source:
         self._probes = probes
         self._preemptible = probes.backups_attached  # then from the start
         self._refused = False  # to attach the backups
-        self._next_look = 0.0  # for misses, by time.monotonic()
+        self._next_request = 0.0  # for misses, by time.monotonic()
         self._losses = c_text.losses(probes.text)
         self._verdicts = c_text.enum(probes.text, "verdict")
         self._records = _records(probes, keep_counts)
@@ -72,12 +72,14 @@ class Source:
         return self._records.records()
 
     def _misses_are_due(self) -> bool:
-        """Return whether to look for a first miss: a third of what an idle step costs."""
+        """Return whether to ask for misses now. To ask takes a third of an idle step's time."""
+        if self._probes.backups_attached:
+            return False
         now = time.monotonic()
         quiet = isinstance(self._records, RecordRing) and self._records.empty
-        if self._probes.backups_attached or (quiet and now < self._next_look):
+        if quiet and now < self._next_request:
             return False
-        self._next_look = now + _LOOK_INTERVAL
+        self._next_request = now + _MISSES_INTERVAL
         return True
 
     @property

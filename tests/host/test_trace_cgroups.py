@@ -97,6 +97,7 @@ def test_path_that_could_not_be_sent_is_looked_up_or_shown_as_unknown(
     assert not events
     unknown = {"not shown: their owner was not known in time": count - len(known)}
     assert lost_by_cause(said) == ({} if end == "stay" else unknown)
+    assert said.count('"type": "lost"') == (0 if end == "stay" else 1)
 
 
 def test_cgroups_of_any_number_leave_a_busy_one_its_owner(

@@ -118,9 +118,11 @@ def test_answer_that_is_no_grpc_is_an_unavailable_runtime(
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        with pytest.raises(RuntimeUnavailable):
-            next(kind(path).watch(lambda: False))
-        end_serving(listener, thread)
+        try:
+            with pytest.raises(RuntimeUnavailable):
+                next(kind(path).watch(lambda: False))
+        finally:
+            end_serving(listener, thread)
 
 
 HEX = "a" * 64
